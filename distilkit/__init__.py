@@ -1,0 +1,55 @@
+"""Distill a fine-tuned transformer classifier into a small, fast one.
+
+from distilkit import DistillConfig, TrainConfig, distill, train
+
+teacher = train(TrainConfig(dataset="sst2", model="minilm", output_dir="runs/teacher"))
+student = distill(DistillConfig(dataset="sst2", teacher=str(teacher.path), output_dir="runs/student"))
+print(student.metrics["validation"]["accuracy"])
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distilkit.config import DistillConfig, EvaluateConfig, TrainConfig
+    from distilkit.errors import GateMissed, UserError
+    from distilkit.runs import Run
+    from distilkit.workflows.distillation import distill
+    from distilkit.workflows.evaluation import evaluate
+    from distilkit.workflows.training import train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DistillConfig": "config",
+    "EvaluateConfig": "config",
+    "TrainConfig": "config",
+    "GateMissed": "errors",
+    "UserError": "errors",
+    "Run": "runs",
+    "distill": "workflows.distillation",
+    "evaluate": "workflows.evaluation",
+    "train": "workflows.training",
+}
+__all__ = [
+    "DistillConfig",
+    "EvaluateConfig",
+    "GateMissed",
+    "Run",
+    "TrainConfig",
+    "UserError",
+    "distill",
+    "evaluate",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use (PEP 562): `distilkit --help` must not wait for torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,3 @@
+from distilkit.cli.app import main
+
+main()

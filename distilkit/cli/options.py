@@ -1,0 +1,103 @@
+"""Config class -> Typer flags: one flag a field, plus `--config`, `--quiet` and `--json` on every command.
+
+Flags win over the file, the file over the defaults. Values are checked by the config class alone, so a flag, a
+YAML key and a Python argument get the same answer.
+"""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from distilkit.cli.output import Output
+from distilkit.config import (
+    RESOLVED,
+    AnyConfig,
+    default_text,
+    flag,
+    make_config,
+    read_values,
+)
+
+PANELS = ("Data", "Model", "Training", "Speed", "Output")
+
+CONFIG = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        help="YAML file that sets any of these options; flags win.",
+        rich_help_panel="Output",
+    ),
+]
+QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel="Output")]
+JSON = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result as one JSON document on stdout.", rich_help_panel="Output"),
+]
+
+
+def with_options(config_type: type[AnyConfig]) -> Callable[[Callable[[AnyConfig, Output], None]], Any]:
+    """Give a command `command(config, output)` a flag for each field of `config_type`."""
+
+    def decorate(command: Callable[[AnyConfig, Output], None]) -> Any:
+        def callback(ctx: typer.Context, **flags: Any) -> None:
+            file, quiet, as_json = flags.pop("config"), flags.pop("quiet"), flags.pop("json")
+            given = {name: value for name, value in flags.items() if _was_typed(ctx, name)}
+            values = {**(read_values(file) if file else {}), **given}
+            config = make_config(config_type, values, source=str(file) if file else "")
+            command(config, Output(quiet=quiet, as_json=as_json))
+
+        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        parameters = [context, *_parameters(config_type)]
+        for name, annotation, default in (
+            ("config", CONFIG, None),
+            ("quiet", QUIET, False),
+            ("json", JSON, False),
+        ):
+            parameters.append(_keyword(name, annotation, default))
+        callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        callback.__doc__ = command.__doc__ or config_type.__doc__
+        callback.__name__ = command.__name__
+        return callback
+
+    return decorate
+
+
+def _was_typed(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
+    """The fields, in the order of their panels, as Typer parameters that default to "not typed"."""
+    arguments, options = [], []
+    for name, field in config_type.__pydantic_fields__.items():
+        extra = field.json_schema_extra or {}
+        annotation = list[str] if field.annotation == tuple[str, ...] else field.annotation
+        required = field.is_required()
+        if extra.get("positional"):
+            metadata = typer.Argument(
+                help=field.description, metavar=f"{name.upper()}...", show_default=False
+            )
+            arguments.append(_keyword(name, Annotated[list[str] | None, metadata], None))
+            continue
+        help_text = field.description
+        if name in RESOLVED:
+            help_text = help_text.format(**{name: default_text(config_type, name)})
+        if required:
+            help_text += " (required)"
+        names = [flag(name), extra["short"]] if extra["short"] else [flag(name)]
+        metadata = typer.Option(
+            *names, help=help_text, rich_help_panel=extra["panel"], show_default=not required
+        )
+        default = None if required else field.default
+        options.append((extra["panel"], _keyword(name, Annotated[annotation, metadata], default)))
+    options.sort(key=lambda option: PANELS.index(option[0]))
+    return arguments + [parameter for _, parameter in options]

@@ -1,0 +1,132 @@
+"""Everything a person or a script sees. The only module that prints, and the only one that knows rich."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from distilkit.progress import Reporter
+
+PLAIN_SECONDS = 30.0  # between progress lines when stderr is not a terminal
+
+
+class Output(Reporter):
+    """Notes and progress on stderr, the result on stdout: a table for people or one JSON document."""
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet, self.as_json = quiet, as_json
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._bars: dict[str, Any] = {}
+        self._told: dict[str, float] = {}
+
+    def __enter__(self) -> "Output":
+        if not self.quiet and self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[detail]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+    def note(self, message: str) -> None:
+        if not self.quiet:
+            self._console.print(message, markup=False)
+
+    def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        if self._progress:
+            if task not in self._bars:
+                self._bars[task] = self._progress.add_task(task, total=total, detail=detail)
+            self._progress.update(self._bars[task], completed=done, total=total, detail=detail)
+            if done >= total:
+                self._progress.remove_task(self._bars.pop(task))
+        elif not self.quiet:
+            self._tell(task, done, total, detail)
+
+    def _tell(self, task: str, done: int, total: int, detail: str) -> None:
+        last = self._told.setdefault(task, time.monotonic())
+        if done >= total:
+            del self._told[task]
+        elif time.monotonic() - last >= PLAIN_SECONDS:
+            self._told[task] = time.monotonic()
+            self._console.print(f"{task}: {done:,}/{total:,} {detail}".rstrip(), markup=False)
+
+    def result(self, document: Mapping[str, Any], table: Table | str) -> None:
+        """The command's answer, on stdout: `document` with `--json`, else `table` unless quiet."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+        elif not self.quiet:
+            Console(highlight=False, soft_wrap=isinstance(table, str)).print(
+                table, markup=False
+            ) if isinstance(table, str) else _table_console().print(table)
+
+
+def _table_console() -> Console:
+    """As wide as the terminal; when piped, as wide as the table needs, so that no cell is cut."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=240)
+
+
+def evaluation_table(document: Mapping[str, Any]) -> Table:
+    """The models of an evaluation side by side, a row each."""
+    models: Sequence[Mapping[str, Any]] = document["models"]
+    table = Table(
+        title=f"{document['dataset']} {document['split']}, {document['rows']:,} rows", title_justify="left"
+    )
+    shown = [column for column in COLUMNS if any(model.get(column[0]) is not None for model in models)]
+    table.add_column("model", overflow="fold")
+    for _, heading, _ in shown:
+        table.add_column(heading, justify="right")
+    for model in models:
+        cells = [form.format(model[key]) if model.get(key) is not None else "" for key, _, form in shown]
+        table.add_row(model["model"], *cells)
+    return table
+
+
+COLUMNS = (
+    ("accuracy", "accuracy", "{:.4f}"),
+    ("f1", "F1", "{:.4f}"),
+    ("f1_macro", "macro F1", "{:.4f}"),
+    ("loss", "loss", "{:.4f}"),
+    ("agreement", "agreement", "{:.4f}"),
+    ("accuracy_retained", "retained", "{:.1%}"),
+    ("parameters", "parameters", "{:,}"),
+    ("bytes", "bytes", "{:,}"),
+    ("examples_per_second", "examples/s", "{:,.0f}"),
+)
+
+
+def error(message: str) -> None:
+    """One mistake of the user's, on stderr, without a traceback."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(message)}")
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+def run_summary(run: Any) -> tuple[dict[str, Any], str]:
+    """A finished run as a JSON document and as a line."""
+    metrics = run.metrics
+    document = {"schema": "distilkit.run/1", "run": str(run.path), "loss": run.environment["loss"], **metrics}
+    scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics["validation"].items())
+    text = (
+        f"{run.path}: best epoch {metrics['best_epoch']}  {scores}  "
+        f"{metrics['parameters']:,} parameters  {metrics['bytes']:,} bytes  {metrics['seconds']:,.0f} s"
+    )
+    return document, text

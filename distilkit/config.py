@@ -1,0 +1,396 @@
+"""What each command can be told. A field is a CLI flag, a YAML key and a Python argument, declared once.
+
+A field that is `None` has a default that depends on other fields; `resolve` fills it in. A field that means
+nothing for the chosen student is refused when set, so that no option is silently without effect.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from distilkit.errors import UserError
+
+Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
+Init = Literal["pretrained", "teacher", "random"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Split = Literal["train", "validation", "test"]
+Vocabulary = Literal["words", "teacher"]
+
+frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+
+def option(default: Any = ..., *, help: str, panel: str, short: str | None = None, **limits: Any) -> Any:
+    """A field with what the command line needs to know of it: help, panel and perhaps a short form."""
+    return Field(default, description=help, json_schema_extra={"panel": panel, "short": short}, **limits)
+
+
+def positional(*, help: str, **limits: Any) -> Any:
+    """A field that the command line takes as its arguments."""
+    return Field(description=help, json_schema_extra={"positional": True}, **limits)
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Strings = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+
+
+@frozen
+class DataConfig:
+    """Where texts come from; shared by every command."""
+
+    dataset: Dataset | None = option(
+        None,
+        panel="Data",
+        short="-d",
+        help="Known dataset: its columns, label names and metric. From the Hub unless --data-dir is given.",
+    )
+    data_dir: Path | None = option(
+        None,
+        panel="Data",
+        help="Folder with train, validation, test as .parquet, .csv, .tsv or .jsonl.",
+    )
+    text_column: str | None = option(
+        None, panel="Data", help="Column with the text. (default: the dataset's, else text)"
+    )
+    text_pair_column: str | None = option(
+        None,
+        panel="Data",
+        help="Column with the second text of a pair. (default: the dataset's, else none)",
+    )
+    label_column: str | None = option(
+        None, panel="Data", help="Column with the label. (default: the dataset's, else label)"
+    )
+    max_length: int | None = option(
+        None,
+        ge=4,
+        panel="Data",
+        help="Longest input in tokens; the rest is cut. (default: 256 for imdb, else 128)",
+    )
+    max_eval_samples: int | None = option(
+        None,
+        ge=1,
+        panel="Data",
+        help="Evaluate on a stratified sample of N rows, the same whatever the seed.",
+    )
+
+    @model_validator(mode="after")
+    def _has_data(self) -> "DataConfig":
+        if self.dataset is None and self.data_dir is None:
+            raise ValueError("no data: give --dataset (sst2, mrpc, imdb, rotten_tomatoes) or --data-dir DIR")
+        return self
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether an example is two texts."""
+        return self.text_pair_column is not None or self.dataset == "mrpc"
+
+    @property
+    def data_name(self) -> str:
+        """What reports call the data: the dataset's name, else the folder's."""
+        if self.dataset:
+            return self.dataset
+        assert self.data_dir is not None
+        return self.data_dir.resolve().name
+
+
+@frozen
+class FitConfig(DataConfig):
+    """How a model is trained; shared by `train` and `distill`."""
+
+    output_dir: Path = option(panel="Output", short="-o", help="Folder that receives the run.")
+    overwrite: bool = option(
+        False,
+        panel="Output",
+        help="Replace a run that is already in --output-dir, once the new one is complete.",
+    )
+    max_train_samples: int | None = option(
+        None,
+        ge=1,
+        panel="Data",
+        help="Train on a stratified sample of N rows, the same whatever the seed.",
+    )
+    epochs: int | None = option(
+        None, ge=1, panel="Training", short="-e", help="Passes over the training split. (default: {epochs})"
+    )
+    batch_size: int | None = option(
+        None, ge=1, panel="Training", short="-b", help="Rows per forward pass. (default: {batch_size})"
+    )
+    gradient_accumulation_steps: int = option(
+        1, ge=1, panel="Training", help="Forward passes per optimizer step: 8 x 4 steps like 32 x 1."
+    )
+    learning_rate: float | None = option(
+        None, gt=0, panel="Training", help="Peak of the linear schedule. (default: {learning_rate})"
+    )
+    warmup_ratio: float = option(0.1, ge=0, le=1, panel="Training", help="Share of the steps that warms up.")
+    weight_decay: float = option(0.01, ge=0, panel="Training", help="AdamW's, on weight matrices only.")
+    max_grad_norm: float = option(1.0, gt=0, panel="Training", help="Gradients are clipped to this norm.")
+    patience: int | None = option(
+        None, ge=1, panel="Training", help="Stop after N epochs without a better validation metric."
+    )
+    precision: Precision = option(
+        "auto",
+        panel="Training",
+        help="Of the forward pass. auto: bf16 where the hardware is fast in it, fp16 on older CUDA, else fp32.",
+    )
+    seed: int = option(
+        42, ge=0, lt=2**32, panel="Training", short="-s", help="Of weights, order and dropout."
+    )
+
+
+@frozen
+class TrainConfig(FitConfig):
+    """Fine-tune a teacher: any encoder that AutoModelForSequenceClassification takes."""
+
+    model: str = option(
+        "google-bert/bert-base-uncased",
+        panel="Model",
+        short="-m",
+        help="Hub id, folder, earlier run, or `minilm` (22.7 M parameters, in the extra `demo`).",
+    )
+
+
+@frozen
+class DistillConfig(FitConfig):
+    """Distill a teacher into a student: loss = alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)."""
+
+    teacher: str | None = option(
+        None, panel="Model", short="-t", help="Run folder, model folder or Hub id. Not needed for alpha 1."
+    )
+    student: str = option(
+        "bilstm", panel="Model", help="bilstm, tinybert, distilbert, or any Hub id or folder of an encoder."
+    )
+    alpha: float = option(
+        0.5,
+        ge=0,
+        le=1,
+        panel="Training",
+        short="-a",
+        help="Weight of the hard loss. 1: labels only, the teacher never runs. 0: teacher only, no label is read.",
+    )
+    init: Init | None = option(
+        None,
+        panel="Model",
+        help="pretrained: Hub weights. teacher: the teacher's layers or word-piece embeddings. random: sizes only. "
+        "(default: pretrained; bilstm: teacher with its vocabulary, else random)",
+    )
+    layers: int | None = option(
+        None,
+        ge=1,
+        panel="Model",
+        help="Layers of the student. (default: bilstm 1, tinybert 4, distilbert 6, any other its own)",
+    )
+    hidden_size: int | None = option(
+        None,
+        ge=1,
+        panel="Model",
+        help="Width of the student. (default: bilstm 150 (pairs 300), else its own; teacher's with --init teacher)",
+    )
+    vocabulary: Vocabulary | None = option(
+        None,
+        panel="Model",
+        help="bilstm: words of the training split, or the teacher's word-pieces. (default: words)",
+    )
+    vocabulary_size: int | None = option(
+        None, ge=3, panel="Model", help="bilstm: most frequent words kept. (default: 20000)"
+    )
+    embedding_size: int | None = option(
+        None, ge=1, panel="Model", help="bilstm: width of the word vectors. (default: 300, or the teacher's)"
+    )
+    dropout: float | None = option(None, ge=0, lt=1, panel="Model", help="bilstm: dropout. (default: 0.1)")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "DistillConfig":
+        if self.teacher is None and self.alpha < 1:
+            raise ValueError(
+                f"alpha {self.alpha:g} needs a teacher: give --teacher RUN_OR_MODEL, or --alpha 1 for labels only"
+            )
+        if self.teacher is None and self.init == "teacher":
+            raise ValueError("--init teacher needs a teacher: give --teacher RUN_OR_MODEL")
+        if self.student == "bilstm":
+            self._check_bilstm()
+        else:
+            for name in ("vocabulary", "vocabulary_size", "embedding_size", "dropout"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{flag(name)} is for --student bilstm, not {self.student}: leave it out"
+                    )
+            if self.hidden_size is not None and self.init != "random":
+                raise ValueError(
+                    f"--hidden-size {self.hidden_size} only shapes a random student: add --init random or leave it out"
+                )
+        return self
+
+    def _check_bilstm(self) -> None:
+        from_teacher = self.vocabulary == "teacher"
+        if self.init == "pretrained":
+            raise ValueError("--init pretrained: there is no pretrained bilstm; use --init teacher or random")
+        if self.init == "teacher" and not from_teacher:
+            raise ValueError(
+                "--init teacher gives a bilstm the teacher's embeddings, so it needs --vocabulary teacher"
+            )
+        if from_teacher and self.teacher is None:
+            raise ValueError("--vocabulary teacher needs a teacher: give --teacher RUN_OR_MODEL")
+        if from_teacher and self.vocabulary_size is not None:
+            raise ValueError("--vocabulary-size goes with --vocabulary words: the teacher's is taken whole")
+        if from_teacher and self.init != "random" and self.embedding_size is not None:
+            raise ValueError("--embedding-size: the teacher's embeddings have their own; add --init random")
+
+
+@frozen
+class EvaluateConfig(DataConfig):
+    """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
+
+    models: Strings = positional(help="Run folders, model folders or Hub ids.", min_length=1)
+    split: Split = option("validation", panel="Data", help="Split to score. It must have labels.")
+    teacher: str | None = option(
+        None,
+        panel="Model",
+        short="-t",
+        help="Compare the others with this one. (default: the teacher a run names, if it is among the models)",
+    )
+    fail_under: Strings = option(
+        (),
+        panel="Output",
+        help="METRIC=VALUE, repeatable: exit code 3 if a model that has the metric scores less.",
+    )
+    batch_size: int = option(64, ge=1, panel="Speed", short="-b", help="Rows per forward pass.")
+    precision: Precision = option("auto", panel="Speed", help="As in training.")
+
+    @model_validator(mode="after")
+    def _gates_parse(self) -> "EvaluateConfig":
+        gates(self.fail_under)
+        return self
+
+
+GATE_METRICS = ("accuracy", "f1", "f1_macro", "agreement", "accuracy_retained", "examples_per_second")
+
+
+def gates(fail_under: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """`("accuracy=0.85",)` as `(("accuracy", 0.85),)`. Raises `ValueError` naming the part that is wrong."""
+    parsed = []
+    for gate in fail_under:
+        metric, equals, value = gate.partition("=")
+        if not equals or metric not in GATE_METRICS:
+            raise ValueError(f"--fail-under {gate}: write METRIC=VALUE with one of {', '.join(GATE_METRICS)}")
+        try:
+            threshold = float(value)
+        except ValueError:
+            raise ValueError(f"--fail-under {gate}: {value!r} is not a number; try {metric}=0.85") from None
+        if not threshold < float("inf"):
+            raise ValueError(f"--fail-under {gate}: {value!r} is no threshold; try {metric}=0.85")
+        parsed.append((metric, threshold))
+    return tuple(parsed)
+
+
+AnyConfig = TypeVar("AnyConfig", TrainConfig, DistillConfig, EvaluateConfig)
+AnyFit = TypeVar("AnyFit", TrainConfig, DistillConfig)
+
+# What `epochs`, `batch_size` and `learning_rate` are when they are not given.
+TRAIN_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
+BILSTM_DEFAULTS = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
+ENCODER_DEFAULTS = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
+OWN_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
+
+
+RESOLVED = tuple(TRAIN_DEFAULTS)  # fields whose default depends on the command or the student
+
+
+def default_text(config_type: type[Any], name: str) -> str:
+    """The default of a field in `RESOLVED`, in words for `--help`."""
+    if config_type is not DistillConfig:
+        return f"{TRAIN_DEFAULTS[name]:g}"
+    return f"bilstm {BILSTM_DEFAULTS[name]:g}, else {ENCODER_DEFAULTS[name]:g}"
+
+
+def resolve(config: AnyFit) -> AnyFit:
+    """`config` with every default that depends on other fields written out; resolving twice changes nothing."""
+    found: dict[str, Any] = {"max_length": 256 if config.dataset == "imdb" else 128}
+    if isinstance(config, TrainConfig):
+        found |= TRAIN_DEFAULTS
+    elif config.student != "bilstm":
+        found |= ENCODER_DEFAULTS | {"init": "pretrained", "layers": OWN_LAYERS.get(config.student)}
+    else:
+        words = config.vocabulary != "teacher"
+        found |= BILSTM_DEFAULTS | {
+            "vocabulary": "words",
+            "init": "random" if words else "teacher",
+            "layers": OWN_LAYERS["bilstm"],
+            "hidden_size": 300 if config.is_pair else 150,
+            "dropout": 0.1,
+        }
+        if words:
+            found |= {"vocabulary_size": 20_000}
+        if words or config.init == "random":
+            found |= {"embedding_size": 300}
+    return replace(config, **{name: value for name, value in found.items() if getattr(config, name) is None})
+
+
+def flag(name: str) -> str:
+    """The command-line name of a field: `batch_size` is `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def make_config(config_type: type[AnyConfig], values: Mapping[str, Any], source: str = "") -> AnyConfig:
+    """Check `values` and build a `config_type`.
+
+    Raises:
+        UserError: naming every unknown name and every bad value; `source` says where they were read.
+    """
+    known = [field.name for field in fields(config_type)]
+    where = f"{source}: " if source else ""
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(str(name), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"It takes {', '.join(known)}."
+            raise UserError(f"{where}{name!r} is not an option of this command. {hint}")
+    try:
+        return config_type(**values)
+    except ValidationError as error:
+        raise UserError(
+            where + "\n".join(_problem(detail, config_type) for detail in error.errors())
+        ) from None
+
+
+def _problem(detail: Any, config_type: type[Any]) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    name = str(detail["loc"][0])
+    is_argument = (config_type.__pydantic_fields__[name].json_schema_extra or {}).get("positional")
+    shown = name.upper() if is_argument else flag(name)
+    if detail["type"] == "missing":
+        return f"{shown} is missing: {config_type.__pydantic_fields__[name].description}"
+    return f"{shown} {detail['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def read_values(file: Path) -> dict[str, Any]:
+    """The `key: value` pairs of a YAML file.
+
+    Raises:
+        UserError: when the file cannot be read, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{file} must hold `key: value` pairs, but holds a {type(values).__name__}.")
+    return values
+
+
+def dump_values(config: Any) -> str:
+    """`config` as YAML that `read_values` and `make_config` turn back into an equal config."""
+    values = TypeAdapter(type(config)).dump_python(config, mode="json")
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,1 @@
+"""Datasets, their encoding and batching."""

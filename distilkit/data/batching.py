@@ -1,0 +1,65 @@
+"""Training batches: random, yet of rows of like length, so that little of a batch is padding."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from distilkit.data.encoding import Encoded
+
+WINDOW = 64  # steps' worth of shuffled rows that are sorted by length together
+
+
+class LengthBatchSampler:
+    """Row numbers for one optimizer step after the other; another random order each epoch.
+
+    Rows are shuffled, cut into windows of 64 steps, sorted by length within a window and cut into steps, and the
+    steps are shuffled: composition and order of the batches change every epoch. Every row comes once an epoch;
+    the last short batch is not dropped.
+    """
+
+    def __init__(self, rows: Encoded, batch_size: int, seed: int) -> None:
+        self.lengths, self.batch_size, self.seed = rows.lengths, batch_size, seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.lengths) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch; the same seed and epoch give the same order."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[list[int]]:
+        random = np.random.default_rng([self.seed, self.epoch])
+        shuffled = random.permutation(len(self.lengths))
+        steps: list[list[int]] = []
+        for start in range(0, len(shuffled), WINDOW * self.batch_size):
+            window = shuffled[start : start + WINDOW * self.batch_size]
+            window = window[np.argsort(self.lengths[window], kind="stable")]
+            steps += [
+                window[i : i + self.batch_size].tolist() for i in range(0, len(window), self.batch_size)
+            ]
+        for step in random.permutation(len(steps)):
+            yield steps[step]
+
+
+def step_loader(
+    rows: Encoded, *, batch_size: int, gradient_accumulation_steps: int, seed: int
+) -> DataLoader[Any]:
+    """A loader whose items are optimizer steps: each a list of at most `gradient_accumulation_steps` batches.
+
+    A step draws its `batch_size * gradient_accumulation_steps` rows at once and cuts them up afterwards, so 8 x 4
+    and 32 x 1 train on the same rows in the same steps.
+    """
+
+    def collate(indices: list[int]) -> list[dict[str, torch.Tensor]]:
+        return [rows.batch(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
+
+    return DataLoader(
+        range(len(rows)),  # type: ignore[arg-type]  # a row's number stands for it until collate
+        batch_sampler=LengthBatchSampler(rows, batch_size * gradient_accumulation_steps, seed),
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+    )

@@ -1,0 +1,335 @@
+"""Datasets: the known ones and a person's own, from the Hub or from files, checked before anything is trained."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distilkit.config import DataConfig
+from distilkit.data.labels import label_ids, label_names
+from distilkit.errors import UserError
+
+# Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a study,
+# must train and validate on the same rows.
+DATA_SEED = 42
+SPLITS = ("train", "validation", "test", "unsupervised")
+ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A known dataset: where it is on the Hub, and its columns, classes and metric."""
+
+    hub: str
+    hub_name: str | None
+    text: str
+    pair: str | None
+    names: tuple[str, ...]
+    metric: str = "accuracy"
+
+
+PRESETS = {
+    "sst2": Preset("nyu-mll/glue", "sst2", "sentence", None, ("negative", "positive")),
+    "mrpc": Preset("nyu-mll/glue", "mrpc", "sentence1", "sentence2", ("not_equivalent", "equivalent"), "f1"),
+    "imdb": Preset("stanfordnlp/imdb", None, "text", None, ("neg", "pos")),
+    "rotten_tomatoes": Preset(
+        "cornell-movie-review-data/rotten_tomatoes", None, "text", None, ("neg", "pos")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Checked splits with raw columns as their source names them, and what the columns mean."""
+
+    name: str
+    splits: datasets.DatasetDict
+    text_column: str
+    pair_column: str | None
+    label_column: str
+    names: tuple[str, ...]
+    metric: str
+    labels_of: dict[str, NDArray[np.int64]]
+    notes: tuple[str, ...] = ()
+
+    def texts(self, split: str) -> list[str]:
+        """The texts of a split, in order."""
+        return list(self.splits[split][self.text_column])
+
+    def pairs(self, split: str) -> list[str] | None:
+        """The second texts of a split, or `None` when examples are single texts."""
+        return list(self.splits[split][self.pair_column]) if self.pair_column else None
+
+    def labels(self, split: str) -> Tensor:
+        """Class ids of a split, int64 `[N]`."""
+        return torch.from_numpy(self.labels_of[split])
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 of the texts and labels of a split, in order."""
+        digest = sha256()
+        for column in (self.texts(split), self.pairs(split) or []):
+            for text in column:
+                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        if split in self.labels_of:
+            digest.update(self.labels_of[split].tobytes())
+        return digest.hexdigest()
+
+
+def load_for_training(
+    config: DataConfig, max_train_samples: int | None, *, train_labels: bool = True
+) -> TextData:
+    """The splits `train` and `validation`; never the test split.
+
+    Where there is no validation split a tenth of train is held out: stratified, the same rows for every run.
+
+    Args:
+        train_labels: false where the loss reads no label: the training file then needs no label column, and the
+            labels are not looked at unless a validation split must be cut from them.
+
+    Raises:
+        UserError: naming file, column and row of what is wrong.
+    """
+    source = _Source(config)
+    notes = []
+    train = source.read("train")
+    if "validation" in source.available():
+        validation = source.read("validation")
+    else:
+        train_labels = True
+        labels = _codes(source.raw_labels("train", train))
+        order = stratified_order(labels)
+        held_out = max(1, len(order) // 10)
+        if len(order) < 2:
+            raise UserError(f"{source.where('train')}: one row cannot be split into training and validation.")
+        validation, train = train.select(np.sort(order[:held_out])), train.select(np.sort(order[held_out:]))
+        notes.append(
+            f"{config.data_name} has no validation split: {held_out:,} of its {len(order):,} training rows are held "
+            "out (stratified, the same for every run)"
+        )
+        source.cut = True
+    names_from = ("train", train) if train_labels else ("validation", validation)
+    names = source.names or label_names(source.raw_labels(*names_from), source.where(names_from[0]))
+    labels_of = {
+        "validation": label_ids(
+            source.raw_labels("validation", validation), names, source.where("validation")
+        )
+    }
+    if train_labels:
+        labels_of["train"] = label_ids(source.raw_labels("train", train), names, source.where("train"))
+    splits = {"train": train, "validation": validation}
+    for split, limit in (("train", max_train_samples), ("validation", config.max_eval_samples)):
+        splits[split], note = _sample(splits[split], split, labels_of, limit)
+        notes += note
+    return source.data(splits, names, labels_of, notes)
+
+
+def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[str]) -> TextData:
+    """One split with labels. A dataset without names takes the classes of `model_names`.
+
+    Raises:
+        UserError: naming file, column and row of what is wrong.
+    """
+    if split == "validation" and "validation" not in _Source(config).available():
+        return load_for_training(config, None)
+    source = _Source(config)
+    rows = source.read(split)
+    names = source.names or tuple(model_names)
+    labels_of = {split: label_ids(source.raw_labels(split, rows), names, source.where(split))}
+    rows, notes = _sample(rows, split, labels_of, config.max_eval_samples)
+    return source.data({split: rows}, names, labels_of, notes)
+
+
+def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.int64]:
+    """Row numbers in a seeded order of which every prefix has, as nearly as can be, the class shares of the whole.
+
+    Each class is shuffled and its rows spread evenly over [0, 1); rows are then taken by their place.
+    """
+    random = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        place[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
+    return np.argsort(place, kind="stable")
+
+
+def _sample(
+    rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None
+) -> tuple[datasets.Dataset, list[str]]:
+    if limit is None or limit >= len(rows):
+        return rows, []
+    order = stratified_order(labels_of.get(split, np.zeros(len(rows), np.int64)))
+    chosen = np.sort(order[:limit])
+    if split in labels_of:
+        labels_of[split] = labels_of[split][chosen]
+    return rows.select(chosen), [f"{split}: a stratified sample of {limit:,} of {len(rows):,} rows"]
+
+
+def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    encoded = pc.dictionary_encode(column.combine_chunks())
+    return np.asarray(encoded.indices.fill_null(-1))
+
+
+class _Source:
+    """The splits of one dataset as they are stored, with the columns that the config or the preset names."""
+
+    def __init__(self, config: DataConfig) -> None:
+        preset = PRESETS.get(config.dataset) if config.dataset else None
+        self.config, self.preset = config, preset
+        self.text = config.text_column or (preset.text if preset else "text")
+        self.pair = config.text_pair_column or (preset.pair if preset else None)
+        self.label = config.label_column or "label"
+        self.names = preset.names if preset else None
+        self.cut = False
+        self._files = _find_files(config.data_dir) if config.data_dir else {}
+        self._hub: datasets.DatasetDict | None = None
+
+    def available(self) -> list[str]:
+        if self.config.data_dir:
+            return list(self._files)
+        return list(self.hub())
+
+    def hub(self) -> datasets.DatasetDict:
+        if self._hub is None:
+            assert self.preset is not None
+            self._hub = _from_hub(self.preset)
+        return self._hub
+
+    def where(self, split: str) -> str:
+        """What an error calls a split: its file, or its place on the Hub."""
+        if self.cut:
+            split = "train"
+        if self.config.data_dir:
+            return str(self._files[split])
+        assert self.preset is not None
+        return f"{self.preset.hub} ({self.preset.hub_name or 'default'}), split {split}"
+
+    def read(self, split: str) -> datasets.Dataset:
+        """The checked rows of a split. Raises `UserError` on missing columns and missing or empty texts."""
+        if split not in self.available():
+            home = self.config.data_dir or (self.preset.hub if self.preset else "")
+            raise UserError(
+                f"{home} has no {split} split, only {', '.join(sorted(self.available()))}. "
+                + (f"Add {split}.parquet, .csv, .tsv or .jsonl there." if self.config.data_dir else "")
+            )
+        columns = [column for column in (self.text, self.pair) if column]
+        if self.config.data_dir:
+            rows = datasets.Dataset(_read_table(self._files[split], columns))
+        else:
+            rows = self.hub()[split]
+        if len(rows) == 0:
+            raise UserError(f"{self.where(split)}: there is no row in it.")
+        for option, column in (("--text-column", self.text), ("--text-pair-column", self.pair)):
+            if column:
+                self._require(rows, column, option, split)
+                _check_texts(rows.data.column(column), f"{self.where(split)}, column {column}")
+        return rows
+
+    def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
+        self._require(rows, self.label, "--label-column", split)
+        return rows.with_format("arrow")[:].column(self.label)
+
+    def _require(self, rows: datasets.Dataset, column: str, option: str, split: str) -> None:
+        if column not in rows.column_names:
+            raise UserError(
+                f"{self.where(split)}: no column {column!r}, only {', '.join(rows.column_names)}. Name it with {option}."
+            )
+
+    def data(
+        self,
+        splits: dict[str, datasets.Dataset],
+        names: tuple[str, ...],
+        labels_of: dict[str, NDArray[np.int64]],
+        notes: list[str],
+    ) -> TextData:
+        return TextData(
+            name=self.config.data_name,
+            splits=datasets.DatasetDict(splits),
+            text_column=self.text,
+            pair_column=self.pair,
+            label_column=self.label,
+            names=names,
+            metric=self.preset.metric if self.preset else "accuracy",
+            labels_of=labels_of,
+            notes=tuple(notes),
+        )
+
+
+def _from_hub(preset: Preset) -> datasets.DatasetDict:
+    try:
+        loaded = datasets.load_dataset(preset.hub, preset.hub_name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"{preset.hub} cannot be loaded from the Hub ({' '.join(str(error).split())[:200]}). "
+            "Check the connection, or give the files with --data-dir DIR."
+        ) from None
+    return loaded
+
+
+def _find_files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise UserError(
+            f"--data-dir {folder} is not a folder. It must hold train, validation or test as {', '.join(ENDINGS)}."
+        )
+    files: dict[str, Path] = {}
+    for split in SPLITS:
+        found = [folder / (split + ending) for ending in ENDINGS if (folder / (split + ending)).is_file()]
+        if len(found) > 1:
+            raise UserError(f"--data-dir {folder} has {found[0].name} and {found[1].name}. Keep one of them.")
+        if found:
+            files[split] = found[0]
+    if not files:
+        raise UserError(
+            f"--data-dir {folder} has no data. It must hold train, validation or test as {', '.join(ENDINGS)}."
+        )
+    return files
+
+
+def _read_table(file: Path, text_columns: list[str]) -> pa.Table:
+    readers: dict[str, Callable[[], pa.Table]] = {
+        ".parquet": lambda: pyarrow.parquet.read_table(file),
+        ".csv": lambda: _read_delimited(file, ",", text_columns),
+        ".tsv": lambda: _read_delimited(file, "\t", text_columns),
+        ".jsonl": lambda: _read_jsonl(file),
+    }
+    try:
+        if file.suffix != ".parquet" and b"\0" in file.open("rb").read(65536):
+            raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
+        return readers[file.suffix]()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
+
+
+def _read_delimited(file: Path, delimiter: str, text_columns: list[str]) -> pa.Table:
+    # Texts are read as texts whatever they look like: "null", "12" and "NA" are words here.
+    return pyarrow.csv.read_csv(
+        file,
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(
+            column_types={column: pa.string() for column in text_columns}, strings_can_be_null=False
+        ),
+    )
+
+
+def _read_jsonl(file: Path) -> pa.Table:
+    return pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(newlines_in_values=False))
+
+
+def _check_texts(column: pa.ChunkedArray, where: str) -> None:
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        raise UserError(f"{where}: it holds {column.type}, not text.")
+    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
+    if row := pc.index(empty, True).as_py() + 1:
+        raise UserError(f"{where}, row {row}: the text is missing or empty. Fill it in or drop the row.")

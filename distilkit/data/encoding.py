@@ -1,0 +1,126 @@
+"""Text to token ids, and ids to padded batches."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from distilkit.errors import UserError
+
+Tokenizer = PreTrainedTokenizerBase
+CHUNK = 1024  # texts per tokenizer call: enough for its threads, little enough for memory and progress
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of N rows, end to end without padding, and what is joined to them.
+
+    `flat` holds per input name one array of all rows' values; row i is `offsets[i]:offsets[i + 1]`.
+    """
+
+    flat: dict[str, NDArray[np.int32]]
+    offsets: NDArray[np.int64]
+    padding: dict[str, int]
+    labels: Tensor | None = None
+    teacher_logits: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens per row, int64 `[N]`."""
+        return np.diff(self.offsets)
+
+    def join(self, *, labels: Tensor | None = None, teacher_logits: Tensor | None = None) -> "Encoded":
+        """The same rows with `labels` int64 `[N]` and `teacher_logits` float32 `[N, C]` beside them."""
+        for column in (labels, teacher_logits):
+            if column is not None and len(column) != len(self):
+                raise ValueError(f"{len(column)} values cannot be joined to {len(self)} rows")
+        return replace(self, labels=labels, teacher_logits=teacher_logits)
+
+    def inputs(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Model inputs of these rows, int64 `[n, longest]`, padded on the right."""
+        starts, lengths = self.offsets[indices], self.lengths[indices]
+        position = np.arange(max(1, int(lengths.max())))
+        real = position < lengths[:, None]
+        where = np.where(real, starts[:, None] + position, 0)
+        batch = {}
+        for name, values in self.flat.items():
+            padded = (
+                np.where(real, values[where], self.padding[name]) if len(values) else np.zeros_like(where)
+            )
+            batch[name] = torch.from_numpy(padded.astype(np.int64))
+        batch["attention_mask"] = torch.from_numpy(real.astype(np.int64))
+        return batch
+
+    def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """`inputs` with `labels` int64 `[n]` and `teacher_logits` float32 `[n, C]` where they are joined."""
+        rows = np.asarray(indices, dtype=np.int64)
+        batch = self.inputs(rows)
+        for name in ("labels", "teacher_logits"):
+            column = getattr(self, name)
+            if column is not None:
+                batch[name] = column[torch.from_numpy(rows)]
+        return batch
+
+
+def encode(
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    *,
+    max_length: int,
+    model: torch.nn.Module,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Encoded:
+    """Tokenize rows for `model`, cut at `max_length`; only inputs that its `forward` takes are kept.
+
+    Raises:
+        UserError: when `max_length` is more than the model reads.
+    """
+    limit = longest_input(tokenizer, model)
+    if limit is not None and max_length > limit:
+        raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")
+    taken = set(inspect.signature(model.forward).parameters)
+    names = [
+        name
+        for name in ("input_ids", "token_type_ids")
+        if name in tokenizer.model_input_names and name in taken
+    ]
+    parts: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in names}
+    lengths: list[int] = []
+    for start in range(0, len(texts), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        output: Any = tokenizer(
+            list(texts[chunk]),
+            None if pairs is None else list(pairs[chunk]),
+            truncation=True,
+            max_length=max_length,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        lengths += [len(row) for row in output["input_ids"]]
+        for name in names:
+            parts[name] += [np.asarray(row, dtype=np.int32) for row in output[name]]
+        advance(min(start + CHUNK, len(texts)))
+    pad = tokenizer.pad_token_id
+    padding = {"input_ids": 0 if pad is None else int(pad), "token_type_ids": 0}
+    return Encoded(
+        flat={name: np.concatenate(rows) for name, rows in parts.items()},
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        padding={name: padding[name] for name in names},
+    )
+
+
+def longest_input(tokenizer: Tokenizer, model: torch.nn.Module) -> int | None:
+    """The most tokens that model and tokenizer read, or `None` where neither has a limit."""
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    known = [int(limit) for limit in (tokenizer.model_max_length, positions) if limit and limit < 1_000_000]
+    return min(known, default=None)

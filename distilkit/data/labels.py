@@ -1,0 +1,121 @@
+"""Labels: a raw column to class ids with names, and two models' classes matched by name."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distilkit.errors import UserError
+
+# The Hub writes SST-2's classes out and IMDB's short; they are the same two classes.
+_SAME = {"neg": "negative", "pos": "positive"}
+
+
+def label_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
+    """The classes of a training column, sorted: numbers by value, texts by alphabet.
+
+    Raises:
+        UserError: on values that are no classes, and when there are fewer than two classes.
+    """
+    values = set(_plain_values(column, where))
+    names = tuple(str(value) for value in sorted(values, key=lambda value: (isinstance(value, str), value)))
+    if len(names) < 2:
+        raise UserError(f"{where}: two classes or more are needed, but every label is {names[0]!r}.")
+    return names
+
+
+def label_ids(
+    column: pa.ChunkedArray, names: Sequence[str], where: str, *, hidden: bool = False
+) -> NDArray[np.int64]:
+    """Class ids, int64 `[N]`, of a raw column in terms of `names`.
+
+    Text labels are matched by name, numbers by name where `names` are numbers and else as ids.
+
+    Args:
+        hidden: keep labels of -1 (GLUE's hidden ones) instead of refusing them.
+
+    Raises:
+        UserError: naming the row of the first label that is missing, not a class or unknown.
+    """
+    values = _plain_values(column, where)
+    by_name = {canonical(name): index for index, name in enumerate(names)}
+    numeric_names = all(re.fullmatch(r"-?\d+", name) for name in names)
+    ids = np.empty(len(values), dtype=np.int64)
+    for row, value in enumerate(values):
+        if isinstance(value, str) or numeric_names:
+            found = by_name.get(canonical(str(value)))
+        else:
+            found = value if 0 <= value < len(names) else None
+        if found is None and value == -1:
+            if not hidden:
+                raise UserError(
+                    f"{where}, row {row + 1}: the label is -1, which stands for a hidden label. "
+                    "There is nothing to learn from or to score; use a split with labels."
+                )
+            found = -1
+        if found is None:
+            raise UserError(f"{where}, row {row + 1}: unknown label {value!r}. Known are {', '.join(names)}.")
+        ids[row] = found
+    return ids
+
+
+def _plain_values(column: pa.ChunkedArray, where: str) -> list[Any]:
+    """Python ints or strings. Whole-number floats count as ints (a gap in a CSV makes floats of a column)."""
+    values = column.to_pylist()
+    for row, value in enumerate(values):
+        if value is None or value != value:
+            raise UserError(f"{where}, row {row + 1}: the label is missing. Fill it in or drop the row.")
+        if isinstance(value, bool):
+            values[row] = str(value).lower()
+        elif isinstance(value, float):
+            if not value.is_integer():
+                raise UserError(
+                    f"{where}, row {row + 1}: label {value!r} is a measurement, not a class. "
+                    "Use whole numbers or names."
+                )
+            values[row] = int(value)
+        elif isinstance(value, str):
+            if not value.strip():
+                raise UserError(f"{where}, row {row + 1}: the label is empty. Fill it in or drop the row.")
+        elif not isinstance(value, int):
+            raise UserError(f"{where}, row {row + 1}: label {value!r} is neither a number nor a text.")
+    return values
+
+
+def canonical(name: str) -> str:
+    """A class name as it is compared: without case and outer blanks."""
+    plain = name.strip().casefold()
+    return _SAME.get(plain, plain)
+
+
+def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str) -> tuple[list[int], bool]:
+    """For each class of the data the model's column, and whether names decided it.
+
+    Where a side has no names (`LABEL_0`, or bare numbers), ids are all there is to go by, and the second value is
+    false so that the caller can say so.
+
+    Raises:
+        UserError: when both sides have names and they are not the same set, or their numbers differ.
+    """
+    if len(model_names) != len(data_names):
+        raise UserError(
+            f"{who} tells {len(model_names)} classes apart ({', '.join(model_names)}), the data "
+            f"{len(data_names)} ({', '.join(data_names)}). Use a model that was trained on these classes."
+        )
+    columns = {canonical(name): index for index, name in enumerate(model_names)}
+    wanted = [canonical(name) for name in data_names]
+    if columns.keys() == set(wanted) and len(columns) == len(model_names):
+        return [columns[name] for name in wanted], True
+    if _nameless(model_names) or _nameless(data_names):
+        return list(range(len(data_names))), False
+    raise UserError(
+        f"{who} has classes {', '.join(model_names)}, the data {', '.join(data_names)}: they cannot be matched by "
+        "name. Rename the labels in the data or in the model's config.json (id2label)."
+    )
+
+
+def _nameless(names: Sequence[str]) -> bool:
+    return all(re.fullmatch(r"(LABEL_)?\d+", name) for name in names)

@@ -1,0 +1,1 @@
+"""Tensors: the loop, losses, metrics, inference. Nothing here prints, parses or exits."""

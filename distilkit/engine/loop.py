@@ -1,0 +1,167 @@
+"""The training loop. Teacher and student go through the same one; only the loss differs."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import get_linear_schedule_with_warmup
+
+from distilkit.engine.losses import Losses
+from distilkit.errors import UserError
+
+Loss = Callable[[Tensor, dict[str, Tensor]], Losses]
+LOG_STEPS = 50  # between two looks at the losses, which make the device wait
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Where training stands, every `LOG_STEPS` optimizer steps."""
+
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """A finished epoch. Losses are means over its rows; a part that alpha leaves out is `None`."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    loss: float
+    hard_loss: float | None
+    soft_loss: float | None
+    validation: dict[str, float]
+    improved: bool
+    examples_per_second: float
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """What a line of `history.jsonl` holds."""
+        return asdict(self)
+
+
+def fit(
+    model: torch.nn.Module,
+    loader: DataLoader[Any],
+    loss: Loss,
+    *,
+    accelerator: Accelerator,
+    validate: Callable[[torch.nn.Module], dict[str, float]],
+    metric: str,
+    epochs: int,
+    learning_rate: float,
+    weight_decay: float = 0.01,
+    warmup_ratio: float = 0.1,
+    max_grad_norm: float = 1.0,
+    patience: int | None = None,
+) -> Iterator[StepRecord | EpochRecord]:
+    """Train `model` in place: AdamW, linear warm-up and decay, clipping; a generator that prints nothing.
+
+    Args:
+        model: any module that returns `.logits` `[N, C]` for the inputs of a batch.
+        loader: optimizer steps, each a list of batches (`step_loader`). The losses of a step's batches are
+            weighted by their rows, so that cutting a step differently changes nothing.
+        loss: `(logits, batch) -> Losses`, means over the rows of the batch.
+        validate: `model -> metrics`, called after every epoch.
+        metric: the entry of `validate`'s answer that decides, higher being better.
+        patience: stop after that many epochs without a better `metric`.
+
+    Yields:
+        A `StepRecord` every 50 steps and an `EpochRecord` after every epoch. When `improved` is true the
+        parameters are the best so far: the caller saves them before it asks for the next record.
+
+    Raises:
+        UserError: when the loss is no longer a finite number.
+    """
+    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, fused=True)
+    sampler: Any = loader.batch_sampler
+    model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    steps = epochs * len(loader)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
+    best, epochs_since_best, step = float("-inf"), 0, 0
+
+    for epoch in range(1, epochs + 1):
+        sampler.set_epoch(epoch)
+        model.train()
+        sums, rows, started = _Sums(accelerator.device), 0, time.perf_counter()
+        for batches in loader:
+            step_rows = sum(len(batch["input_ids"]) for batch in batches)
+            for batch in batches:
+                share = len(batch["input_ids"]) / step_rows
+                losses = loss(model(**model_inputs(batch)).logits.float(), batch)
+                accelerator.backward(losses.total * share)
+                sums.add(losses, len(batch["input_ids"]))
+            accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+            prepared_optimizer.step()
+            prepared_optimizer.zero_grad()
+            used_rate = schedule.get_last_lr()[0]
+            if not accelerator.optimizer_step_was_skipped:
+                schedule.step()
+            step, rows = step + 1, rows + step_rows
+            if step % LOG_STEPS == 0:
+                yield StepRecord(step, steps, sums.means(rows, step)["loss"])
+        means = sums.means(rows, step)  # waits for the device, so the time below is the work's
+        seconds = time.perf_counter() - started
+        scores = validate(model)
+        improved = scores[metric] > best
+        if improved:
+            best, epochs_since_best = scores[metric], 0
+        else:
+            epochs_since_best += 1
+        yield EpochRecord(
+            epoch=epoch,
+            step=step,
+            learning_rate=used_rate,
+            loss=means["loss"],
+            hard_loss=means.get("hard_loss"),
+            soft_loss=means.get("soft_loss"),
+            validation=scores,
+            improved=improved,
+            examples_per_second=rows / seconds,
+            seconds=seconds,
+        )
+        if patience is not None and epochs_since_best >= patience:
+            break
+
+
+def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What of a batch the model reads: never the labels, so that the loss is computed in one place only."""
+    return {name: value for name, value in batch.items() if name not in ("labels", "teacher_logits")}
+
+
+def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices with weight decay; biases, norms and other vectors without."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+class _Sums:
+    """Losses of an epoch, summed on the device and read only when asked for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._zero = torch.zeros((), device=device)
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, losses: Losses, rows: int) -> None:
+        for name, value in (("loss", losses.total), ("hard_loss", losses.hard), ("soft_loss", losses.soft)):
+            if value is not None:
+                self._sums[name] = self._sums.get(name, self._zero) + value.detach() * rows
+
+    def means(self, rows: int, step: int) -> dict[str, float]:
+        means = {name: float(value) / rows for name, value in self._sums.items()}
+        if not all(abs(mean) < float("inf") for mean in means.values()):
+            raise UserError(
+                f"the loss is not a finite number by step {step} ({means}). Nothing was saved. "
+                "Lower --learning-rate, or use --precision fp32."
+            )
+        return means

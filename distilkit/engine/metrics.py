@@ -1,0 +1,75 @@
+"""Classification metrics as `evaluate.Metric`s that ship with the package, so that none is downloaded."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
+import evaluate
+import numpy as np
+import torch.nn.functional as F
+from sklearn.metrics import accuracy_score, f1_score
+from torch import Tensor
+
+from distilkit.errors import UserError
+
+FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
+INPUTS = "predictions, references: class ids, one per row."
+
+
+class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+    """Share of rows whose predicted class is the label."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Accuracy", citation="", inputs_description=INPUTS, features=FEATURES
+        )
+
+    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"accuracy": float(accuracy_score(references, predictions))}
+
+
+class F1(evaluate.Metric):  # type: ignore[misc]
+    """Macro F1 and, for two classes, F1 of class 1 as GLUE scores MRPC. A class never predicted counts as 0."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="F1", citation="", inputs_description=INPUTS, features=FEATURES
+        )
+
+    def _compute(
+        self, predictions: Sequence[int], references: Sequence[int], num_labels: int = 2
+    ) -> dict[str, float]:
+        scores = {"f1_macro": float(f1_score(references, predictions, average="macro", zero_division=0))}
+        if num_labels == 2:
+            scores["f1"] = float(f1_score(references, predictions, pos_label=1, zero_division=0))
+        return scores
+
+
+def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Accuracy, F1 and mean cross-entropy of `logits` `[N, C]` against `labels` `[N]`.
+
+    Returns:
+        `accuracy`, `f1` (two classes only), `f1_macro` and `loss`.
+
+    Raises:
+        UserError: on labels below 0, which GLUE writes where labels are hidden, and on an empty split.
+    """
+    if len(labels) == 0:
+        raise UserError("there is no row to score.")
+    if int(labels.min()) < 0:
+        raise UserError(
+            "the labels of this split are hidden (-1), so nothing can be scored. Use --split validation."
+        )
+    logits, labels = logits.cpu().float(), labels.cpu()
+    answers = {"predictions": logits.argmax(dim=1).numpy(), "references": labels.numpy().astype(np.int64)}
+    scores: dict[str, float] = {}
+    scores |= _offline(Accuracy).compute(**answers)
+    scores |= _offline(F1).compute(**answers, num_labels=logits.shape[1])
+    order = ("accuracy", "f1", "f1_macro")
+    loss = float(F.cross_entropy(logits, labels))
+    return {name: scores[name] for name in order if name in scores} | {"loss": loss}
+
+
+def _offline(metric: type[Any]) -> Any:
+    # In memory: nothing is written to a cache folder, so processes side by side cannot disturb each other.
+    return metric(keep_in_memory=True)

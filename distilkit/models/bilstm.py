@@ -1,0 +1,197 @@
+"""A bidirectional LSTM classifier after Tang et al. 2019, as an ordinary `transformers` model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+
+
+class BiLSTMConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped base
+    """Sizes of a BiLSTM; defaults are those of Tang et al. for single sentences.
+
+    Args:
+        vocab_size: rows of the embedding table.
+        embedding_size: width of a word vector.
+        hidden_size: width of the LSTM, per direction.
+        num_layers: LSTM layers.
+        head_size: width of the hidden layer before the classifier.
+        dropout: on word vectors, between LSTM layers and on the hidden layer.
+        siamese: encode the two texts of a pair apart, told apart by `token_type_ids`.
+    """
+
+    model_type = "bilstm"
+
+    vocab_size: int = 20_000
+    embedding_size: int = 300
+    hidden_size: int = 150
+    num_layers: int = 1
+    head_size: int = 200
+    dropout: float = 0.1
+    siamese: bool = False
+    pad_token_id: int | None = 0
+
+
+class BiLSTMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """Loading, saving and initialisation."""
+
+    config_class = BiLSTMConfig
+    config: BiLSTMConfig
+    base_model_prefix = "encoder"
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # Through transformers' `init`, which leaves weights alone that a checkpoint has filled.
+        if isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=0.1)
+            if module.padding_idx is not None:
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.LSTM):
+            for name, parameter in module.named_parameters():
+                if "weight_hh" in name:
+                    for gate in parameter.chunk(4):
+                        init.orthogonal_(gate)
+                elif "weight_ih" in name:
+                    init.xavier_uniform_(parameter)
+                else:
+                    init.zeros_(parameter)
+        elif isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            init.zeros_(module.bias)
+
+
+class BiLSTMModel(BiLSTMPreTrainedModel):
+    """Word vectors and LSTM: token ids to the final states of both directions.
+
+    Each direction is an LSTM of its own that reads the tokens from its end, so padding comes after the last token
+    in both and can reach no state that is used: logits depend neither on padding nor on batch mates, and nothing
+    needs to be packed (packed sequences keep the CPU from its bf16 kernels).
+    """
+
+    def __init__(self, config: BiLSTMConfig) -> None:
+        super().__init__(config)
+        self.embeddings = nn.Embedding(
+            config.vocab_size, config.embedding_size, padding_idx=config.pad_token_id
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        widths = [config.embedding_size] + [2 * config.hidden_size] * (config.num_layers - 1)
+        self.forwards = nn.ModuleList(
+            nn.LSTM(width, config.hidden_size, batch_first=True) for width in widths
+        )
+        self.backwards = nn.ModuleList(
+            nn.LSTM(width, config.hidden_size, batch_first=True) for width in widths
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embeddings = value
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> BaseModelOutput:
+        """Final states, float `[N, 2 * hidden_size]`, as `last_hidden_state`, of `input_ids` int64 `[N, L]`."""
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
+        input_ids, lengths = compact(input_ids, attention_mask.bool())
+        states = self.dropout(self.embeddings(input_ids))
+        last = (lengths - 1).clamp(min=0)[:, None]
+        position = torch.arange(input_ids.shape[1], device=input_ids.device)
+        mirror = (last - position).clamp(min=0)[:, :, None]  # token i <-> token (length - 1 - i)
+        for layer, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
+            if layer:
+                states = self.dropout(states)
+            left, _ = ahead(states)
+            right, _ = back(states.gather(1, mirror.expand_as(states)))
+            if layer + 1 < self.config.num_layers:
+                states = torch.cat([left, right.gather(1, mirror.expand_as(right))], dim=2)
+        final = last[:, :, None].expand(-1, 1, self.config.hidden_size)
+        states = torch.cat([left.gather(1, final), right.gather(1, final)], dim=2).squeeze(1)
+        return BaseModelOutput(last_hidden_state=states)
+
+
+class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
+    """`BiLSTMModel`, a hidden layer with ReLU, and a classifier.
+
+    A siamese one (pairs) reads both texts with the same LSTM and classifies `[h1, h2, h1 * h2, |h1 - h2|]`
+    (Tang et al. 2019, section 3.1).
+    """
+
+    def __init__(self, config: BiLSTMConfig) -> None:
+        super().__init__(config)
+        self.encoder = BiLSTMModel(config)
+        self.hidden = nn.Linear(2 * config.hidden_size * (4 if config.siamese else 1), config.head_size)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(config.head_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        **_: Any,
+    ) -> SequenceClassifierOutput:
+        """Logits, float `[N, C]`, of `input_ids` int64 `[N, L]`; with `labels` int64 `[N]` also the cross-entropy.
+
+        A siamese model needs `token_type_ids`: 0 for the first text, 1 for the second.
+        """
+        if attention_mask is None:
+            attention_mask = input_ids.ne(self.config.pad_token_id)
+        if self.config.siamese:
+            features = self._pair_features(input_ids, attention_mask.bool(), token_type_ids)
+        else:
+            features = self.encoder(input_ids, attention_mask).last_hidden_state
+        logits = self.classifier(self.dropout(torch.relu(self.hidden(features))))
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _pair_features(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        if token_type_ids is None:
+            raise ValueError(
+                "this BiLSTM compares two texts: pass token_type_ids, as its tokenizer returns for pairs"
+            )
+        both, masks = (
+            torch.cat([input_ids, input_ids]),
+            torch.cat([token_type_ids.eq(0), token_type_ids.eq(1)]),
+        )
+        states = self.encoder(both, masks & mask.repeat(2, 1)).last_hidden_state
+        first, second = states.chunk(2)
+        return torch.cat([first, second, first * second, (first - second).abs()], dim=1)
+
+
+def compact(input_ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """The chosen tokens of each row moved to its start, cut to the longest row, and their number.
+
+    Args:
+        input_ids: int64 `[N, L]`.
+        chosen: bool `[N, L]`.
+
+    Returns:
+        int64 `[N, longest]`, where what lies beyond a row's number is arbitrary, and int64 `[N]`.
+    """
+    lengths = chosen.sum(dim=1)
+    order = chosen.logical_not().byte().argsort(dim=1, stable=True)
+    longest = max(1, int(lengths.max()))
+    return input_ids.gather(1, order)[:, :longest], lengths
+
+
+AutoConfig.register("bilstm", BiLSTMConfig, exist_ok=True)
+AutoModel.register(BiLSTMConfig, BiLSTMModel, exist_ok=True)
+AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification, exist_ok=True)

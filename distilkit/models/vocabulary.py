@@ -1,0 +1,68 @@
+"""Tokenizers of the BiLSTM: words of the training texts, or the teacher's word-pieces."""
+
+import json
+from collections.abc import Iterable, Iterator
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from distilkit.data.encoding import Tokenizer
+from distilkit.errors import UserError
+
+PAD, UNK = "[PAD]", "[UNK]"
+
+
+def word_tokenizer(
+    texts: Iterable[str], size: int, *, pairs: bool, max_length: int
+) -> PreTrainedTokenizerFast:
+    """Lower-case words and punctuation marks, the `size` most frequent of `texts` (`[PAD]` and `[UNK]` counted).
+
+    `texts` must be the training split's alone: a vocabulary that has read validation text flatters its scores.
+    """
+    backend = Backend(models.WordLevel(unk_token=UNK))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.train_from_iterator(
+        _batches(texts), trainers.WordLevelTrainer(vocab_size=size, special_tokens=[PAD, UNK])
+    )
+    return _wrap(backend, PAD, UNK, pairs=pairs, max_length=max_length)
+
+
+def piece_tokenizer(teacher: Tokenizer, *, pairs: bool, max_length: int) -> PreTrainedTokenizerFast:
+    """The teacher's vocabulary and ids, without its special tokens around a text.
+
+    Raises:
+        UserError: when the teacher's tokenizer has no `tokenizers` form to take over.
+    """
+    backend = getattr(teacher, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"the teacher's tokenizer ({type(teacher).__name__}) cannot be taken over. Use --vocabulary words."
+        )
+    copy = Backend.from_str(json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}))
+    return _wrap(copy, str(teacher.pad_token), str(teacher.unk_token), pairs=pairs, max_length=max_length)
+
+
+def _wrap(backend: Backend, pad: str, unk: str, *, pairs: bool, max_length: int) -> PreTrainedTokenizerFast:
+    # Without marks around or between them, texts are told apart by type ids: 0 for the first, 1 for the second.
+    backend.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
+    inputs = ["input_ids", "token_type_ids", "attention_mask"] if pairs else ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=pad,
+        unk_token=unk,
+        model_input_names=inputs,
+        model_max_length=max_length,
+        padding_side="right",
+    )
+
+
+def _batches(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for text in texts:
+        batch.append(text)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    yield batch

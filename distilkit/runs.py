@@ -1,0 +1,248 @@
+"""A run: the folder that `train` and `distill` leave behind, written whole or not at all.
+
+config.yaml        resolved; repeats the run
+model/             config.json, model.safetensors, tokenizer: the best epoch
+history.jsonl      a line per epoch
+metrics.json       best epoch, validation metrics, parameters, bytes, seconds
+environment.json   command line, versions, device, seed, data and teacher fingerprints, start and end
+evaluation/        what `evaluate` measured, one JSON file per dataset and split
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from distilkit.config import DistillConfig, TrainConfig, dump_values, make_config, read_values
+from distilkit.errors import UserError
+
+MODEL, CONFIG, METRICS = "model", "config.yaml", "metrics.json"
+HISTORY, ENVIRONMENT, EVALUATION = "history.jsonl", "environment.json", "evaluation"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read from its folder on demand."""
+
+    path: Path
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Run":
+        """The run in `path`. Raises `UserError` when `path` holds none."""
+        run = cls(Path(path))
+        missing = [name for name in (CONFIG, METRICS, ENVIRONMENT, MODEL) if not (run.path / name).exists()]
+        if missing:
+            raise UserError(
+                f"{path} is not a run: it has no {missing[0]}. Give a folder that train or distill wrote."
+            )
+        return run
+
+    @property
+    def model_path(self) -> Path:
+        """The Hugging Face folder of the best epoch."""
+        return self.path / MODEL
+
+    @cached_property
+    def config(self) -> TrainConfig | DistillConfig:
+        """The resolved configuration the run was made with."""
+        values = read_values(self.path / CONFIG)
+        config_type: Any = DistillConfig if self.environment.get("command") == "distill" else TrainConfig
+        config: TrainConfig | DistillConfig = make_config(config_type, values, source=str(self.path / CONFIG))
+        return config
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """`metrics.json`."""
+        return _read_json(self.path / METRICS)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """`environment.json`."""
+        return _read_json(self.path / ENVIRONMENT)
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """`history.jsonl`: a dict per epoch, in order."""
+        lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+def is_run(path: Path) -> bool:
+    """Whether `path` looks like a run folder, complete or not."""
+    return (path / CONFIG).is_file() and (path / MODEL).is_dir()
+
+
+def check_output_dir(output_dir: Path, overwrite: bool) -> None:
+    """Refuse early, before any work, an `output_dir` that could not receive a run.
+
+    Raises:
+        UserError: when it holds something (other than a run that `overwrite` may replace) or cannot be made.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"--output-dir {output_dir} is a file. Name a folder that does not exist yet.")
+    try:
+        if output_dir.is_dir() and any(output_dir.iterdir()):
+            if not overwrite:
+                raise UserError(
+                    f"--output-dir {output_dir} is not empty. Name another folder, or replace it with --overwrite."
+                )
+            if not is_run(output_dir):
+                raise UserError(
+                    f"--output-dir {output_dir} holds no run, so --overwrite will not delete it. Name another folder."
+                )
+        home = next(parent for parent in output_dir.absolute().parents if parent.exists())
+        if not home.is_dir() or not os.access(home, os.W_OK):
+            raise UserError(f"--output-dir {output_dir}: {home} is not a folder you can write to.")
+    except OSError as error:
+        raise UserError(f"--output-dir {output_dir} cannot be used: {error.strerror}.") from None
+
+
+@contextmanager
+def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
+    """A folder to build a run in, which becomes `output_dir` when the block ends well and else disappears.
+
+    Raises:
+        UserError: as `check_output_dir`, or when the disk refuses.
+    """
+    check_output_dir(output_dir, overwrite)
+    output_dir = output_dir.absolute()
+    made = _make_parents(output_dir.parent)
+    try:
+        draft = Path(
+            tempfile.mkdtemp(prefix=f".{output_dir.name}.", suffix=".unfinished", dir=output_dir.parent)
+        )
+        draft.chmod(0o777 & ~_umask())
+        try:
+            yield draft
+            _sync(draft)
+            _move_in(draft, output_dir, overwrite)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    finally:
+        for folder in reversed(made):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _make_parents(folder: Path) -> list[Path]:
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()][::-1]
+    for parent in made:
+        parent.mkdir(exist_ok=True)
+    return made
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(folder: Path) -> None:
+    for file in [*folder.rglob("*"), folder]:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _move_in(draft: Path, output_dir: Path, overwrite: bool) -> None:
+    check_output_dir(output_dir, overwrite)  # somebody may have filled it while we worked
+    old = draft.with_suffix(".replaced")
+    if output_dir.exists():
+        output_dir.rename(old)
+    try:
+        draft.rename(output_dir)
+    except BaseException:
+        if old.exists():
+            old.rename(output_dir)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write `value` to `file` atomically: readers see the old file or the new one."""
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write `text` to `file` atomically, its folder made if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def append_line(file: Path, value: Any) -> None:
+    """Append `value` as one line of JSON."""
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def write_config(folder: Path, config: TrainConfig | DistillConfig) -> None:
+    """Write the resolved `config`, from which `--config` repeats the run."""
+    write_text(folder / CONFIG, dump_values(config))
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def describe_environment() -> dict[str, Any]:
+    """Command line, versions and git commit, as far as they can be known."""
+    packages = ("distilkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate")
+    return {
+        "command_line": sys.argv,
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """The commit of the folder the command was typed in, with `+changes` when the tree differs from it."""
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
+        )
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}. The run is damaged; make it anew.") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{file} does not hold what a run writes there. The run is damaged; make it anew.")
+    return value

@@ -1,0 +1,1 @@
+"""One verb a module: config in, result out."""

@@ -1,0 +1,165 @@
+"""What `train` and `distill` share: a model, rows and a loss in; a run folder out."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from distilkit import runs
+from distilkit.config import DistillConfig, TrainConfig
+from distilkit.data.batching import step_loader
+from distilkit.data.datasets import TextData
+from distilkit.data.encoding import Encoded, Tokenizer, encode
+from distilkit.engine.inference import predict_logits
+from distilkit.engine.loop import EpochRecord, Loss, StepRecord, fit
+from distilkit.engine.metrics import score
+from distilkit.engine.precision import Resolved
+from distilkit.models.loading import Source, count_parameters, save_model
+from distilkit.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training: everything loaded, nothing trained yet. `facts` go into `environment.json`."""
+
+    command: str
+    config: TrainConfig | DistillConfig
+    data: TextData
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    loss: Loss
+    formula: str
+    precision: Resolved
+    facts: Mapping[str, Any]
+
+
+def encode_split(job: Job, split: str, reporter: Reporter) -> Encoded:
+    """A split as the student's (or teacher's) own tokenizer and model read it."""
+    texts = job.data.texts(split)
+    assert job.config.max_length
+    return encode(
+        job.tokenizer,
+        texts,
+        job.data.pairs(split),
+        max_length=job.config.max_length,
+        model=job.model,
+        advance=lambda done: reporter.advance(f"tokenize {split}", done, len(texts)),
+    )
+
+
+def fit_into_run(job: Job, train_rows: Encoded, accelerator: Accelerator, reporter: Reporter) -> runs.Run:
+    """Train `job.model` on `train_rows` and write the run: whole, or not at all.
+
+    Raises:
+        UserError: when `output_dir` cannot receive the run or training diverges.
+    """
+    config = job.config
+    assert config.epochs and config.batch_size and config.learning_rate
+    validation_rows = encode_split(job, "validation", reporter)
+    labels = job.data.labels("validation")
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        assert config.batch_size
+        logits = predict_logits(model, validation_rows, batch_size=config.batch_size, precision=job.precision)
+        return score(logits, labels)
+
+    started, clock = runs.now(), time.perf_counter()
+    reporter.note(job.formula)
+    with runs.writing(config.output_dir, config.overwrite) as draft:
+        runs.write_config(draft, config)
+        records = fit(
+            job.model,
+            step_loader(
+                train_rows,
+                batch_size=config.batch_size,
+                gradient_accumulation_steps=config.gradient_accumulation_steps,
+                seed=config.seed,
+            ),
+            job.loss,
+            accelerator=accelerator,
+            validate=validate,
+            metric=job.data.metric,
+            epochs=config.epochs,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup_ratio=config.warmup_ratio,
+            max_grad_norm=config.max_grad_norm,
+            patience=config.patience,
+        )
+        best: EpochRecord | None = None
+        for record in records:
+            if isinstance(record, StepRecord):
+                reporter.advance("train", record.step, record.steps, f"loss {record.loss:.4f}")
+                continue
+            runs.append_line(draft / runs.HISTORY, record.as_dict())
+            reporter.note(describe_epoch(record, config.epochs, job.data.metric))
+            if record.improved:
+                best = record
+                _save_best(job, accelerator, draft)
+        assert best is not None
+        parameters, without_embeddings = count_parameters(job.model)
+        metrics = {
+            "best_epoch": best.epoch,
+            "metric": job.data.metric,
+            "validation": best.validation,
+            "parameters": parameters,
+            "parameters_without_embeddings": without_embeddings,
+            "bytes": Source("", draft / runs.MODEL).bytes,
+            "seconds": round(time.perf_counter() - clock, 2),
+        }
+        runs.write_json(draft / runs.METRICS, metrics)
+        environment = _environment(job, train_rows, accelerator) | {"start": started, "end": runs.now()}
+        runs.write_json(draft / runs.ENVIRONMENT, environment)
+    return runs.Run.load(config.output_dir)
+
+
+def _save_best(job: Job, accelerator: Accelerator, draft: Path) -> None:
+    new = draft / f"{runs.MODEL}.new"
+    model = accelerator.unwrap_model(job.model, keep_fp32_wrapper=True)
+    save_model(model, job.tokenizer, new)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(draft / runs.MODEL)
+    new.rename(draft / runs.MODEL)
+
+
+def _environment(job: Job, train_rows: Encoded, accelerator: Accelerator) -> dict[str, Any]:
+    device = accelerator.device
+    return {
+        "command": job.command,
+        **runs.describe_environment(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "precision": job.precision,
+        "seed": job.config.seed,
+        "loss": job.formula,
+        "dataset": {
+            "name": job.data.name,
+            "rows": {split: len(rows) for split, rows in job.data.splits.items()},
+            "fingerprint": {split: job.data.fingerprint(split) for split in job.data.splits},
+            "notes": list(job.data.notes),
+        },
+        **job.facts,
+    }
+
+
+def describe_epoch(record: EpochRecord, epochs: int, metric: str) -> str:
+    """One line on an epoch: loss and its parts, the metrics, the speed."""
+    parts = [
+        f"{name} {value:.4f}"
+        for name, value in (("hard", record.hard_loss), ("soft", record.soft_loss))
+        if value is not None
+    ]
+    loss = f"loss {record.loss:.4f}" + (f" ({', '.join(parts)})" if len(parts) == 2 else "")
+    names = dict.fromkeys((metric, "accuracy"))
+    scores = "  ".join(f"{name} {record.validation[name]:.4f}" for name in names)
+    return (
+        f"epoch {record.epoch}/{epochs}  {loss}  validation {scores}  "
+        f"{record.examples_per_second:,.0f} examples/s" + ("  best so far" if record.improved else "")
+    )

@@ -1,0 +1,49 @@
+"""`train`: fine-tune a teacher."""
+
+from accelerate.utils import set_seed
+
+from distilkit.config import TrainConfig, resolve
+from distilkit.data import datasets
+from distilkit.engine.losses import distillation_loss, formula
+from distilkit.engine.precision import default_device, make_accelerator, resolve_precision
+from distilkit.models.loading import find_model, load_for_training, load_tokenizer
+from distilkit.progress import SILENT, Reporter
+from distilkit.runs import Run, check_output_dir
+from distilkit.workflows.fitting import Job, encode_split, fit_into_run
+
+
+def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
+    """Fine-tune `config.model` on the training split; the validation split picks the epoch that is kept.
+
+    Returns:
+        The run in `config.output_dir`.
+
+    Raises:
+        UserError: on anything wrong with the options, the data, the model or the output folder.
+    """
+    config = resolve(config)
+    check_output_dir(config.output_dir, config.overwrite)
+    precision = resolve_precision(config.precision, default_device())
+    source = find_model(config.model)
+    data = datasets.load_for_training(config, config.max_train_samples)
+    for note in data.notes:
+        reporter.note(note)
+    set_seed(config.seed)
+    tokenizer = load_tokenizer(source)
+    model, new = load_for_training(source, data.names)
+    origin = f"{source.name}" + (f"; new: {', '.join(new)}" if new else "")
+    reporter.note(f"model: {type(model).__name__} from {origin}")
+    accelerator = make_accelerator(precision)
+    job = Job(
+        command="train",
+        config=config,
+        data=data,
+        model=model,
+        tokenizer=tokenizer,
+        loss=lambda logits, batch: distillation_loss(logits, batch["labels"], None, alpha=1),
+        formula=formula(alpha=1),
+        precision=precision,
+        facts={"model": {"name": source.name, "origin": origin}},
+    )
+    rows = encode_split(job, "train", reporter).join(labels=data.labels("train"))
+    return fit_into_run(job, rows, accelerator, reporter)
