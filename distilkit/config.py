@@ -6,7 +6,7 @@ nothing for the chosen student is refused when set, so that no option is silentl
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -138,7 +138,7 @@ class FitConfig(DataConfig):
     precision: Precision = option(
         "auto",
         panel="Training",
-        help="Of the forward pass. auto: bf16 where the hardware is fast in it, fp16 on older CUDA, else fp32.",
+        help="Of the forward pass. auto: bf16 where hardware is fast in it, fp16 on older CUDA, else fp32.",
     )
     seed: int = option(
         42, ge=0, lt=2**32, panel="Training", short="-s", help="Of weights, order and dropout."
@@ -173,12 +173,12 @@ class DistillConfig(FitConfig):
         le=1,
         panel="Training",
         short="-a",
-        help="Weight of the hard loss. 1: labels only, the teacher never runs. 0: teacher only, no label is read.",
+        help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label is read.",
     )
     init: Init | None = option(
         None,
         panel="Model",
-        help="pretrained: Hub weights. teacher: the teacher's layers or word-piece embeddings. random: sizes only. "
+        help="pretrained: Hub weights. teacher: its layers or word-piece embeddings. random: sizes only. "
         "(default: pretrained; bilstm: teacher with its vocabulary, else random)",
     )
     layers: int | None = option(
@@ -191,7 +191,7 @@ class DistillConfig(FitConfig):
         None,
         ge=1,
         panel="Model",
-        help="Width of the student. (default: bilstm 150 (pairs 300), else its own; teacher's with --init teacher)",
+        help="Width of the student. (default: bilstm 150, 300 for pairs; else its own or the teacher's)",
     )
     vocabulary: Vocabulary | None = option(
         None,
@@ -210,7 +210,8 @@ class DistillConfig(FitConfig):
     def _fits_together(self) -> "DistillConfig":
         if self.teacher is None and self.alpha < 1:
             raise ValueError(
-                f"alpha {self.alpha:g} needs a teacher: give --teacher RUN_OR_MODEL, or --alpha 1 for labels only"
+                f"alpha {self.alpha:g} needs a teacher: give --teacher RUN_OR_MODEL, or --alpha 1 "
+                "for labels only"
             )
         if self.teacher is None and self.init == "teacher":
             raise ValueError("--init teacher needs a teacher: give --teacher RUN_OR_MODEL")
@@ -224,7 +225,8 @@ class DistillConfig(FitConfig):
                     )
             if self.hidden_size is not None and self.init != "random":
                 raise ValueError(
-                    f"--hidden-size {self.hidden_size} only shapes a random student: add --init random or leave it out"
+                    f"--hidden-size {self.hidden_size} only shapes a random student: "
+                    "add --init random or leave it out"
                 )
         return self
 
@@ -254,7 +256,7 @@ class EvaluateConfig(DataConfig):
         None,
         panel="Model",
         short="-t",
-        help="Compare the others with this one. (default: the teacher a run names, if it is among the models)",
+        help="Compare the others with it. (default: the teacher a run names, if among the models)",
     )
     fail_under: Strings = option(
         (),
@@ -291,7 +293,7 @@ def gates(fail_under: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
 
 
 AnyConfig = TypeVar("AnyConfig", TrainConfig, DistillConfig, EvaluateConfig)
-AnyFit = TypeVar("AnyFit", TrainConfig, DistillConfig)
+AnyFit = TypeVar("AnyFit", bound=FitConfig)
 
 # What `epochs`, `batch_size` and `learning_rate` are when they are not given.
 TRAIN_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
@@ -311,9 +313,9 @@ def default_text(config_type: type[Any], name: str) -> str:
 
 
 def resolve(config: AnyFit) -> AnyFit:
-    """`config` with every default that depends on other fields written out; resolving twice changes nothing."""
+    """`config` with every default that depends on other fields written out."""
     found: dict[str, Any] = {"max_length": 256 if config.dataset == "imdb" else 128}
-    if isinstance(config, TrainConfig):
+    if not isinstance(config, DistillConfig):
         found |= TRAIN_DEFAULTS
     elif config.student != "bilstm":
         found |= ENCODER_DEFAULTS | {"init": "pretrained", "layers": OWN_LAYERS.get(config.student)}
@@ -330,7 +332,19 @@ def resolve(config: AnyFit) -> AnyFit:
             found |= {"vocabulary_size": 20_000}
         if words or config.init == "random":
             found |= {"embedding_size": 300}
-    return replace(config, **{name: value for name, value in found.items() if getattr(config, name) is None})
+    unset = {name: value for name, value in found.items() if getattr(config, name) is None}
+    return changed(config, **unset)
+
+
+def field_infos(config_type: type[Any]) -> dict[str, Any]:
+    """Pydantic's description of each field of a config class, in order."""
+    infos: dict[str, Any] = config_type.__pydantic_fields__
+    return infos
+
+
+def changed(config: AnyFit, **values: Any) -> AnyFit:
+    """`config` with other `values`, checked anew."""
+    return replace(config, **values)  # type: ignore[type-var]  # a pydantic dataclass is a dataclass
 
 
 def flag(name: str) -> str:
@@ -344,7 +358,7 @@ def make_config(config_type: type[AnyConfig], values: Mapping[str, Any], source:
     Raises:
         UserError: naming every unknown name and every bad value; `source` says where they were read.
     """
-    known = [field.name for field in fields(config_type)]
+    known = list(field_infos(config_type))
     where = f"{source}: " if source else ""
     for name in values:
         if name not in known:
@@ -360,14 +374,14 @@ def make_config(config_type: type[AnyConfig], values: Mapping[str, Any], source:
 
 
 def _problem(detail: Any, config_type: type[Any]) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
+    message: str = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return message
     name = str(detail["loc"][0])
-    is_argument = (config_type.__pydantic_fields__[name].json_schema_extra or {}).get("positional")
+    is_argument = (field_infos(config_type)[name].json_schema_extra or {}).get("positional")
     shown = name.upper() if is_argument else flag(name)
     if detail["type"] == "missing":
-        return f"{shown} is missing: {config_type.__pydantic_fields__[name].description}"
+        return f"{shown} is missing: {field_infos(config_type)[name].description}"
     return f"{shown} {detail['input']!r}: {message[0].lower()}{message[1:]}"
 
 

@@ -24,7 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from distilkit.config import DistillConfig, TrainConfig, dump_values, make_config, read_values
+from distilkit.config import DistillConfig, TrainConfig, changed, dump_values, make_config, read_values
 from distilkit.errors import UserError
 
 MODEL, CONFIG, METRICS = "model", "config.yaml", "metrics.json"
@@ -95,11 +95,13 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
         if output_dir.is_dir() and any(output_dir.iterdir()):
             if not overwrite:
                 raise UserError(
-                    f"--output-dir {output_dir} is not empty. Name another folder, or replace it with --overwrite."
+                    f"--output-dir {output_dir} is not empty. "
+                    "Name another folder, or replace it with --overwrite."
                 )
             if not is_run(output_dir):
                 raise UserError(
-                    f"--output-dir {output_dir} holds no run, so --overwrite will not delete it. Name another folder."
+                    f"--output-dir {output_dir} holds no run, so --overwrite will not delete it. "
+                    "Name another folder."
                 )
         home = next(parent for parent in output_dir.absolute().parents if parent.exists())
         if not home.is_dir() or not os.access(home, os.W_OK):
@@ -198,7 +200,8 @@ def append_line(file: Path, value: Any) -> None:
 
 def write_config(folder: Path, config: TrainConfig | DistillConfig) -> None:
     """Write the resolved `config`, from which `--config` repeats the run."""
-    write_text(folder / CONFIG, dump_values(config))
+    # Repeating a run must not replace it: that is said anew each time.
+    write_text(folder / CONFIG, dump_values(changed(config, overwrite=False)))
 
 
 def now() -> str:

@@ -1,7 +1,7 @@
 """Config class -> Typer flags: one flag a field, plus `--config`, `--quiet` and `--json` on every command.
 
-Flags win over the file, the file over the defaults. Values are checked by the config class alone, so a flag, a
-YAML key and a Python argument get the same answer.
+Flags win over the file, the file over the defaults. Values are checked by the config class alone, so a flag,
+a YAML key and a Python argument get the same answer.
 """
 
 import inspect
@@ -16,6 +16,7 @@ from distilkit.config import (
     RESOLVED,
     AnyConfig,
     default_text,
+    field_infos,
     flag,
     make_config,
     read_values,
@@ -78,7 +79,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
     """The fields, in the order of their panels, as Typer parameters that default to "not typed"."""
     arguments, options = [], []
-    for name, field in config_type.__pydantic_fields__.items():
+    for name, field in field_infos(config_type).items():
         extra = field.json_schema_extra or {}
         annotation = list[str] if field.annotation == tuple[str, ...] else field.annotation
         required = field.is_required()

@@ -15,9 +15,9 @@ WINDOW = 64  # steps' worth of shuffled rows that are sorted by length together
 class LengthBatchSampler:
     """Row numbers for one optimizer step after the other; another random order each epoch.
 
-    Rows are shuffled, cut into windows of 64 steps, sorted by length within a window and cut into steps, and the
-    steps are shuffled: composition and order of the batches change every epoch. Every row comes once an epoch;
-    the last short batch is not dropped.
+    Rows are shuffled, cut into windows of 64 steps, sorted by length within a window and cut into steps,
+    and the steps are shuffled: composition and order of the batches change every epoch. Every row comes once
+    an epoch; the last short batch is not dropped.
     """
 
     def __init__(self, rows: Encoded, batch_size: int, seed: int) -> None:
@@ -48,10 +48,10 @@ class LengthBatchSampler:
 def step_loader(
     rows: Encoded, *, batch_size: int, gradient_accumulation_steps: int, seed: int
 ) -> DataLoader[Any]:
-    """A loader whose items are optimizer steps: each a list of at most `gradient_accumulation_steps` batches.
+    """A loader of optimizer steps, each a list of at most `gradient_accumulation_steps` batches.
 
-    A step draws its `batch_size * gradient_accumulation_steps` rows at once and cuts them up afterwards, so 8 x 4
-    and 32 x 1 train on the same rows in the same steps.
+    A step draws its `batch_size * gradient_accumulation_steps` rows at once and cuts them up afterwards, so
+    8 x 4 and 32 x 1 train on the same rows in the same steps.
     """
 
     def collate(indices: list[int]) -> list[dict[str, torch.Tensor]]:

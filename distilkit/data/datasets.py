@@ -1,4 +1,4 @@
-"""Datasets: the known ones and a person's own, from the Hub or from files, checked before anything is trained."""
+"""Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ from distilkit.config import DataConfig
 from distilkit.data.labels import label_ids, label_names
 from distilkit.errors import UserError
 
-# Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a study,
-# must train and validate on the same rows.
+# Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a
+# study, must train and validate on the same rows.
 DATA_SEED = 42
 SPLITS = ("train", "validation", "test", "unsupervised")
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
+_LIST = ", ".join(ENDINGS)
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def load_for_training(
     Where there is no validation split a tenth of train is held out: stratified, the same rows for every run.
 
     Args:
-        train_labels: false where the loss reads no label: the training file then needs no label column, and the
-            labels are not looked at unless a validation split must be cut from them.
+        train_labels: false where the loss reads no label: the training file then needs no label column,
+            and labels are not looked at unless a validation split must be cut from them.
 
     Raises:
         UserError: naming file, column and row of what is wrong.
@@ -115,8 +116,8 @@ def load_for_training(
             raise UserError(f"{source.where('train')}: one row cannot be split into training and validation.")
         validation, train = train.select(np.sort(order[:held_out])), train.select(np.sort(order[held_out:]))
         notes.append(
-            f"{config.data_name} has no validation split: {held_out:,} of its {len(order):,} training rows are held "
-            "out (stratified, the same for every run)"
+            f"{config.data_name} has no validation split: {held_out:,} of its {len(order):,} training rows "
+            "are held out (stratified, the same for every run)"
         )
         source.cut = True
     names_from = ("train", train) if train_labels else ("validation", validation)
@@ -152,7 +153,7 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
 
 
 def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.int64]:
-    """Row numbers in a seeded order of which every prefix has, as nearly as can be, the class shares of the whole.
+    """Row numbers in a seeded order of which every prefix has nearly the class shares of the whole.
 
     Each class is shuffled and its rows spread evenly over [0, 1); rows are then taken by their place.
     """
@@ -243,7 +244,8 @@ class _Source:
     def _require(self, rows: datasets.Dataset, column: str, option: str, split: str) -> None:
         if column not in rows.column_names:
             raise UserError(
-                f"{self.where(split)}: no column {column!r}, only {', '.join(rows.column_names)}. Name it with {option}."
+                f"{self.where(split)}: no column {column!r}, only {', '.join(rows.column_names)}. "
+                f"Name it with {option}."
             )
 
     def data(
@@ -280,7 +282,7 @@ def _from_hub(preset: Preset) -> datasets.DatasetDict:
 def _find_files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise UserError(
-            f"--data-dir {folder} is not a folder. It must hold train, validation or test as {', '.join(ENDINGS)}."
+            f"--data-dir {folder} is not a folder. It must hold train, validation or test as {_LIST}."
         )
     files: dict[str, Path] = {}
     for split in SPLITS:
@@ -291,7 +293,7 @@ def _find_files(folder: Path) -> dict[str, Path]:
             files[split] = found[0]
     if not files:
         raise UserError(
-            f"--data-dir {folder} has no data. It must hold train, validation or test as {', '.join(ENDINGS)}."
+            f"--data-dir {folder} has no data. It must hold train, validation or test as {_LIST}."
         )
     return files
 

@@ -64,7 +64,7 @@ def label_ids(
 
 def _plain_values(column: pa.ChunkedArray, where: str) -> list[Any]:
     """Python ints or strings. Whole-number floats count as ints (a gap in a CSV makes floats of a column)."""
-    values = column.to_pylist()
+    values: list[Any] = column.to_pylist()
     for row, value in enumerate(values):
         if value is None or value != value:
             raise UserError(f"{where}, row {row + 1}: the label is missing. Fill it in or drop the row.")
@@ -94,8 +94,8 @@ def canonical(name: str) -> str:
 def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str) -> tuple[list[int], bool]:
     """For each class of the data the model's column, and whether names decided it.
 
-    Where a side has no names (`LABEL_0`, or bare numbers), ids are all there is to go by, and the second value is
-    false so that the caller can say so.
+    Where a side has no names (`LABEL_0`, or bare numbers), ids are all there is to go by, and the second
+    value is false so that the caller can say so.
 
     Raises:
         UserError: when both sides have names and they are not the same set, or their numbers differ.
@@ -112,8 +112,8 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     if _nameless(model_names) or _nameless(data_names):
         return list(range(len(data_names))), False
     raise UserError(
-        f"{who} has classes {', '.join(model_names)}, the data {', '.join(data_names)}: they cannot be matched by "
-        "name. Rename the labels in the data or in the model's config.json (id2label)."
+        f"{who} has classes {', '.join(model_names)}, the data {', '.join(data_names)}: they cannot be "
+        "matched by name. Rename the labels in the data or in the model's config.json (id2label)."
     )
 
 

@@ -19,8 +19,8 @@ def predict_logits(
 ) -> Tensor:
     """Logits of every row, in the caller's order, in eval mode; the model's mode is put back afterwards.
 
-    Rows of like length are batched together, longest first, so that little is padding and a batch that does not
-    fit in memory fails at once.
+    Rows of like length are batched together, longest first, so that little is padding and a batch that does
+    not fit in memory fails at once.
 
     Args:
         model: returns `.logits` `[N, C]` for a batch of `rows`.

@@ -49,8 +49,9 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 def distillation_loss(
     student_logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, alpha: float
 ) -> Losses:
-    """`alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits)` (Tang et al. 2019, eq. 3).
+    """`alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits)`.
 
+    Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks", section 3.2.
     With `alpha=1` the teacher's logits are not looked at, with `alpha=0` the labels are not.
 
     Args:

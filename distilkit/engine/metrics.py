@@ -16,7 +16,7 @@ FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "reference
 INPUTS = "predictions, references: class ids, one per row."
 
 
-class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
+class Accuracy(evaluate.Metric):
     """Share of rows whose predicted class is the label."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -28,8 +28,8 @@ class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate is untyped
         return {"accuracy": float(accuracy_score(references, predictions))}
 
 
-class F1(evaluate.Metric):  # type: ignore[misc]
-    """Macro F1 and, for two classes, F1 of class 1 as GLUE scores MRPC. A class never predicted counts as 0."""
+class F1(evaluate.Metric):
+    """Macro F1 and, for two classes, F1 of class 1, as GLUE scores MRPC."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

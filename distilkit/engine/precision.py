@@ -54,8 +54,8 @@ def _cpu_has_bf16() -> bool:
 def make_accelerator(precision: Resolved) -> Accelerator:
     """An Accelerator for one run.
 
-    Accelerate keeps the mixed precision of the first one for the whole process; a second call of the Python API
-    may want another, so that state is dropped here.
+    Accelerate keeps the mixed precision of the first one for the whole process; a second call of the Python
+    API may want another, so that state is dropped here.
     """
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision="no" if precision == "fp32" else precision)

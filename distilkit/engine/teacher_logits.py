@@ -20,7 +20,7 @@ class TeacherLogits:
     logits: Tensor
 
     def join(self, texts: Sequence[str], pairs: Sequence[str] | None) -> Tensor:
-        """The logits of these rows, float32 `[N, C]`. Raises `KeyError` for a text the teacher has not read."""
+        """The logits of these rows, float32 `[N, C]`. Raises `KeyError` for a text that was not read."""
         return self.logits[[self.index[key] for key in row_keys(texts, pairs)]]
 
 

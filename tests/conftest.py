@@ -1,0 +1,146 @@
+"""Tiny models and datasets, made here: no test reaches a network or needs a download."""
+
+import os
+
+# Before anything imports the Hub's libraries, which read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parent.parent
+SHARED_DATA = Path(os.environ.get("DISTILKIT_DATA", ROOT.parent / "shared" / "data"))
+
+GOOD = ("a great film", "truly wonderful and moving", "great fun", "a moving story , well told")
+BAD = ("a dull film", "truly awful and boring", "no fun", "a boring story , badly told")
+WORDS = sorted({word for text in (*GOOD, *BAD) for word in text.split()} | {"the", "is", "same", "."})
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def rows(copies: int = 2) -> list[dict[str, Any]]:
+    """8 * `copies` sentences, sorted by label as IMDB is."""
+    negative = [{"sentence": text, "label": 0} for text in BAD * copies]
+    positive = [{"sentence": text, "label": 1} for text in GOOD * copies]
+    return negative + positive
+
+
+def pair_rows(copies: int = 2) -> list[dict[str, Any]]:
+    """Pairs of sentences with MRPC's columns."""
+    same = [{"sentence1": text, "sentence2": text + " .", "label": 1} for text in GOOD * copies]
+    other = [
+        {"sentence1": good, "sentence2": bad, "label": 0} for good, bad in zip(GOOD, BAD, strict=True)
+    ] * copies
+    return other + same
+
+
+def write_jsonl(file: Path, values: Sequence[dict[str, Any]]) -> Path:
+    """A `.jsonl` file of `values`, its folder made if need be."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="session")
+def sst2_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SST-2's layout: 16 training rows, 8 for validation, a test split with hidden labels."""
+    folder = tmp_path_factory.mktemp("sst2")
+    write_jsonl(folder / "train.jsonl", rows())
+    write_jsonl(folder / "validation.jsonl", rows(1))
+    write_jsonl(folder / "test.jsonl", [row | {"label": -1} for row in rows(1)])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mrpc_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MRPC's layout: 16 training pairs, 8 for validation."""
+    folder = tmp_path_factory.mktemp("mrpc")
+    write_jsonl(folder / "train.jsonl", pair_rows())
+    write_jsonl(folder / "validation.jsonl", pair_rows(1))
+    return folder
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """BERT's frame around a vocabulary of the test sentences' words."""
+    backend = Backend(
+        models.WordLevel({word: i for i, word in enumerate([*SPECIAL, *WORDS])}, unk_token="[UNK]")
+    )
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", SPECIAL.index("[CLS]")), ("[SEP]", SPECIAL.index("[SEP]"))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        model_max_length=64,
+    )
+
+
+def tiny_bert(names: Sequence[str] = ("negative", "positive"), layers: int = 2, seed: int = 0) -> Any:
+    """A BERT of 24 dimensions, with dropout, so that a teacher left in train mode would show."""
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=24,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=64,
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    return BertForSequenceClassification(config).eval()
+
+
+MakeModel = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_bert(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
+    """`make_bert(names=..., layers=..., seed=...)`: a folder with a tiny BERT and its tokenizer."""
+
+    def make(**arguments: Any) -> Path:
+        folder = tmp_path_factory.mktemp("bert")
+        tiny_bert(**arguments).save_pretrained(folder)
+        tiny_tokenizer().save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bert_dir(make_bert: MakeModel) -> Path:
+    """A tiny BERT classifier: negative, positive."""
+    return make_bert()
+
+
+def run_cli(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`distilkit ARGUMENTS` in a process of its own, as a person would type it."""
+    command = [sys.executable, "-m", "distilkit", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd)
+
+
+def real_data(name: str) -> Path:
+    """The folder of a real dataset; the test is skipped, and says so, where it is missing."""
+    folder = SHARED_DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"real data: {name} is not in {SHARED_DATA} (set DISTILKIT_DATA)")
+    return folder
