@@ -250,7 +250,7 @@ class DistillConfig(FitConfig):
 class EvaluateConfig(DataConfig):
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
 
-    models: Strings = positional(help="Run folders, model folders or Hub ids.", min_length=1)
+    models: Strings = positional(help="Run folders, model folders or Hub ids, one or more.", min_length=1)
     split: Split = option("validation", panel="Data", help="Split to score. It must have labels.")
     teacher: str | None = option(
         None,
@@ -264,7 +264,7 @@ class EvaluateConfig(DataConfig):
         help="METRIC=VALUE, repeatable: exit code 3 if a model that has the metric scores less.",
     )
     batch_size: int = option(64, ge=1, panel="Speed", short="-b", help="Rows per forward pass.")
-    precision: Precision = option("auto", panel="Speed", help="As in training.")
+    precision: Precision = option("auto", panel="Speed", help="Of the forward pass; auto as in train.")
 
     @model_validator(mode="after")
     def _gates_parse(self) -> "EvaluateConfig":

@@ -80,6 +80,3 @@ def main() -> None:
     except GateMissed as missed:
         out.error(str(missed))
         raise SystemExit(3) from None
-    except KeyboardInterrupt:
-        out.error("interrupted; nothing was written")
-        raise SystemExit(130) from None

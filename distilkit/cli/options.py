@@ -84,9 +84,7 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
         annotation = list[str] if field.annotation == tuple[str, ...] else field.annotation
         required = field.is_required()
         if extra.get("positional"):
-            metadata = typer.Argument(
-                help=field.description, metavar=f"{name.upper()}...", show_default=False
-            )
+            metadata = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)
             arguments.append(_keyword(name, Annotated[list[str] | None, metadata], None))
             continue
         help_text = field.description

