@@ -8,6 +8,7 @@ environment.json   command line, versions, device, seed, data and teacher finger
 evaluation/        what `evaluate` measured, one JSON file per dataset and split
 """
 
+import errno
 import json
 import os
 import platform
@@ -74,8 +75,7 @@ class Run:
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         """`history.jsonl`: a dict per epoch, in order."""
-        lines = (self.path / HISTORY).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [_parse(line, self.path / HISTORY) for line in _read(self.path / HISTORY).splitlines()]
 
 
 def is_run(path: Path) -> bool:
@@ -89,9 +89,9 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     Raises:
         UserError: when it holds something (other than a run that `overwrite` may replace) or cannot be made.
     """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise UserError(f"--output-dir {output_dir} is a file. Name a folder that does not exist yet.")
     try:
+        if output_dir.exists() and not output_dir.is_dir():
+            raise UserError(f"--output-dir {output_dir} is a file. Name a folder that does not exist yet.")
         if output_dir.is_dir() and any(output_dir.iterdir()):
             if not overwrite:
                 raise UserError(
@@ -118,7 +118,7 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
         UserError: as `check_output_dir`, or when the disk refuses.
     """
     check_output_dir(output_dir, overwrite)
-    output_dir = output_dir.absolute()
+    output_dir = output_dir.resolve()  # a link keeps pointing at what is replaced
     made = _make_parents(output_dir.parent)
     try:
         draft = Path(
@@ -129,6 +129,10 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
             yield draft
             _sync(draft)
             _move_in(draft, output_dir, overwrite)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+                raise
+            raise UserError(f"--output-dir {output_dir}: {error.strerror}. Nothing was kept.") from None
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     finally:
@@ -242,9 +246,20 @@ def _git_commit() -> str | None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    return _parse(_read(file), file)
+
+
+def _read(file: Path) -> str:
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}. The run is damaged; make it anew.") from None
+
+
+def _parse(text: str, file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
         raise UserError(f"{file} cannot be read: {error}. The run is damaged; make it anew.") from None
     if not isinstance(value, dict):
         raise UserError(f"{file} does not hold what a run writes there. The run is damaged; make it anew.")

@@ -1,5 +1,6 @@
 """The commands: each a short shell around the function that does the work."""
 
+import signal
 from typing import Annotated
 
 import typer
@@ -70,8 +71,13 @@ def evaluate(config: EvaluateConfig, output: Output) -> None:
     evaluation.check_gates(result)
 
 
+def _terminated(*_: object) -> None:
+    raise SystemExit(143)  # as an exception, so that a half-written run is cleared away
+
+
 def main() -> None:
-    """The console script: 0 done, 2 the user's mistake, 3 a missed gate, 130 interrupted."""
+    """The console script: 0 done, 2 the user's mistake, 3 a missed gate, 130 or 143 stopped."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except UserError as mistake:

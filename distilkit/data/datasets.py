@@ -303,15 +303,20 @@ def _read_table(file: Path, text_columns: list[str]) -> pa.Table:
         ".parquet": lambda: pyarrow.parquet.read_table(file),
         ".csv": lambda: _read_delimited(file, ",", text_columns),
         ".tsv": lambda: _read_delimited(file, "\t", text_columns),
-        ".jsonl": lambda: _read_jsonl(file),
+        ".jsonl": lambda: _read_jsonl(file, text_columns),
     }
     try:
-        if file.suffix != ".parquet" and b"\0" in file.open("rb").read(65536):
+        if file.suffix != ".parquet" and _is_binary(file):
             raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
         return readers[file.suffix]()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
+
+
+def _is_binary(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return b"\0" in stream.read(65536)
 
 
 def _read_delimited(file: Path, delimiter: str, text_columns: list[str]) -> pa.Table:
@@ -325,8 +330,14 @@ def _read_delimited(file: Path, delimiter: str, text_columns: list[str]) -> pa.T
     )
 
 
-def _read_jsonl(file: Path) -> pa.Table:
-    return pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(newlines_in_values=False))
+def _read_jsonl(file: Path, text_columns: list[str]) -> pa.Table:
+    table = pyarrow.json.read_json(file)
+    # Texts that all look like dates were read as dates; read again, told that they are texts.
+    dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
+    if dates := [name for name in dates if name in text_columns]:
+        texts = pa.schema([(name, pa.string()) for name in dates])
+        table = pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(explicit_schema=texts))
+    return table
 
 
 def _check_texts(column: pa.ChunkedArray, where: str) -> None:

@@ -41,12 +41,12 @@ def label_ids(
         UserError: naming the row of the first label that is missing, not a class or unknown.
     """
     values = _plain_values(column, where)
-    by_name = {canonical(name): index for index, name in enumerate(names)}
+    by_name = _lookup(names)
     numeric_names = all(re.fullmatch(r"-?\d+", name) for name in names)
     ids = np.empty(len(values), dtype=np.int64)
     for row, value in enumerate(values):
         if isinstance(value, str) or numeric_names:
-            found = by_name.get(canonical(str(value)))
+            found = by_name.get(str(value), by_name.get(canonical(str(value))))
         else:
             found = value if 0 <= value < len(names) else None
         if found is None and value == -1:
@@ -85,6 +85,13 @@ def _plain_values(column: pa.ChunkedArray, where: str) -> list[Any]:
     return values
 
 
+def _lookup(names: Sequence[str]) -> dict[str, int]:
+    """Ids by name as it stands and, where that is not ambiguous, by canonical name."""
+    plain = [canonical(name) for name in names]
+    alike = {name: index for index, name in enumerate(plain) if plain.count(name) == 1}
+    return alike | {name: index for index, name in enumerate(names)}
+
+
 def canonical(name: str) -> str:
     """A class name as it is compared: without case and outer blanks."""
     plain = name.strip().casefold()
@@ -105,10 +112,11 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
             f"{who} tells {len(model_names)} classes apart ({', '.join(model_names)}), the data "
             f"{len(data_names)} ({', '.join(data_names)}). Use a model that was trained on these classes."
         )
-    columns = {canonical(name): index for index, name in enumerate(model_names)}
-    wanted = [canonical(name) for name in data_names]
-    if columns.keys() == set(wanted) and len(columns) == len(model_names):
-        return [columns[name] for name in wanted], True
+    by_name = _lookup(model_names)
+    columns = [by_name.get(name, by_name.get(canonical(name))) for name in data_names]
+    found = [column for column in columns if column is not None]
+    if len(set(found)) == len(data_names):
+        return found, True
     if _nameless(model_names) or _nameless(data_names):
         return list(range(len(data_names))), False
     raise UserError(

@@ -15,6 +15,7 @@ from distilkit.engine.losses import Losses
 from distilkit.errors import UserError
 
 Loss = Callable[[Tensor, dict[str, Tensor]], Losses]
+MEND = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
 LOG_STEPS = 50  # between two looks at the losses, which make the device wait
 
 
@@ -109,6 +110,7 @@ def fit(
                 yield StepRecord(step, steps, sums.means(rows, step)["loss"])
         means = sums.means(rows, step)  # waits for the device, so the time below is the work's
         seconds = time.perf_counter() - started
+        _check_finite(model, step)
         scores = validate(model)
         improved = scores[metric] > best
         if improved:
@@ -145,6 +147,13 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     ]
 
 
+def _check_finite(model: torch.nn.Module, step: int) -> None:
+    """The loss of a step is that of the parameters before it, so what the last step did shows only here."""
+    finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
+    if not finite.all():
+        raise UserError(f"parameters are not finite numbers after step {step}. {MEND}")
+
+
 class _Sums:
     """Losses of an epoch, summed on the device and read only when asked for."""
 
@@ -160,8 +169,5 @@ class _Sums:
     def means(self, rows: int, step: int) -> dict[str, float]:
         means = {name: float(value) / rows for name, value in self._sums.items()}
         if not all(abs(mean) < float("inf") for mean in means.values()):
-            raise UserError(
-                f"the loss is not a finite number by step {step} ({means}). Nothing was saved. "
-                "Lower --learning-rate, or use --precision fp32."
-            )
+            raise UserError(f"the loss is not a finite number by step {step} ({means}). {MEND}")
         return means

@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 import distilkit.models.bilstm  # noqa: F401  # registers the BiLSTM with the Auto classes
 from distilkit.data.encoding import Tokenizer
+from distilkit.data.labels import canonical, match_labels
 from distilkit.errors import UserError
 from distilkit.runs import MODEL, Run, is_run
 
@@ -159,7 +160,8 @@ def load_tokenizer(source: Source) -> Tokenizer:
     """The tokenizer beside a model's weights. Raises `UserError` when there is none that can pad."""
     with _telling(source, "tokenizer"):
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    if tokenizer.pad_token_id is None or len(tokenizer) < 3:
+    # Where there are no files, transformers may make up a tokenizer of special tokens alone.
+    if tokenizer.pad_token_id is None or len(tokenizer) <= len(tokenizer.all_special_ids):
         raise UserError(
             f"{source.name}: it has no tokenizer that can pad. Put its tokenizer files into {source.folder}."
         )
@@ -191,19 +193,54 @@ def load_for_training(
 ) -> tuple[PreTrainedModel, list[str]]:
     """A model to fine-tune on classes `names`, and which of its weights are new.
 
-    A head for another number of classes is replaced by a new one.
+    A trained head for the same classes in another order is put into theirs; one for another number of
+    classes is replaced by a new one.
     """
-    config = label_config(load_config(source) if config is None else config, names)
+    config = load_config(source) if config is None else config
+    trained_names = [str(config.id2label[index]) for index in range(len(config.id2label))]
+    model: PreTrainedModel
     with _telling(source, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.folder,
-            config=config,
+            config=label_config(config, names),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )
     replaced = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
-    return model, sorted({*report["missing_keys"], *replaced})
+    new = sorted({*report["missing_keys"], *replaced})
+    if not new:
+        reorder_head(model, trained_names, names)
+    return model, new
+
+
+def reorder_head(model: PreTrainedModel, trained_names: Sequence[str], names: Sequence[str]) -> None:
+    """Move the rows of a head trained on `trained_names` to where `names` has the same classes.
+
+    Without it a model that is merely renamed would start out meaning the opposite. Heads of other classes, or
+    without class names, stay as they are.
+    """
+    if {canonical(name) for name in trained_names} != {canonical(name) for name in names}:
+        return
+    columns, _ = match_labels(trained_names, names, "the head")
+    if columns == list(range(len(names))):
+        return
+    inner = {id(module) for module in model.base_model.modules()}
+    heads = [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.Linear)
+        and id(module) not in inner
+        and module.out_features == len(names)
+    ]
+    if not heads:
+        raise UserError(
+            f"its classes are {', '.join(trained_names)}, the data's {', '.join(names)}, and the head of a "
+            f"{type(model).__name__} cannot be put into another order. Use a model without a head."
+        )
+    with torch.no_grad():
+        for parameter in heads[-1].parameters():
+            parameter.copy_(parameter[columns].clone())
 
 
 def label_config(config: Any, names: Sequence[str]) -> Any:
@@ -232,7 +269,7 @@ def fingerprint(model: torch.nn.Module) -> str:
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Students: their sizes, and what their weights start from."""
 
+import copy
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from distilkit.models.loading import (
     load_config,
     load_for_training,
     load_tokenizer,
+    model_names,
+    reorder_head,
 )
 from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
 
@@ -178,14 +181,19 @@ def _resized(model_config: Any, config: DistillConfig, name: str) -> Any:
     if config.layers is not None:
         model_config.num_hidden_layers = config.layers
     if config.hidden_size is not None:
-        ratio = model_config.intermediate_size / model_config.hidden_size
+        feed_forward = "hidden_dim" if model_config.model_type == "distilbert" else "intermediate_size"
+        if not hasattr(model_config, feed_forward):
+            raise UserError(
+                f"--hidden-size: a {model_config.model_type} ({name}) cannot be resized. Leave it out."
+            )
+        ratio = getattr(model_config, feed_forward) / model_config.hidden_size
         if config.hidden_size % model_config.num_attention_heads:
             raise UserError(
                 f"--hidden-size {config.hidden_size} cannot be split between the "
                 f"{model_config.num_attention_heads} attention heads of {name}. Use a multiple."
             )
         model_config.hidden_size = config.hidden_size
-        model_config.intermediate_size = round(ratio * config.hidden_size)
+        setattr(model_config, feed_forward, round(ratio * config.hidden_size))
     return model_config
 
 
@@ -224,45 +232,54 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
     assert teacher.model is not None
     given = teacher.model.config
     who = teacher.source.name
-    if config.student in PRETRAINED and given.model_type != "bert":
+    own_layers = getattr(given, "num_hidden_layers", None)
+    if own_layers is None:
         raise UserError(
-            f"--student {config.student} cannot take layers of {who}, a {given.model_type} and not a bert. "
-            f"Use --student {who} --layers N --init teacher, or --init random."
+            f"--init teacher: {who} is a {given.model_type}, without layers to take. Use --init random."
         )
-    layers = config.layers or given.num_hidden_layers
-    if layers > given.num_hidden_layers:
-        raise UserError(
-            f"--layers {layers}: the teacher {who} has only {given.num_hidden_layers}. Use fewer."
-        )
-    if config.student == "distilbert":
-        model_config: Any = DistilBertConfig(
+    layers = config.layers or own_layers
+    if layers > own_layers:
+        raise UserError(f"--layers {layers}: the teacher {who} has only {own_layers}. Use fewer.")
+    model_config = _shape_of_teacher(config, given, who)
+    model_config.num_hidden_layers = layers
+    student = _build(label_config(model_config, names))
+    picked = evenly_spaced(own_layers, layers)
+    new = copy_layers(teacher.model, student, picked)
+    if not any(name.startswith("classifier") for name in new):
+        reorder_head(student, model_names(teacher.model), names)
+    numbers = ", ".join(str(index + 1) for index in picked)
+    origin = f"embeddings and layers {numbers} (of {own_layers}) of {who}"
+    tokenizer = _fitting(teacher.tokenizer, model_config, who)
+    return Student(student, tokenizer, origin + (f"; new: {', '.join(new)}" if new else ""))
+
+
+def _shape_of_teacher(config: DistillConfig, given: Any, who: str) -> Any:
+    """The config of a student that takes layers of a teacher with config `given`."""
+    if config.student == "distilbert" and given.model_type == "bert":
+        return DistilBertConfig(
             vocab_size=given.vocab_size,
             max_position_embeddings=given.max_position_embeddings,
-            n_layers=layers,
             n_heads=given.num_attention_heads,
             dim=given.hidden_size,
             hidden_dim=given.intermediate_size,
             activation=given.hidden_act,
             pad_token_id=given.pad_token_id,
         )
-    elif config.student == "tinybert":
-        model_config = type(given).from_dict(given.to_dict() | {"num_hidden_layers": layers})
-    else:
-        model_config = load_config(find_model(config.student))
-        if model_config.model_type != given.model_type:
+    if config.student in PRETRAINED:
+        if given.model_type != ("bert" if config.student == "tinybert" else "distilbert"):
             raise UserError(
-                f"--init teacher: those of {who} ({given.model_type}) do not fit a {model_config.model_type} "
-                f"({config.student}). Use --init pretrained or --init random."
+                f"--student {config.student} cannot take layers of {who}, a {given.model_type}. "
+                f"Use --student {who} --layers N --init teacher, or --init random."
             )
-        model_config.num_hidden_layers = layers
-        model_config.vocab_size = given.vocab_size
-    student = _build(label_config(model_config, names))
-    picked = evenly_spaced(given.num_hidden_layers, layers)
-    new = copy_layers(teacher.model, student, picked)
-    numbers = ", ".join(str(index + 1) for index in picked)
-    origin = f"embeddings and layers {numbers} (of {given.num_hidden_layers}) of {who}"
-    tokenizer = _fitting(teacher.tokenizer, model_config, who)
-    return Student(student, tokenizer, origin + (f"; new: {', '.join(new)}" if new else ""))
+        return copy.deepcopy(given)
+    model_config = load_config(find_model(config.student))
+    if model_config.model_type != given.model_type:
+        raise UserError(
+            f"--init teacher: layers of {who} ({given.model_type}) do not fit a {model_config.model_type} "
+            f"({config.student}). Use --init pretrained or --init random."
+        )
+    model_config.vocab_size = given.vocab_size
+    return model_config
 
 
 def evenly_spaced(teacher_layers: int, student_layers: int) -> list[int]:
@@ -320,6 +337,8 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
                 count=1,
             )
             if theirs not in given:
+                if re.search(r"\.layers?\.\d+\.", name):
+                    raise UserError(f"--init teacher: the teacher has nothing for {name}. Use --init random.")
                 new.append(name)
                 continue
             value = given[theirs]
