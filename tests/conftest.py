@@ -5,6 +5,8 @@ import os
 # Before anything imports the Hub's libraries, which read these once.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Models this small only wait for each other's threads, more so where tests run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
 import subprocess
@@ -110,6 +112,18 @@ def tiny_bert(names: Sequence[str] = ("negative", "positive"), layers: int = 2, 
     return BertForSequenceClassification(config).eval()
 
 
+def lively(model: Any, factor: float = 20) -> Any:
+    """The same model with matrices so large that its answers differ between texts, by tenths at least.
+
+    A tiny model as it is initialised says nearly the same of every text: mixed-up rows would not show.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(factor)
+    return model
+
+
 MakeModel = Callable[..., Path]
 
 
@@ -130,6 +144,22 @@ def make_bert(tmp_path_factory: pytest.TempPathFactory) -> MakeModel:
 def bert_dir(make_bert: MakeModel) -> Path:
     """A tiny BERT classifier: negative, positive."""
     return make_bert()
+
+
+# What keeps a run on the tiny data short and the same on every machine.
+QUICK: dict[str, Any] = {"precision": "fp32", "max_length": 16, "batch_size": 8, "epochs": 2}
+
+
+@pytest.fixture(scope="session")
+def teacher_run(sst2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A `Run` of `train`: a tiny BERT that has learned the 8 sentences, with logits far from zero."""
+    from distilkit import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("runs")
+    lively(tiny_bert(), factor=10).save_pretrained(folder / "bert")
+    tiny_tokenizer().save_pretrained(folder / "bert")
+    options = QUICK | {"epochs": 12, "learning_rate": 5e-3, "model": str(folder / "bert")}
+    return train(TrainConfig(dataset="sst2", data_dir=sst2_dir, output_dir=folder / "teacher", **options))
 
 
 def run_cli(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,128 @@
+"""Every option is on the command line, and asking for help costs nothing."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from typer.testing import CliRunner
+
+import distilkit
+from distilkit.cli.app import app
+from distilkit.config import DistillConfig, EvaluateConfig, TrainConfig, field_infos, flag
+
+COMMANDS = {"train": TrainConfig, "distill": DistillConfig, "evaluate": EvaluateConfig}
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "evaluate", "sklearn", "numpy", "pyarrow")
+HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
+
+# `distilkit ARGUMENTS` as the console script runs it, whatever the interpreter was called with.
+SCRIPT = "import sys; sys.argv = ['distilkit', *sys.argv[1:]]; from distilkit.cli.app import main; main()"
+THEN_TELL = """
+import sys
+sys.argv = ['distilkit', *sys.argv[1:]]
+from distilkit.cli.app import main
+try:
+    main()
+finally:
+    sys.stderr.write(' '.join(sorted(sys.modules)))
+"""
+
+
+def run_script(script: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | environment,
+    )
+
+
+def help_of(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*arguments, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    return result.output
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_field_of_the_config_class_is_a_flag_that_help_explains(command: str) -> None:
+    shown = help_of(command)
+    one_line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", shown).split())
+    for name, field in field_infos(COMMANDS[command]).items():
+        positional = (field.json_schema_extra or {}).get("positional")
+        wanted = name.upper() if positional else flag(name)
+        assert re.search(rf"(?<![\w-]){wanted}(?![\w-])", shown), f"{wanted} is missing"
+        assert field.description.partition("{")[0].strip() in one_line, f"the help of {wanted} is missing"
+    assert "{" not in shown, "a default was not filled in"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_short_form_stands_for_two_options(command: str) -> None:
+    """Typer takes the last of them without a word."""
+    shorts = re.findall(r"(?<![\w-])-[a-zA-Z](?![\w-])", help_of(command).split("╮", 1)[1])
+    listed = [short for short in shorts if short != "-"]
+    assert sorted(listed) == sorted(set(listed))
+    assert {"-c", "-q", "-h"} <= set(listed)
+
+
+def test_help_of_the_root_lists_every_command_and_no_argument_means_help() -> None:
+    shown = help_of()
+    assert all(re.search(rf"│ {command} ", shown) for command in COMMANDS)
+    assert "distilkit train --help" in CliRunner().invoke(app, []).output
+
+
+def test_version_is_the_packages() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"distilkit {distilkit.__version__}\n")
+
+
+@pytest.mark.parametrize("arguments", [*HELPS, ["--version"]], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """One import at the top of a module, and every `--help` and every tab completion waits for torch."""
+    result = run_script(THEN_TELL, *arguments)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stderr.split())
+    assert "distilkit.config" in loaded
+    assert not loaded & set(HEAVY)
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+def test_help_takes_under_300_ms(arguments: list[str]) -> None:
+    """The best of five in processor time, which a busy machine does not stretch as it does the clock's."""
+    seconds: list[float] = []
+    while len(seconds) < 5 and min(seconds, default=1.0) >= 0.3:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run_script(SCRIPT, *arguments).returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.3
+
+
+def test_the_readme_shows_the_help_that_distill_prints() -> None:
+    """An option added, renamed or dropped must show in the README."""
+    result = run_script(SCRIPT, "distill", "--help", COLUMNS="100", NO_COLOR="1", TERM="dumb")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"^```\w*\n\$ distilkit distill --help\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    assert block, "README.md has no block that begins with: $ distilkit distill --help"
+    assert _stripped(block[1]) == _stripped(result.stdout)
+
+
+def _stripped(text: str) -> list[str]:
+    return [line.rstrip() for line in text.strip("\n").splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    ("command", "field", "choices"),
+    [
+        ("distill", "init", ("pretrained", "teacher", "random")),
+        ("train", "precision", ("auto", "fp32", "bf16", "fp16")),
+        ("evaluate", "split", ("train", "validation", "test")),
+    ],
+)
+def test_help_names_the_choices_of_an_option(command: str, field: str, choices: tuple[str, ...]) -> None:
+    line: Any = next(line for line in help_of(command).splitlines() if f" {flag(field)} " in line)
+    assert "|".join(choices) in line

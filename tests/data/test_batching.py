@@ -1,0 +1,83 @@
+"""Every row comes once an epoch, in steps that change with the epoch and repeat with the seed."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distilkit.data.batching import WINDOW, LengthBatchSampler, step_loader
+from distilkit.data.encoding import Encoded
+
+
+def rows_of(lengths: list[int]) -> Encoded:
+    """Rows of these lengths; the first token of a row is its number."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    flat = np.ones(offsets[-1], np.int32)
+    flat[offsets[:-1]] = np.arange(len(lengths))
+    return Encoded(flat={"input_ids": flat}, offsets=offsets, padding={"input_ids": 0})
+
+
+def epoch_of(sampler: LengthBatchSampler, epoch: int) -> list[list[int]]:
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=200),
+    batch_size=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 50),
+)
+@settings(max_examples=80, deadline=None)
+def test_trap_9_every_row_comes_exactly_once_an_epoch_the_short_last_step_too(
+    lengths: list[int], batch_size: int, seed: int, epoch: int
+) -> None:
+    sampler = LengthBatchSampler(rows_of(lengths), batch_size, seed)
+    steps = epoch_of(sampler, epoch)
+    assert sorted(row for step in steps for row in step) == list(range(len(lengths)))
+    assert len(steps) == len(sampler)
+    assert all(1 <= len(step) <= batch_size for step in steps)
+
+
+def test_order_and_composition_differ_between_epochs_and_repeat_with_the_seed() -> None:
+    """The same batches every epoch would be less random than the user thinks; another order each run
+    would make no run repeatable."""
+    rows = rows_of([1 + i % 9 for i in range(100)])
+    sampler = LengthBatchSampler(rows, 8, seed=1)
+    first, second = epoch_of(sampler, 1), epoch_of(sampler, 2)
+    composition = [{frozenset(step) for step in steps} for steps in (first, second)]
+    assert composition[0] != composition[1]
+    assert [len(step) for step in first] != [len(step) for step in second] or first != second
+    assert epoch_of(LengthBatchSampler(rows, 8, seed=1), 1) == first
+    assert epoch_of(LengthBatchSampler(rows, 8, seed=2), 1) != first
+
+
+def test_the_short_step_is_not_always_the_last_and_long_rows_not_always_the_end() -> None:
+    sampler = LengthBatchSampler(rows_of(list(range(1, 42))), 4, seed=0)
+    places = {[len(step) for step in epoch_of(sampler, epoch)].index(1) for epoch in range(8)}
+    assert len(places) > 1
+
+
+def test_a_step_holds_rows_of_like_length() -> None:
+    """Otherwise bucketing is gone, and training silently takes several times as long."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, 60, size=WINDOW * 8).tolist()
+    steps = epoch_of(LengthBatchSampler(rows_of(lengths), 8, seed=0), 1)
+    padded = sum(len(step) * max(lengths[row] for row in step) for step in steps)
+    assert padded < 1.1 * sum(lengths)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(8, 4), (4, 8), (5, 7), (32, 1)])
+def test_a_step_is_cut_into_batches_after_it_is_drawn(batch_size: int, accumulation: int) -> None:
+    rows = rows_of([1 + i % 5 for i in range(77)])
+    loader = step_loader(rows, batch_size=batch_size, gradient_accumulation_steps=accumulation, seed=3)
+    whole = LengthBatchSampler(rows, batch_size * accumulation, seed=3)
+    for batches, step in zip(loader, whole, strict=True):
+        assert [row for batch in batches for row in batch["input_ids"][:, 0].tolist()] == step
+        assert all(len(batch["input_ids"]) == batch_size for batch in batches[:-1])
+    seen = Counter(
+        row for batches in loader for batch in batches for row in batch["input_ids"][:, 0].tolist()
+    )
+    assert seen == Counter(range(77))

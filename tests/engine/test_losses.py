@@ -1,0 +1,181 @@
+"""The loss is the formula we print, reduced as documented, and alpha always acts."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from distilkit.engine.losses import distillation_loss, formula, hard_loss, soft_loss
+
+STUDENT = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
+TEACHER = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 2.0, 1.0]])
+LABELS = torch.tensor([0, 2])
+
+
+def cross_entropy_by_hand(logits: np.ndarray, labels: np.ndarray) -> float:
+    """-log softmax at the label, mean over rows."""
+    values = logits.astype(np.float64)
+    log_probabilities = values - np.log(np.exp(values).sum(axis=1, keepdims=True))
+    return float(-np.mean(log_probabilities[np.arange(len(labels)), labels]))
+
+
+def mse_by_hand(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Squares summed, divided by rows times classes."""
+    return float(((student.astype(np.float64) - teacher) ** 2).sum() / student.size)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.5, 0.9])
+def test_the_total_is_the_formula_worked_out_by_hand(alpha: float) -> None:
+    losses = distillation_loss(STUDENT, LABELS, TEACHER, alpha)
+    hard = cross_entropy_by_hand(STUDENT.numpy(), LABELS.numpy())
+    soft = mse_by_hand(STUDENT.numpy(), TEACHER.numpy())
+    assert losses.hard is not None and losses.soft is not None
+    assert losses.hard.item() == pytest.approx(hard)
+    assert losses.soft.item() == pytest.approx(soft)
+    assert losses.total.item() == pytest.approx(alpha * hard + (1 - alpha) * soft)
+
+
+@given(
+    rows=st.integers(1, 8),
+    classes=st.integers(2, 7),
+    alpha=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_trap_1_and_13_the_gradient_is_that_of_the_documented_reductions(
+    rows: int, classes: int, alpha: float, seed: int
+) -> None:
+    """A mean over other dimensions, or an alpha that never acts, would change this gradient and nothing else.
+
+    d total / d student = alpha * (softmax - onehot) / N + (1 - alpha) * 2 * (student - teacher) / (N * C)
+    """
+    random = torch.Generator().manual_seed(seed)
+    student = torch.randn(rows, classes, generator=random, dtype=torch.float32).requires_grad_()
+    teacher = torch.randn(rows, classes, generator=random)
+    labels = torch.randint(classes, (rows,), generator=random)
+    distillation_loss(student, labels, teacher, alpha).total.backward()  # type: ignore[no-untyped-call]
+    values = student.detach()
+    onehot = torch.nn.functional.one_hot(labels, classes)
+    expected = alpha * (values.softmax(dim=1) - onehot) / rows
+    expected += (1 - alpha) * 2 * (values - teacher) / (rows * classes)
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_trap_13_the_soft_loss_is_a_mean_over_classes_too() -> None:
+    """A sum over classes would weigh the teacher C times as much at the same alpha."""
+    student, teacher = torch.zeros(4, 10), torch.full((4, 10), 3.0)
+    assert soft_loss(student, teacher).item() == pytest.approx(9.0)
+    assert soft_loss(student[:, :2], teacher[:, :2]).item() == pytest.approx(9.0)
+
+
+def test_alpha_1_is_cross_entropy_and_looks_at_no_teacher() -> None:
+    losses = distillation_loss(STUDENT, LABELS, None, 1.0)
+    assert losses.total.item() == pytest.approx(cross_entropy_by_hand(STUDENT.numpy(), LABELS.numpy()))
+    assert losses.soft is None
+    garbage = torch.full_like(TEACHER, float("nan"))
+    assert torch.equal(distillation_loss(STUDENT, LABELS, garbage, 1.0).total, losses.total)
+
+
+def test_alpha_0_is_mse_and_looks_at_no_label() -> None:
+    losses = distillation_loss(STUDENT, None, TEACHER, 0.0)
+    assert losses.total.item() == pytest.approx(mse_by_hand(STUDENT.numpy(), TEACHER.numpy()))
+    assert losses.hard is None
+    hidden = torch.tensor([-1, -1])
+    assert torch.equal(distillation_loss(STUDENT, hidden, TEACHER, 0.0).total, losses.total)
+
+
+def gradient(labels: Tensor, alpha: float) -> Tensor:
+    """What the student's logits receive."""
+    student = STUDENT.clone().requires_grad_()
+    distillation_loss(student, labels, TEACHER, alpha).total.backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    return student.grad
+
+
+def test_trap_1_alpha_is_not_silently_ignored() -> None:
+    gradients = [gradient(LABELS, alpha) for alpha in (0.0, 0.25, 0.5, 1.0)]
+    for i, one in enumerate(gradients):
+        for other in gradients[i + 1 :]:
+            assert not torch.allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.5, 1.0])
+def test_trap_1_shuffled_labels_change_the_loss_whenever_alpha_weighs_them(alpha: float) -> None:
+    shuffled = LABELS.flip(0)
+    before = distillation_loss(STUDENT, LABELS, TEACHER, alpha).total
+    after = distillation_loss(STUDENT, shuffled, TEACHER, alpha).total
+    assert abs(before.item() - after.item()) > 1e-3
+    assert not torch.allclose(gradient(LABELS, alpha), gradient(shuffled, alpha), atol=1e-3)
+
+
+def test_shuffled_labels_change_nothing_at_alpha_0() -> None:
+    shuffled = LABELS.flip(0)
+    before = distillation_loss(STUDENT, LABELS, TEACHER, 0.0).total
+    assert torch.equal(before, distillation_loss(STUDENT, shuffled, TEACHER, 0.0).total)
+    assert torch.equal(gradient(LABELS, 0.0), gradient(shuffled, 0.0))
+
+
+@pytest.mark.parametrize(
+    "teacher",
+    [torch.zeros(1, 3), torch.zeros(2, 1), torch.zeros(3), torch.zeros(3, 3), torch.zeros(2, 3, 1)],
+    ids=["one row", "one class", "no rows", "another row", "one dimension more"],
+)
+def test_teacher_logits_of_another_shape_are_refused_and_never_broadcast(teacher: Tensor) -> None:
+    with pytest.raises(ValueError, match="teacher_logits"):
+        soft_loss(STUDENT, teacher)
+    with pytest.raises(ValueError, match="teacher_logits"):
+        distillation_loss(STUDENT, LABELS, teacher, 0.5)
+
+
+@pytest.mark.parametrize(
+    "labels", [torch.tensor([0]), torch.tensor([[0], [1]]), torch.tensor([0, 1, 2]), torch.eye(3)[:2]]
+)
+def test_labels_of_another_shape_are_refused(labels: Tensor) -> None:
+    # The last one, one-hot rows, torch would take for class probabilities.
+    with pytest.raises(ValueError, match="labels"):
+        hard_loss(STUDENT, labels)
+
+
+def test_a_flat_row_of_logits_is_refused() -> None:
+    with pytest.raises(ValueError, match="logits"):
+        hard_loss(torch.zeros(3), torch.tensor(1))
+    with pytest.raises(ValueError, match="logits"):
+        soft_loss(torch.zeros(3), torch.zeros(3))
+
+
+def test_what_alpha_weighs_must_be_there() -> None:
+    with pytest.raises(ValueError, match="labels"):
+        distillation_loss(STUDENT, None, TEACHER, 0.5)
+    with pytest.raises(ValueError, match="teacher_logits"):
+        distillation_loss(STUDENT, LABELS, None, 0.5)
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_outside_0_to_1_is_refused(alpha: float) -> None:
+    with pytest.raises(ValueError, match="alpha"):
+        distillation_loss(STUDENT, LABELS, TEACHER, alpha)
+
+
+def test_half_precision_logits_are_compared_in_float32() -> None:
+    """In bf16 a difference of 0.01 at 10 rounds away, and with it most of the soft loss."""
+    student = torch.tensor([[10.0, -10.0]], dtype=torch.bfloat16)
+    losses = distillation_loss(student, torch.tensor([1]), torch.tensor([[10.01, -10.01]]), 0.5)
+    assert losses.total.dtype == torch.float32
+    assert losses.soft is not None and losses.soft.item() == pytest.approx(1e-4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "text"),
+    [
+        (1.0, "loss = CE(student, labels)"),
+        (0.0, "loss = MSE(student_logits, teacher_logits)"),
+        (0.5, "loss = 0.5 * CE(student, labels) + 0.5 * MSE(student_logits, teacher_logits)"),
+        (0.9, "loss = 0.9 * CE(student, labels) + 0.1 * MSE(student_logits, teacher_logits)"),
+        (0.3, "loss = 0.3 * CE(student, labels) + 0.7 * MSE(student_logits, teacher_logits)"),
+    ],
+)
+def test_the_formula_has_its_numbers_in_it(alpha: float, text: str) -> None:
+    assert formula(alpha) == text

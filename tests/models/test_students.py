@@ -1,0 +1,302 @@
+"""A student starts from what it is said to start from."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import BAD, GOOD, MakeModel, lively, tiny_bert, tiny_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
+
+from distilkit.config import DistillConfig, resolve
+from distilkit.errors import UserError
+from distilkit.models.bilstm import BiLSTMForSequenceClassification
+from distilkit.models.loading import Source, model_names, save_model
+from distilkit.models.students import (
+    Student,
+    Teacher,
+    copy_layers,
+    evenly_spaced,
+    make_student,
+)
+
+NAMES = ("negative", "positive")
+TEXTS = [*GOOD, *BAD]
+
+
+def teacher_of(model: Any, folder: Path | None = None) -> Teacher:
+    """A teacher as `distill` hands it over."""
+    return Teacher(Source("the-teacher", folder or Path("nowhere")), tiny_tokenizer(), model)
+
+
+def student_of(teacher: Teacher | None = None, names: tuple[str, ...] = NAMES, **options: Any) -> Student:
+    """What `distill` would train for these options."""
+    known: dict[str, Any] = {"data_dir": "data", "output_dir": "run", "teacher": teacher and "the-teacher"}
+    known["alpha"] = 0.5 if teacher else 1
+    config = resolve(DistillConfig(**(known | options)))
+    torch.manual_seed(0)
+    return make_student(config, names, teacher, TEXTS)
+
+
+def state(text: str, model: Any) -> Any:
+    """The last layer's answer to one text, by the body of a BERT or DistilBERT."""
+    batch = tiny_tokenizer()(text, return_tensors="pt")
+    body = model.base_model
+    if model.config.model_type == "distilbert":
+        del batch["token_type_ids"]
+    with torch.no_grad():
+        return body.eval()(**batch).last_hidden_state
+
+
+# --- which layers ------------------------------------------------------------------------------------------
+
+
+def test_evenly_spaced_layers_are_those_of_distilbert() -> None:
+    assert evenly_spaced(12, 6) == [0, 2, 4, 7, 9, 11]
+    assert evenly_spaced(12, 4) == [0, 4, 7, 11]
+    assert evenly_spaced(12, 12) == list(range(12))
+    assert evenly_spaced(6, 3) == [0, 2, 5]
+    assert evenly_spaced(2, 1) == [0]
+
+
+@given(teacher=st.integers(1, 48), student=st.integers(1, 48))
+def test_layers_are_taken_in_order_and_none_twice(teacher: int, student: int) -> None:
+    student = min(student, teacher)
+    picked = evenly_spaced(teacher, student)
+    assert len(picked) == student == len(set(picked))
+    assert picked == sorted(picked) and picked[0] == 0
+    assert picked[-1] == (teacher - 1 if student > 1 else 0)
+
+
+# --- layers of the teacher ---------------------------------------------------------------------------------
+
+
+def test_a_bert_with_all_layers_of_its_teacher_is_its_teacher() -> None:
+    teacher = lively(tiny_bert(layers=3))
+    made = student_of(teacher_of(teacher), student="tinybert", init="teacher", layers=3)
+    batch = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    assert torch.equal(made.model.eval()(**batch).logits, teacher(**batch).logits)
+    assert made.origin == "embeddings and layers 1, 2, 3 (of 3) of the-teacher"
+
+
+@pytest.mark.parametrize("student", ["tinybert", "distilbert"])
+def test_each_layer_of_the_student_is_the_one_it_is_said_to_be(student: str) -> None:
+    """Off by one, or the first layers instead of evenly spaced ones, the student is only a little worse."""
+    teacher = tiny_bert(layers=6)
+    made = student_of(teacher_of(teacher), student=student, init="teacher", layers=3)
+    assert "layers 1, 3, 6 (of 6) of the-teacher" in made.origin
+    weights = made.model.state_dict()
+    for own, theirs in enumerate((0, 2, 5)):
+        layer = teacher.bert.encoder.layer[theirs]
+        if student == "tinybert":
+            prefix, names = f"bert.encoder.layer.{own}.", ("attention.self.key", "output.dense")
+        else:
+            prefix, names = f"distilbert.transformer.layer.{own}.", ("attention.k_lin", "ffn.lin2")
+        assert torch.equal(weights[f"{prefix}{names[0]}.weight"], layer.attention.self.key.weight)
+        assert torch.equal(weights[f"{prefix}{names[1]}.weight"], layer.output.dense.weight)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_distilbert_with_all_layers_of_a_bert_reads_single_texts_as_the_bert_does(
+    text: str, distilled_body: tuple[Any, Any]
+) -> None:
+    """A matrix under the wrong name, or the segment embedding left out, leaves a shape that fits."""
+    teacher, student = distilled_body
+    torch.testing.assert_close(state(text, student), state(text, teacher), atol=1e-5, rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def distilled_body() -> tuple[Any, Any]:
+    """A BERT, every weight of it random, and the DistilBERT made of all its layers."""
+    teacher = tiny_bert(layers=3)
+    with torch.no_grad():
+        for parameter in teacher.parameters():  # biases and norms too, which start at 0 and 1
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    made = student_of(teacher_of(teacher), student="distilbert", init="teacher", layers=3)
+    return teacher, made.model
+
+
+def test_a_distilbert_names_what_is_new_in_it(distilled_body: tuple[Any, Any]) -> None:
+    teacher, _ = distilled_body
+    made = student_of(teacher_of(teacher), student="distilbert", init="teacher", layers=3)
+    assert isinstance(made.model, DistilBertForSequenceClassification)
+    assert "new: pre_classifier.weight, pre_classifier.bias" in made.origin
+    assert list(made.tokenizer("a great film")) == ["input_ids", "attention_mask"]
+    assert made.tokenizer("a great film")["input_ids"] == tiny_tokenizer()("a great film")["input_ids"]
+
+
+def test_the_teacher_is_not_changed_by_being_copied() -> None:
+    teacher = tiny_bert()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    made = student_of(teacher_of(teacher), student="tinybert", init="teacher", layers=1)
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.zero_()
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    assert teacher.config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("student", ["tinybert", "distilbert"])
+def test_trap_6_a_head_taken_from_the_teacher_is_put_in_the_order_of_the_datas_classes(student: str) -> None:
+    """The teacher's class 0 is the data's class 1: copied as it lies, the head starts out upside down."""
+    teacher = lively(tiny_bert(names=NAMES[::-1]))
+    made = student_of(teacher_of(teacher), student=student, init="teacher", layers=2)
+    assert model_names(made.model) == NAMES
+    if student == "tinybert":
+        batch = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+        expected = teacher(**batch).logits.flip(1)
+        torch.testing.assert_close(made.model.eval()(**batch).logits, expected)
+    else:
+        assert not torch.equal(made.model.classifier.weight, teacher.classifier.weight)
+
+
+def test_a_head_of_another_size_is_new() -> None:
+    made = student_of(
+        teacher_of(tiny_bert()), ("bad", "fine", "good"), student="tinybert", init="teacher", layers=1
+    )
+    assert made.model.classifier.weight.shape == (3, 24)
+    assert "new: classifier.weight, classifier.bias" in made.origin
+
+
+def test_widths_that_differ_are_refused() -> None:
+    config = tiny_bert().config
+    config.intermediate_size = 32
+    with pytest.raises(UserError, match="--init random"):
+        copy_layers(tiny_bert(), BertForSequenceClassification(config), [0, 1])
+
+
+def test_more_layers_than_the_teacher_has_are_refused() -> None:
+    with pytest.raises(UserError, match="--layers 3"):
+        student_of(teacher_of(tiny_bert()), student="tinybert", init="teacher", layers=3)
+
+
+def test_a_named_student_refuses_a_teacher_of_another_architecture(distilled_body: tuple[Any, Any]) -> None:
+    with pytest.raises(UserError, match=r"cannot take layers.*a distilbert"):
+        student_of(teacher_of(distilled_body[1]), student="tinybert", init="teacher", layers=1)
+
+
+def test_a_distilbert_with_all_layers_of_a_distilbert_is_its_teacher(distilled_body: tuple[Any, Any]) -> None:
+    teacher = distilled_body[1].eval()
+    made = student_of(teacher_of(teacher), student="distilbert", init="teacher", layers=3)
+    batch = made.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    assert torch.equal(made.model.eval()(**batch).logits, teacher(**batch).logits)
+
+
+def test_any_encoder_may_take_layers_of_a_teacher_of_its_kind(make_bert: MakeModel) -> None:
+    teacher, folder = lively(tiny_bert(layers=3, seed=5)), make_bert(layers=1)
+    made = student_of(teacher_of(teacher), student=str(folder), init="teacher", layers=2)
+    assert made.model.config.num_hidden_layers == 2
+    weight = made.model.bert.encoder.layer[1].output.dense.weight
+    assert torch.equal(weight, teacher.bert.encoder.layer[2].output.dense.weight)
+
+
+# --- random and pretrained ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("student", "layers", "width", "feed_forward"),
+    [("tinybert", 4, 312, 1200), ("tinybert", 6, 768, 3072), ("distilbert", 6, 768, 3072)],
+)
+def test_random_students_have_the_published_sizes(
+    student: str, layers: int, width: int, feed_forward: int
+) -> None:
+    made = student_of(teacher_of(None), student=student, init="random", layers=layers)
+    config = made.model.config
+    assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (layers, width, 12)
+    inner = config.hidden_dim if student == "distilbert" else config.intermediate_size
+    assert inner == feed_forward
+    assert config.vocab_size == len(tiny_tokenizer()) and config.pad_token_id == 0
+    assert made.origin == f"random weights, {layers} layers x {width}"
+
+
+def test_a_random_student_takes_the_size_it_is_told() -> None:
+    made = student_of(teacher_of(None), student="tinybert", init="random", layers=2, hidden_size=24)
+    assert made.model.config.hidden_size == 24 and made.model.config.intermediate_size == 96
+    assert model_names(made.model) == NAMES
+    with pytest.raises(UserError, match="multiple of 12"):
+        student_of(teacher_of(None), student="tinybert", init="random", layers=2, hidden_size=25)
+
+
+def test_a_random_student_shares_no_weight_with_its_teacher() -> None:
+    teacher = tiny_bert()
+    made = student_of(teacher_of(teacher), student="tinybert", init="random", layers=2, hidden_size=24)
+    assert not torch.equal(
+        made.model.bert.embeddings.word_embeddings.weight, teacher.bert.embeddings.word_embeddings.weight
+    )
+
+
+def test_a_random_student_of_any_folder_keeps_its_shape_and_tokenizer(make_bert: MakeModel) -> None:
+    folder = make_bert(layers=2)
+    made = student_of(None, student=str(folder), init="random", layers=1)
+    assert made.model.config.num_hidden_layers == 1
+    assert made.tokenizer("a great film")["input_ids"] == tiny_tokenizer()("a great film")["input_ids"]
+
+
+@pytest.mark.parametrize("student", ["tinybert", "distilbert"])
+def test_pretrained_weights_that_cannot_be_had_name_the_flag_to_use_instead(student: str) -> None:
+    with pytest.raises(UserError, match=r"--init teacher .* or --init random"):
+        student_of(teacher_of(None), student=student)
+
+
+def test_pretrained_sizes_are_those_on_the_hub() -> None:
+    with pytest.raises(UserError, match="--layers 5: pretrained tinybert has 4 or 6"):
+        student_of(teacher_of(None), student="tinybert", layers=5)
+
+
+def test_a_folder_is_a_pretrained_student(tmp_path: Path) -> None:
+    model = lively(tiny_bert())
+    save_model(model, tiny_tokenizer(), tmp_path)
+    made = student_of(None, student=str(tmp_path))
+    batch = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    assert torch.equal(made.model.eval()(**batch).logits, model(**batch).logits)
+    assert made.origin == f"pretrained {tmp_path}"
+    with pytest.raises(UserError, match="--layers 1"):
+        student_of(None, student=str(tmp_path), layers=1)
+
+
+# --- bilstm ------------------------------------------------------------------------------------------------
+
+
+def test_a_bilstm_of_words_knows_the_training_texts_and_nothing_else() -> None:
+    made = student_of(None, hidden_size=5, embedding_size=6, layers=2)
+    words = {word for text in TEXTS for word in re.findall(r"\w+|,", text)}
+    assert set(made.tokenizer.get_vocab()) == words | {"[PAD]", "[UNK]"}
+    assert isinstance(made.model, BiLSTMForSequenceClassification)
+    assert made.model.get_input_embeddings().weight.shape == (len(words) + 2, 6)
+    config = made.model.config
+    assert (config.hidden_size, config.num_layers, config.siamese) == (5, 2, False)
+    assert model_names(made.model) == NAMES
+
+
+def test_a_bilstm_of_the_teachers_word_pieces_starts_from_its_table() -> None:
+    """A row under another id is another word's vector: only the directions show it."""
+    teacher = tiny_bert()
+    with torch.no_grad():
+        teacher.get_input_embeddings().weight[0] = 1.0  # a teacher's padding may be anything: it is masked
+    made = student_of(teacher_of(teacher), vocabulary="teacher", hidden_size=5)
+    assert made.tokenizer.get_vocab() == tiny_tokenizer().get_vocab()
+    own, theirs = (
+        made.model.get_input_embeddings().weight,
+        teacher.bert.embeddings.word_embeddings.weight,
+    )
+    assert own.shape == theirs.shape
+    assert own[0].abs().sum() == 0  # padding
+    alike = torch.nn.functional.cosine_similarity(own[1:], theirs[1:])
+    torch.testing.assert_close(alike, torch.ones(len(own) - 1))
+    assert own[1:].std().item() == pytest.approx(0.1, rel=0.05)
+    assert "word-piece embeddings" in made.origin and "the-teacher" in made.origin
+
+
+def test_a_bilstm_of_word_pieces_may_start_at_random_and_needs_no_teacher_weights() -> None:
+    made = student_of(teacher_of(None), vocabulary="teacher", init="random", embedding_size=6)
+    assert made.model.get_input_embeddings().weight.shape == (len(tiny_tokenizer()), 6)
+    assert made.origin.startswith("random weights")
+
+
+def test_a_bilstm_for_pairs_is_siamese_and_its_tokenizer_tells_the_texts_apart() -> None:
+    made = student_of(None, text_pair_column="other", hidden_size=5, embedding_size=6)
+    assert made.model.config.siamese is True
+    assert made.tokenizer("a film", "great fun")["token_type_ids"] == [0, 0, 1, 1]

@@ -1,0 +1,309 @@
+"""A field is a flag, a YAML key and a Python argument, and all three give the same answer."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+from typer.testing import CliRunner
+
+from distilkit.cli.app import app
+from distilkit.config import (
+    RESOLVED,
+    DistillConfig,
+    EvaluateConfig,
+    TrainConfig,
+    changed,
+    dump_values,
+    field_infos,
+    gates,
+    make_config,
+    read_values,
+    resolve,
+)
+from distilkit.errors import UserError
+from distilkit.workflows import distillation, evaluation, training
+
+COMMANDS = {"train": TrainConfig, "distill": DistillConfig, "evaluate": EvaluateConfig}
+RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
+
+# Smallest values that each class takes, and one of each with as many fields set as go together.
+SMALLEST: list[Any] = [
+    TrainConfig(dataset="sst2", output_dir="out"),
+    DistillConfig(dataset="mrpc", teacher="t", output_dir="out"),
+    DistillConfig(data_dir="data", alpha=1, output_dir="out"),
+    EvaluateConfig(models=("a",), dataset="imdb"),
+]
+FULL: list[Any] = [
+    TrainConfig(
+        dataset="imdb",
+        data_dir="data",
+        text_column="review",
+        label_column="stars",
+        max_length=77,
+        max_eval_samples=5,
+        output_dir="out/of the way: ünïcode",
+        overwrite=True,
+        max_train_samples=6,
+        epochs=7,
+        batch_size=8,
+        gradient_accumulation_steps=9,
+        learning_rate=1e-7,
+        warmup_ratio=0.25,
+        weight_decay=0.5,
+        max_grad_norm=2.5,
+        patience=3,
+        precision="bf16",
+        seed=2**32 - 1,
+        model="null",
+    ),
+    DistillConfig(
+        data_dir="data",
+        text_pair_column="second",
+        teacher="1e-4",
+        alpha=0.0,
+        init="random",
+        layers=2,
+        hidden_size=10,
+        vocabulary="teacher",
+        embedding_size=11,
+        dropout=0.0,
+        output_dir="out",
+    ),
+    DistillConfig(
+        dataset="sst2", teacher="t", student="tinybert", init="random", hidden_size=24, output_dir="out"
+    ),
+    DistillConfig(dataset="sst2", teacher="t", vocabulary="teacher", output_dir="out"),
+    EvaluateConfig(
+        models=("a", "b c"), data_dir="data", split="test", teacher="a", fail_under=("accuracy=0.5", "f1=.1")
+    ),
+]
+
+
+def _name(config: Any) -> str:
+    return type(config).__name__
+
+
+class Asked(Exception):
+    """Carries the config that a command handed to its workflow."""
+
+
+def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
+    """The config that `distilkit ARGUMENTS` would run with."""
+
+    def stop(config: Any, reporter: Any) -> None:
+        raise Asked(config)
+
+    for module, verb in ((training, "train"), (distillation, "distill"), (evaluation, "evaluate")):
+        monkeypatch.setattr(module, verb, stop)
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    assert isinstance(result.exception, Asked), result.output or result.exception
+    return result.exception.args[0]
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("dataset: mrpc\nteacher: t\noutput_dir: from-file\nepochs: 4\nalpha: 0.25\nseed: 7\n")
+    config = config_of(monkeypatch, "distill", "-c", file, "--alpha", "0.75", "-o", "typed")
+    assert (config.alpha, config.output_dir) == (0.75, Path("typed"))
+    assert (config.epochs, config.seed, config.dataset) == (4, 7, "mrpc")
+    assert (config.batch_size, config.weight_decay) == (None, 0.01)
+
+
+def test_a_flag_that_is_typed_with_its_default_still_wins_over_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--seed 42` after a file that says 7 must not be taken for "not typed"."""
+    file = tmp_path / "c.yaml"
+    file.write_text("dataset: sst2\noutput_dir: out\nseed: 7\nprecision: bf16\n")
+    config = config_of(monkeypatch, "train", "-c", file, "--seed", "42", "--precision", "auto")
+    assert (config.seed, config.precision) == (42, "auto")
+
+
+def test_models_and_gates_of_the_file_are_replaced_by_typed_ones_and_else_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("models: [a, b]\ndataset: sst2\nfail_under: accuracy=0.5\n")
+    kept = config_of(monkeypatch, "evaluate", "-c", file)
+    assert (kept.models, kept.fail_under) == (("a", "b"), ("accuracy=0.5",))
+    typed = config_of(
+        monkeypatch, "evaluate", "c", "-c", file, "--fail-under", "f1=0.1", "--fail-under", "accuracy=0.2"
+    )
+    assert (typed.models, typed.fail_under) == (("c",), ("f1=0.1", "accuracy=0.2"))
+
+
+def test_defaults_are_the_documented_ones_when_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(monkeypatch, "distill", "-d", "sst2", "-t", "t", "-o", "out")
+    assert config == DistillConfig(dataset="sst2", teacher="t", output_dir=Path("out"))
+    assert (config.alpha, config.student, config.seed, config.precision) == (0.5, "bilstm", 42, "auto")
+
+
+def test_learning_rate_1e4_which_yaml_reads_as_text_becomes_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("dataset: sst2\noutput_dir: out\nlearning_rate: 1e-4\nweight_decay: 1e-2\n")
+    assert read_values(file)["learning_rate"] == "1e-4"
+    config = make_config(TrainConfig, read_values(file))
+    assert type(config.learning_rate) is float and config.learning_rate == 1e-4
+    assert type(config.weight_decay) is float and config.weight_decay == 0.01
+
+
+@pytest.mark.parametrize("config", SMALLEST + FULL, ids=_name)
+def test_a_dumped_config_reads_back_equal(config: Any, tmp_path: Path) -> None:
+    """Else repeating a run from its config.yaml would train something else."""
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_values(config), encoding="utf-8")
+    assert make_config(type(config), read_values(file)) == config
+
+
+@pytest.mark.parametrize(
+    "config", [one for one in SMALLEST + FULL if not isinstance(one, EvaluateConfig)], ids=_name
+)
+def test_a_resolved_config_reads_back_equal_and_resolving_it_again_changes_nothing(
+    config: Any, tmp_path: Path
+) -> None:
+    resolved = resolve(config)
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_values(resolved), encoding="utf-8")
+    again = make_config(type(config), read_values(file))
+    assert again == resolved
+    assert resolve(again) == resolved
+
+
+@pytest.mark.parametrize(
+    "config", [one for one in SMALLEST + FULL if not isinstance(one, EvaluateConfig)], ids=_name
+)
+def test_resolve_keeps_what_was_given_and_leaves_no_training_option_open(config: Any) -> None:
+    resolved = resolve(config)
+    for name in field_infos(type(config)):
+        if getattr(config, name) is not None:
+            assert getattr(resolved, name) == getattr(config, name), name
+    assert all(getattr(resolved, name) is not None for name in (*RESOLVED, "max_length"))
+
+
+def test_resolve_gives_a_pair_the_wide_bilstm_and_imdb_the_long_input() -> None:
+    pair = resolve(DistillConfig(dataset="mrpc", teacher="t", output_dir="o"))
+    own_pair = resolve(DistillConfig(data_dir="d", text_pair_column="b", teacher="t", output_dir="o"))
+    single = resolve(DistillConfig(dataset="imdb", teacher="t", output_dir="o"))
+    assert (pair.hidden_size, own_pair.hidden_size, single.hidden_size) == (300, 300, 150)
+    assert (pair.max_length, single.max_length) == (128, 256)
+
+
+def test_a_bilstm_from_the_teachers_embeddings_has_no_width_of_its_own() -> None:
+    resolved = resolve(DistillConfig(dataset="sst2", teacher="t", vocabulary="teacher", output_dir="o"))
+    assert (resolved.init, resolved.embedding_size, resolved.vocabulary_size) == ("teacher", None, None)
+
+
+@pytest.mark.parametrize(
+    ("config_type", "misspelt", "meant"),
+    [
+        (TrainConfig, "max_seq_lenght", None),
+        (TrainConfig, "max_lenght", "max_length"),
+        (TrainConfig, "epoch", "epochs"),
+        (DistillConfig, "alfa", "alpha"),
+        (DistillConfig, "temperatur", None),
+        (EvaluateConfig, "fail-under", "fail_under"),
+        (EvaluateConfig, 3, None),
+    ],
+)
+def test_trap_12_a_misspelt_key_is_an_error_and_not_a_default_that_never_acts(
+    config_type: Any, misspelt: Any, meant: str | None, tmp_path: Path
+) -> None:
+    """TinyBERT wrote its default_params to misspelt attributes, so that they never acted."""
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump({"dataset": "sst2", misspelt: 1}))
+    with pytest.raises(UserError) as error:
+        make_config(config_type, read_values(file), source=str(file))
+    message = str(error.value)
+    assert repr(misspelt) in message and str(file) in message
+    if meant:
+        assert f"Did you mean {meant!r}?" in message
+
+
+def test_trap_12_a_misspelt_python_argument_is_an_error() -> None:
+    with pytest.raises(ValueError, match="alfa"):
+        DistillConfig(dataset="sst2", output_dir="o", teacher="t", alfa=0.1)  # type: ignore[call-arg]
+
+
+BILSTM_ONLY = {"vocabulary": "words", "vocabulary_size": 100, "embedding_size": 10, "dropout": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        *[
+            ({"student": student, name: value}, ("--" + name.replace("_", "-"), student))
+            for student in ("tinybert", "distilbert", "some/encoder")
+            for name, value in BILSTM_ONLY.items()
+        ],
+        ({"student": "tinybert", "hidden_size": 96}, ("--hidden-size 96", "--init random")),
+        ({"student": "distilbert", "init": "teacher", "hidden_size": 96}, ("--hidden-size 96",)),
+        ({"init": "pretrained"}, ("--init pretrained", "bilstm")),
+        ({"init": "teacher"}, ("--init teacher", "--vocabulary teacher")),
+        ({"init": "teacher", "vocabulary": "words"}, ("--init teacher", "--vocabulary teacher")),
+        ({"vocabulary": "teacher", "vocabulary_size": 9}, ("--vocabulary-size", "--vocabulary words")),
+        ({"vocabulary": "teacher", "embedding_size": 9}, ("--embedding-size", "--init random")),
+        ({"vocabulary": "teacher", "teacher": None, "alpha": 1}, ("--vocabulary teacher", "--teacher")),
+        ({"student": "tinybert", "init": "teacher", "teacher": None, "alpha": 1}, ("--init teacher",)),
+        ({"teacher": None}, ("alpha 0.5", "--teacher")),
+        ({"teacher": None, "alpha": 0}, ("alpha 0", "--teacher")),
+    ],
+)
+def test_an_option_that_would_do_nothing_for_the_student_is_refused(
+    values: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    base = {"dataset": "sst2", "teacher": "t", "output_dir": "out"}
+    with pytest.raises(UserError) as error:
+        make_config(DistillConfig, base | values)
+    for text in named:
+        assert text in str(error.value)
+
+
+def test_every_bad_value_is_named_and_not_the_first_alone() -> None:
+    with pytest.raises(UserError) as error:
+        make_config(TrainConfig, {"dataset": "sst3", "epochs": 0, "seed": -1, "output_dir": "o"})
+    message = str(error.value)
+    for text in ("--dataset 'sst3'", "--epochs 0", "--seed -1"):
+        assert text in message
+
+
+def test_a_config_is_frozen_so_that_what_is_saved_is_what_was_run() -> None:
+    config = TrainConfig(dataset="sst2", output_dir="o")
+    with pytest.raises(AttributeError):
+        config.seed = 1  # type: ignore[misc]
+    assert changed(config, seed=1).seed == 1 and config.seed == 42
+    with pytest.raises(ValueError, match="greater than or equal to 0"):
+        changed(config, seed=-1)
+
+
+def test_gates_are_read_as_metric_and_threshold() -> None:
+    assert gates(("accuracy=0.85", "f1=1e-1")) == (("accuracy", 0.85), ("f1", 0.1))
+
+
+@pytest.mark.parametrize(
+    "gate", ["accuracy", "accuracy=", "accuracy=high", "accuracy=nan", "accuracy=inf", "loss=1"]
+)
+def test_a_gate_that_could_never_fail_or_never_hold_is_refused(gate: str) -> None:
+    with pytest.raises(ValueError, match=f"--fail-under {gate}"):
+        gates((gate,))
+
+
+def test_there_are_recipes() -> None:
+    assert RECIPES
+
+
+@pytest.mark.parametrize("file", RECIPES, ids=lambda file: str(file.relative_to(ROOT / "configs")))
+def test_a_recipe_is_taken_by_the_command_that_its_first_line_says(
+    file: Path,
+) -> None:
+    """Else a renamed option breaks recipes that nobody runs until a reader copies one."""
+    words = shlex.split(file.read_text(encoding="utf-8").splitlines()[0])
+    assert words[:2] == ["#", "distilkit"], words
+    assert words[3:] == ["--config", str(file.relative_to(ROOT))]
+    config: Any = make_config(COMMANDS[words[2]], read_values(file), source=str(file))
+    if not isinstance(config, EvaluateConfig):
+        resolve(config)

@@ -1,0 +1,443 @@
+"""`distill`: alpha acts, the teacher is heard right, and every student loads without us."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import BAD, GOOD, QUICK, lively, pair_rows, rows, tiny_tokenizer, write_jsonl
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
+from distilkit import DistillConfig, UserError, distill
+from distilkit.config import make_config, read_values, resolve
+from distilkit.models.loading import fingerprint
+from distilkit.progress import Reporter
+from distilkit.runs import Run
+from distilkit.workflows import distillation
+
+SMALL = {"hidden_size": 6, "embedding_size": 6}
+
+
+@pytest.fixture
+def config(sst2_dir: Path, teacher_run: Run, tmp_path: Path) -> Any:
+    """`config(**options)`: a quick `DistillConfig` on SST-2's layout, into `tmp_path / "run"`."""
+
+    def make(**options: Any) -> DistillConfig:
+        known: dict[str, Any] = QUICK | {"dataset": "sst2", "data_dir": sst2_dir}
+        known |= {"teacher": str(teacher_run.path), "output_dir": tmp_path / "run", "learning_rate": 1e-2}
+        if options.get("student", "bilstm") == "bilstm":
+            known |= SMALL | ({"embedding_size": None} if options.get("vocabulary") == "teacher" else {})
+        return DistillConfig(**(known | options))
+
+    return make
+
+
+class Notes(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+class Interrupt(Reporter):
+    """Ctrl-C at the first note that contains `word`."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def note(self, message: str) -> None:
+        if self.word in message:
+            raise KeyboardInterrupt
+
+
+def weights(run: Run) -> bytes:
+    return (run.model_path / "model.safetensors").read_bytes()
+
+
+def logits_of(folder: Path | str, texts: list[str], pairs: list[str] | None = None) -> Tensor:
+    """What plain transformers answers, a text at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    second = pairs or [None] * len(texts)
+    with torch.no_grad():
+        return torch.cat(
+            [
+                model(**tokenizer(text, pair, return_tensors="pt")).logits
+                for text, pair in zip(texts, second, strict=True)
+            ]
+        )
+
+
+def relabelled(folder: Path, values: list[dict[str, Any]]) -> Path:
+    """SST-2's layout with other training rows."""
+    write_jsonl(folder / "train.jsonl", values)
+    write_jsonl(folder / "validation.jsonl", rows(1))
+    return folder
+
+
+# --- alpha -------------------------------------------------------------------------------------------------
+
+
+def test_alpha_1_never_touches_the_teacher(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher that is loaded for nothing costs minutes; one that is heard makes it no baseline."""
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("the teacher was touched")
+
+    for name in ("find_model", "load_trained", "load_tokenizer", "compute_teacher_logits"):
+        monkeypatch.setattr(distillation, name, fail)
+    missing = distill(config(alpha=1, teacher="/does/not/exist"))
+    none = distill(config(alpha=1, teacher=None, output_dir=tmp_path / "none"))
+    assert weights(missing) == weights(none)
+    assert all(record["soft_loss"] is None for record in missing.history)
+    assert missing.environment["loss"] == "loss = CE(student, labels)"
+    assert "teacher" not in missing.environment
+
+
+def test_alpha_0_reads_no_training_label(config: Any, tmp_path: Path) -> None:
+    """The weights are the same to the byte with labels turned round, of one class only, or missing."""
+    plain = distill(config(alpha=0))
+    tampered = {
+        "turned": [row | {"label": 1 - row["label"]} for row in rows()],
+        "constant": [row | {"label": 1} for row in rows()],
+        "missing": [{"sentence": row["sentence"]} for row in rows()],
+    }
+    for name, values in tampered.items():
+        data = relabelled(tmp_path / "data" / name, values)
+        other = distill(config(alpha=0, data_dir=data, output_dir=tmp_path / name))
+        assert weights(other) == weights(plain), name
+    assert all(record["hard_loss"] is None for record in plain.history)
+
+
+def test_trap_1_alpha_acts_and_labels_matter_wherever_it_weighs_them(config: Any, tmp_path: Path) -> None:
+    trained = {
+        alpha: weights(distill(config(alpha=alpha, output_dir=tmp_path / str(alpha))))
+        for alpha in (0, 0.1, 0.5, 1)
+    }
+    assert len(set(trained.values())) == 4
+    turned = relabelled(tmp_path / "data", [row | {"label": 1 - row["label"]} for row in rows()])
+    for alpha in (0.1, 1):
+        other = distill(config(alpha=alpha, data_dir=turned, output_dir=tmp_path / f"turned-{alpha}"))
+        assert weights(other) != trained[alpha]
+
+
+def test_both_parts_are_logged_and_add_up(config: Any) -> None:
+    reporter = Notes()
+    run = distill(config(alpha=0.25, learning_rate=3e-2, epochs=10), reporter)
+    for record in run.history:
+        total = 0.25 * record["hard_loss"] + 0.75 * record["soft_loss"]
+        assert record["loss"] == pytest.approx(total, rel=1e-4)
+    assert run.history[-1]["soft_loss"] < 0.5 * run.history[0]["soft_loss"]
+    formula = "loss = 0.25 * CE(student, labels) + 0.75 * MSE(student_logits, teacher_logits)"
+    assert formula in reporter.notes and run.environment["loss"] == formula
+
+
+# --- the teacher -------------------------------------------------------------------------------------------
+
+
+def watch_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What `distill` hands to training: the job and its rows."""
+    given: list[Any] = []
+    original = distillation.fit_into_run
+
+    def watched(job: Any, train_rows: Any, *arguments: Any) -> Any:
+        given.append((job, train_rows))
+        return original(job, train_rows, *arguments)
+
+    monkeypatch.setattr(distillation, "fit_into_run", watched)
+    return given
+
+
+def test_trap_2_3_5_each_row_carries_its_own_teacher_logits_beside_the_students_own_ids(
+    config: Any, teacher_run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Student ids fed to the teacher, dropout left on or rows out of order: each only makes it worse."""
+    given = watch_rows(monkeypatch)
+    distill(config(epochs=1))
+    job, train_rows = given[0]
+    texts = [row["sentence"] for row in rows()]
+    own = logits_of(teacher_run.model_path, texts)
+    torch.testing.assert_close(train_rows.teacher_logits, own, atol=1e-4, rtol=1e-4)
+    distinct = torch.unique(own.round(decimals=3), dim=0)
+    assert len(distinct) == 8 and torch.pdist(distinct).min() > 1e-2
+    for row in range(len(texts)):
+        batch = train_rows.batch([row])
+        assert batch["input_ids"][0].tolist() == job.tokenizer(texts[row])["input_ids"]
+        assert batch["labels"].tolist() == [rows()[row]["label"]]
+    assert set(job.tokenizer.get_vocab()) != set(tiny_tokenizer().get_vocab())
+
+
+def test_the_teacher_runs_once_however_many_epochs_there_are(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    original = distillation.compute_teacher_logits
+
+    def watched(teacher: Any, tokenizer: Any, texts: list[str], *arguments: Any, **options: Any) -> Any:
+        assert not teacher.training
+        given.append(len(texts))
+        return original(teacher, tokenizer, texts, *arguments, **options)
+
+    monkeypatch.setattr(distillation, "compute_teacher_logits", watched)
+    reporter = Notes()
+    distill(config(epochs=3), reporter)
+    assert given == [16]
+    assert any("8 distinct rows computed once" in note for note in reporter.notes)
+
+
+def test_the_run_names_its_teacher_by_fingerprint(config: Any, teacher_run: Run) -> None:
+    run = distill(config(epochs=1))
+    teacher = AutoModelForSequenceClassification.from_pretrained(teacher_run.model_path)
+    assert run.environment["teacher"] == {
+        "name": str(teacher_run.path),
+        "fingerprint": fingerprint(teacher),
+    }
+
+
+@pytest.fixture(scope="module")
+def turned_teacher(teacher_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same teacher with its two classes in the other order."""
+    folder = tmp_path_factory.mktemp("turned")
+    model = AutoModelForSequenceClassification.from_pretrained(teacher_run.model_path)
+    with torch.no_grad():
+        for parameter in model.classifier.parameters():
+            parameter.copy_(parameter.flip(0))
+    model.config.id2label = {0: "positive", 1: "negative"}
+    model.config.label2id = {"positive": 0, "negative": 1}
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(teacher_run.model_path).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"student": "tinybert", "init": "teacher", "layers": 1, "learning_rate": 1e-4}],
+    ids=["bilstm", "tinybert"],
+)
+def test_trap_6_a_teacher_with_its_labels_in_another_order_makes_the_same_student(
+    config: Any, tmp_path: Path, turned_teacher: Path, options: dict[str, Any]
+) -> None:
+    """Matched by position, good and bad change places, and the student learns the opposite."""
+    texts = [*GOOD, *BAD]
+    plain = distill(config(alpha=0.5, **options))
+    turned = distill(
+        config(alpha=0.5, teacher=str(turned_teacher), output_dir=tmp_path / "turned", **options)
+    )
+    expected = logits_of(plain.model_path, texts)
+    torch.testing.assert_close(logits_of(turned.model_path, texts), expected, atol=1e-3, rtol=1e-3)
+    names = AutoModelForSequenceClassification.from_pretrained(turned.model_path).config.id2label
+    assert names == {0: "negative", 1: "positive"}
+    assert turned.history[0]["soft_loss"] == pytest.approx(plain.history[0]["soft_loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("names", "word"), [(("spam", "ham"), "matched by name"), (("a", "b", "c"), "3 classes")]
+)
+def test_trap_6_a_teacher_of_other_classes_is_refused(
+    config: Any, make_bert: Any, tmp_path: Path, names: tuple[str, ...], word: str
+) -> None:
+    with pytest.raises(UserError, match=word):
+        distill(config(teacher=str(make_bert(names=names))))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_without_class_names_is_matched_by_id_and_that_is_said(config: Any, make_bert: Any) -> None:
+    reporter = Notes()
+    distill(config(teacher=str(make_bert(names=("LABEL_0", "LABEL_1"))), epochs=1), reporter)
+    assert any("ids are taken to be the same" in note for note in reporter.notes)
+
+
+def test_trap_4_the_test_split_is_never_opened(config: Any, tmp_path: Path) -> None:
+    data = relabelled(tmp_path / "data", rows())
+    (data / "test.jsonl").write_bytes(b"\x00 this is no data at all")
+    assert distill(config(data_dir=data, epochs=1)).metrics["best_epoch"] == 1
+
+
+# --- every student -----------------------------------------------------------------------------------------
+
+STUDENTS: dict[str, dict[str, Any]] = {
+    "bilstm, words": {"layers": 2},
+    "bilstm, the teacher's word-pieces": {"vocabulary": "teacher"},
+    "bilstm, random word-pieces": {"vocabulary": "teacher", "init": "random", "embedding_size": 6},
+    "tinybert, layers of the teacher": {"student": "tinybert", "init": "teacher", "layers": 1},
+    "tinybert, random": {"student": "tinybert", "init": "random", "layers": 1, "hidden_size": 12},
+    "distilbert, layers of the teacher": {"student": "distilbert", "init": "teacher", "layers": 2},
+    "distilbert, random": {"student": "distilbert", "init": "random", "layers": 1, "hidden_size": 12},
+}
+
+
+@pytest.mark.parametrize("options", STUDENTS.values(), ids=STUDENTS.keys())
+def test_every_student_learns_and_reloads_to_what_the_run_says(config: Any, options: dict[str, Any]) -> None:
+    run = distill(config(**options))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    logits = logits_of(run.model_path, [row["sentence"] for row in rows(1)])
+    labels = torch.tensor([row["label"] for row in rows(1)])
+    validation = run.metrics["validation"]
+    assert validation["accuracy"] == (logits.argmax(dim=1) == labels).float().mean().item()
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert validation["loss"] == pytest.approx(loss, rel=1e-3)
+    model = AutoModelForSequenceClassification.from_pretrained(run.model_path)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    assert run.metrics["parameters"] == sum(p.numel() for p in model.parameters())
+    assert run.environment["student"]["class"] == type(model).__name__
+    assert run.config == resolve(config(**options))
+
+
+def test_any_folder_may_be_the_student(config: Any, make_bert: Any) -> None:
+    folder = make_bert(layers=1, seed=3)
+    run = distill(config(student=str(folder), epochs=1))
+    given, own = load_file(folder / "model.safetensors"), load_file(run.model_path / "model.safetensors")
+    assert given.keys() == own.keys()
+    assert not torch.equal(given["classifier.weight"], own["classifier.weight"])
+    assert run.environment["student"]["origin"] == f"pretrained {folder}"
+
+
+def test_the_word_vocabulary_never_sees_the_validation_split(config: Any, tmp_path: Path) -> None:
+    data = relabelled(tmp_path / "data", rows())
+    write_jsonl(data / "validation.jsonl", [*rows(1), {"sentence": "unheard of", "label": 0}])
+    run = distill(config(data_dir=data, epochs=1))
+    vocabulary = AutoTokenizer.from_pretrained(run.model_path).get_vocab()
+    assert "moving" in vocabulary and "unheard" not in vocabulary
+
+
+# --- pairs and classes of one's own ------------------------------------------------------------------------
+
+
+def test_pairs_are_learned_by_a_siamese_bilstm_from_end_to_end(
+    config: Any, mrpc_dir: Path, make_bert: Any, tmp_path: Path
+) -> None:
+    teacher = make_bert(names=("not_equivalent", "equivalent"))
+    options = {"dataset": "mrpc", "data_dir": mrpc_dir, "teacher": str(teacher), "alpha": 0.9}
+    run = distill(config(**options, epochs=15, learning_rate=2e-2))
+    assert run.metrics["metric"] == "f1" and run.metrics["validation"]["f1"] == 1.0
+    assert run.history[-1]["hard_loss"] < 0.5 * run.history[0]["hard_loss"]
+    model = AutoModelForSequenceClassification.from_pretrained(run.model_path)
+    assert model.config.siamese and model.config.id2label == {0: "not_equivalent", 1: "equivalent"}
+    pairs = pair_rows(1)
+    logits = logits_of(
+        run.model_path, [row["sentence1"] for row in pairs], [row["sentence2"] for row in pairs]
+    )
+    assert logits.argmax(dim=1).tolist() == [row["label"] for row in pairs]
+
+
+def test_the_teacher_of_pairs_reads_both_texts(
+    config: Any, mrpc_dir: Path, make_bert: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = make_bert(names=("not_equivalent", "equivalent"))
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    lively(model).save_pretrained(teacher)
+    given = watch_rows(monkeypatch)
+    distill(config(dataset="mrpc", data_dir=mrpc_dir, teacher=str(teacher), epochs=1))
+    pairs = pair_rows()
+    own = logits_of(teacher, [row["sentence1"] for row in pairs], [row["sentence2"] for row in pairs])
+    torch.testing.assert_close(given[0][1].teacher_logits, own, atol=1e-4, rtol=1e-4)
+
+
+def test_classes_of_ones_own_keep_their_names(config: Any, make_bert: Any, tmp_path: Path) -> None:
+    texts = {"good": "great fun", "bad": "no fun", "so-so": "a film"}
+    values = [{"words": text, "kind": label} for label, text in texts.items() for _ in range(4)]
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / "own" / f"{split}.jsonl", values)
+    teacher = make_bert(names=("so-so", "good", "bad"))
+    run = distill(
+        config(
+            dataset=None,
+            data_dir=tmp_path / "own",
+            text_column="words",
+            label_column="kind",
+            teacher=str(teacher),
+            alpha=0.9,
+            epochs=10,
+            learning_rate=3e-2,
+        )
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(run.model_path)
+    assert model.config.id2label == {0: "bad", 1: "good", 2: "so-so"}
+    assert run.metrics["validation"]["accuracy"] == 1.0 and "f1" not in run.metrics["validation"]
+
+
+# --- repeatable, whole or not at all -----------------------------------------------------------------------
+
+
+def test_the_saved_config_repeats_the_run_to_the_bit(config: Any, tmp_path: Path) -> None:
+    first = distill(config())
+    values = read_values(first.path / "config.yaml") | {"output_dir": tmp_path / "again"}
+    again = distill(make_config(DistillConfig, values))
+    assert weights(again) == weights(first)
+    assert again.metrics["validation"] == first.metrics["validation"]
+    other = distill(config(output_dir=tmp_path / "other", seed=1))
+    assert weights(other) != weights(first)
+
+
+@pytest.mark.parametrize("word", ["student:", "teacher:", "loss = ", "epoch 2/2"])
+def test_an_interrupted_run_leaves_nothing_behind(config: Any, tmp_path: Path, word: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        distill(config(output_dir=tmp_path / "new" / "run"), Interrupt(word))
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- without us --------------------------------------------------------------------------------------------
+
+PIPELINES = """
+import json, sys
+from transformers import pipeline
+
+folders = json.loads(sys.argv[1])
+text, pair = sys.argv[2:]
+
+def answer(folder, question):
+    answers = pipeline("text-classification", model=folder, top_k=None)(question)
+    return {one["label"]: one["score"] for one in (answers[0] if isinstance(answers[0], list) else answers)}
+
+answers = {name: answer(folders[name], text) for name in ("tinybert", "distilbert")}
+assert "distilkit" not in sys.modules, "transformers came upon distilkit"
+import distilkit.models
+for name in ("words", "pieces"):
+    answers[name] = answer(folders[name], text)
+answers["pairs"] = answer(folders["pairs"], {"text": text, "text_pair": pair})
+print(json.dumps(answers))
+"""
+
+
+def test_students_load_in_a_pipeline_and_berts_without_any_distilkit(
+    config: Any, mrpc_dir: Path, tmp_path: Path
+) -> None:
+    """A token type that DistilBERT does not take, or a tokenizer reloaded as another, shows only here."""
+    runs = {
+        "tinybert": {"student": "tinybert", "init": "teacher", "layers": 1},
+        "distilbert": {"student": "distilbert", "init": "teacher", "layers": 1},
+        "words": {},
+        "pieces": {"vocabulary": "teacher"},
+        "pairs": {"dataset": "mrpc", "data_dir": mrpc_dir, "alpha": 1, "teacher": None},
+    }
+    folders = {
+        name: str(distill(config(output_dir=tmp_path / name, epochs=1, **options)).model_path)
+        for name, options in runs.items()
+    }
+    text, pair = "a GREAT film", "a boring story"
+    # From a folder outside the repository, so that distilkit is not picked up from where we stand.
+    done = subprocess.run(
+        [sys.executable, "-c", PIPELINES, json.dumps(folders), text, pair],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.splitlines()[-1])
+    for name, folder in folders.items():
+        names = ("not_equivalent", "equivalent") if name == "pairs" else ("negative", "positive")
+        pairs = [pair] if name == "pairs" else None
+        expected = logits_of(folder, [text], pairs).softmax(dim=1)[0].tolist()
+        assert answers[name] == pytest.approx(dict(zip(names, expected, strict=True)), abs=1e-5), name

@@ -1,0 +1,313 @@
+"""`train`: a run written whole, repeatable, of the best epoch, that never saw the test split."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import QUICK, pair_rows, rows, write_jsonl
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distilkit import TrainConfig, UserError, train
+from distilkit.config import make_config, read_values, resolve
+from distilkit.models.loading import fingerprint
+from distilkit.progress import Reporter
+from distilkit.runs import Run
+from distilkit.workflows import fitting
+
+
+@pytest.fixture
+def config(sst2_dir: Path, bert_dir: Path, tmp_path: Path) -> Any:
+    """`config(**options)`: a quick `TrainConfig` on SST-2's layout, into `tmp_path / "run"`."""
+
+    def make(**options: Any) -> TrainConfig:
+        known: dict[str, Any] = QUICK | {"dataset": "sst2", "data_dir": sst2_dir, "model": str(bert_dir)}
+        known |= {"output_dir": tmp_path / "run", "learning_rate": 3e-3}
+        return TrainConfig(**(known | options))
+
+    return make
+
+
+class Notes(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.progress: dict[str, tuple[int, int]] = {}
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        self.progress[task] = (done, total)
+
+
+class Interrupt(Reporter):
+    """Ctrl-C at the first note that contains `word`."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def note(self, message: str) -> None:
+        if self.word in message:
+            raise KeyboardInterrupt
+
+
+def weights(run: Run) -> bytes:
+    return (run.model_path / "model.safetensors").read_bytes()
+
+
+def files_in(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
+# --- the run -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_holds_what_it_promises_and_nothing_else(config: Any, teacher_run: Run) -> None:
+    promised = {"config.yaml", "model", "history.jsonl", "metrics.json", "environment.json"}
+    assert files_in(train(config(epochs=1)).path) == promised
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= files_in(teacher_run.model_path)
+    assert [record["epoch"] for record in teacher_run.history] == list(range(1, 13))
+    assert [record["step"] for record in teacher_run.history] == list(range(2, 25, 2))
+    metrics = teacher_run.metrics
+    best = teacher_run.history[metrics["best_epoch"] - 1]
+    assert metrics["validation"] == best["validation"] and metrics["metric"] == "accuracy"
+    assert best["improved"] and not any(r["improved"] for r in teacher_run.history[metrics["best_epoch"] :])
+    size = (teacher_run.model_path / "model.safetensors").stat().st_size
+    assert metrics["bytes"] == size and metrics["seconds"] > 0
+    environment = teacher_run.environment
+    assert environment["command"] == "train" and environment["loss"] == "loss = CE(student, labels)"
+    assert environment["seed"] == 42 and environment["precision"] == "fp32"
+    assert environment["dataset"]["rows"] == {"train": 16, "validation": 8}
+    assert environment["start"] <= environment["end"]
+
+
+def test_the_teacher_learns(teacher_run: Run) -> None:
+    """Frozen weights, a loss on the wrong rows or labels out of order leave the accuracy at a half."""
+    assert teacher_run.metrics["validation"]["accuracy"] >= 0.875
+    losses = [record["loss"] for record in teacher_run.history]
+    assert losses[-1] < 0.7 * losses[0]
+    assert all(record["hard_loss"] == record["loss"] for record in teacher_run.history)
+    assert all(record["soft_loss"] is None for record in teacher_run.history)
+
+
+def test_the_saved_config_is_resolved_and_reads_back_equal(config: Any) -> None:
+    asked = config(epochs=1)
+    run = train(asked)
+    assert run.config == resolve(asked)
+    assert Run.load(run.path).config == resolve(asked)
+
+
+def test_plain_transformers_gives_the_accuracy_that_the_run_says(teacher_run: Run) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(teacher_run.model_path)
+    tokenizer = AutoTokenizer.from_pretrained(teacher_run.model_path)
+    right, loss = 0, 0.0
+    for row in rows(1):
+        with torch.no_grad():
+            logits = model(**tokenizer(row["sentence"], return_tensors="pt")).logits[0]
+        right += int(logits.argmax() == row["label"])
+        loss += float(-logits.log_softmax(dim=0)[row["label"]]) / 8
+    validation = teacher_run.metrics["validation"]
+    assert validation["accuracy"] == right / 8
+    assert validation["loss"] == pytest.approx(loss, rel=1e-4)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_it_tells_its_formula_and_every_epoch(config: Any) -> None:
+    reporter = Notes()
+    train(config(), reporter)
+    assert "loss = CE(student, labels)" in reporter.notes
+    assert [note[:10] for note in reporter.notes if note.startswith("epoch")] == ["epoch 1/2 ", "epoch 2/2 "]
+    assert reporter.progress["tokenize train"] == (16, 16)
+
+
+# --- repeatable --------------------------------------------------------------------------------------------
+
+
+def test_the_saved_config_repeats_the_run_to_the_bit(config: Any, tmp_path: Path) -> None:
+    first = train(config())
+    values = read_values(first.path / "config.yaml") | {"output_dir": tmp_path / "again"}
+    again = train(make_config(TrainConfig, values))
+    assert weights(again) == weights(first)
+    assert again.metrics["validation"] == first.metrics["validation"]
+    torch.rand(7)  # what ran before in the process must not matter either
+    other = train(config(output_dir=tmp_path / "other", seed=1))
+    assert weights(other) != weights(first)
+
+
+def test_8_x_4_trains_the_same_teacher_as_32_x_1(config: Any, tmp_path: Path, sst2_dir: Path) -> None:
+    """Through the whole command, on a BERT: dropout is off, and steps do not divide the rows."""
+    from transformers import BertForSequenceClassification
+
+    folder = tmp_path / "without-dropout"
+    shutil.copytree(config().model, folder)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | still))
+    histories, logits = [], []
+    for name, batch_size, accumulate in (("whole", 12, 1), ("cut", 3, 4)):
+        run = train(
+            config(
+                output_dir=tmp_path / name,
+                model=str(folder),
+                batch_size=batch_size,
+                gradient_accumulation_steps=accumulate,
+                max_train_samples=15,
+                learning_rate=1e-3,
+            )
+        )
+        histories.append([(record["step"], record["loss"]) for record in run.history])
+        model = BertForSequenceClassification.from_pretrained(run.model_path)
+        logits.append(model(torch.tensor([[2, 7, 15, 13, 3]])).logits)
+    assert [step for step, _ in histories[0]] == [step for step, _ in histories[1]] == [2, 4]
+    assert [loss for _, loss in histories[0]] == pytest.approx([loss for _, loss in histories[1]], rel=1e-3)
+    torch.testing.assert_close(logits[0], logits[1], atol=1e-3, rtol=1e-2)
+
+
+# --- the best epoch, and no test split ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def canned(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`canned(scores)`: validation answers with these; returns the fingerprints of what it was shown."""
+
+    def can(answers: list[dict[str, float]]) -> list[str]:
+        shown: list[str] = []
+        predict = fitting.predict_logits
+        rest = iter(answers)
+
+        def watched(model: Any, *arguments: Any, **options: Any) -> Any:
+            shown.append(fingerprint(model))
+            return predict(model, *arguments, **options)
+
+        monkeypatch.setattr(fitting, "predict_logits", watched)
+        monkeypatch.setattr(fitting, "score", lambda logits, labels: {"loss": 0.0} | next(rest))
+        return shown
+
+    return can
+
+
+def saved_fingerprint(run: Run) -> str:
+    return fingerprint(AutoModelForSequenceClassification.from_pretrained(run.model_path))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "best"), [((0.5, 0.9, 0.1), 2), ((0.7, 0.7, 0.7), 1), ((0.0, 0.0, 0.3), 3)]
+)
+def test_trap_8_the_model_that_is_saved_is_that_of_the_best_epoch(
+    config: Any, canned: Any, accuracies: tuple[float, ...], best: int
+) -> None:
+    shown = canned([{"accuracy": accuracy} for accuracy in accuracies])
+    run = train(config(epochs=3))
+    assert run.metrics["best_epoch"] == best
+    assert run.metrics["validation"]["accuracy"] == accuracies[best - 1]
+    assert saved_fingerprint(run) == shown[best - 1]
+    assert len(set(shown)) == 3
+
+
+def test_trap_8_mrpcs_best_epoch_is_the_best_by_f1_and_not_by_accuracy(
+    config: Any, canned: Any, mrpc_dir: Path
+) -> None:
+    answers = [(0.5, 0.8), (0.6, 0.9), (0.9, 0.7)]
+    shown = canned([{"accuracy": accuracy, "f1": f1} for accuracy, f1 in answers])
+    run = train(config(dataset="mrpc", data_dir=mrpc_dir, epochs=3))
+    assert (run.metrics["best_epoch"], run.metrics["metric"]) == (2, "f1")
+    assert saved_fingerprint(run) == shown[1]
+
+
+def test_patience_ends_training_early(config: Any, canned: Any) -> None:
+    canned([{"accuracy": accuracy} for accuracy in (0.5, 0.6, 0.6, 0.4, 0.9)])
+    run = train(config(epochs=5, patience=2))
+    assert len(run.history) == 4 and run.metrics["best_epoch"] == 2
+
+
+def test_trap_4_the_test_split_is_never_opened(config: Any, sst2_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(sst2_dir, tmp_path / "data")
+    (tmp_path / "data" / "test.jsonl").write_bytes(b"\x00 this is no data at all")
+    assert train(config(data_dir=tmp_path / "data", epochs=1)).metrics["best_epoch"] == 1
+
+
+# --- data --------------------------------------------------------------------------------------------------
+
+
+def test_a_head_for_other_classes_is_replaced_and_classes_of_ones_own_keep_their_names(
+    config: Any, tmp_path: Path
+) -> None:
+    texts = {"good": "great fun", "bad": "no fun", "so-so": "a film"}
+    values = [{"text": text, "label": label} for label, text in texts.items() for _ in range(4)]
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / "own" / f"{split}.jsonl", values)
+    reporter = Notes()
+    run = train(config(dataset=None, data_dir=tmp_path / "own", epochs=12, learning_rate=5e-3), reporter)
+    model = AutoModelForSequenceClassification.from_pretrained(run.model_path)
+    assert model.config.id2label == {0: "bad", 1: "good", 2: "so-so"}
+    assert "new: classifier.bias, classifier.weight" in " ".join(reporter.notes)
+    assert "f1" not in run.metrics["validation"]
+    assert run.metrics["validation"]["accuracy"] == 1.0
+
+
+def test_pairs_reach_the_model_as_pairs(config: Any, mrpc_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the second text left out MRPC still trains, to the majority class."""
+    given: list[Any] = []
+    original = fitting.fit_into_run
+
+    def watched(job: Any, train_rows: Any, *arguments: Any) -> Any:
+        given.append((job.tokenizer, train_rows))
+        return original(job, train_rows, *arguments)
+
+    monkeypatch.setattr("distilkit.workflows.training.fit_into_run", watched)
+    train(config(dataset="mrpc", data_dir=mrpc_dir, epochs=1))
+    tokenizer, train_rows = given[0]
+    first = pair_rows()[0]
+    batch = train_rows.batch([0])
+    expected = tokenizer(first["sentence1"], first["sentence2"])
+    assert batch["input_ids"][0].tolist() == expected["input_ids"]
+    assert batch["token_type_ids"][0].tolist() == expected["token_type_ids"]
+    assert 1 in expected["token_type_ids"] and batch["labels"].tolist() == [first["label"]]
+
+
+# --- whole or not at all -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["model:", "loss = ", "epoch 1/2", "epoch 2/2"])
+def test_an_interrupted_run_leaves_nothing_behind(config: Any, tmp_path: Path, word: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(config(output_dir=tmp_path / "new" / "folder" / "run"), Interrupt(word))
+    assert files_in(tmp_path) == set()
+
+
+def test_an_interrupted_overwrite_leaves_the_old_run_as_it_was(config: Any, tmp_path: Path) -> None:
+    old = train(config(epochs=1))
+    before = weights(old)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(overwrite=True, seed=1), Interrupt("epoch 2/2"))
+    assert weights(Run.load(old.path)) == before
+    assert files_in(tmp_path) == {"run"}
+    new = train(config(overwrite=True, seed=1, epochs=1))
+    assert weights(new) != before and files_in(tmp_path) == {"run"}
+    assert new.config.overwrite is False  # repeating it must not replace it
+
+
+def test_a_folder_that_holds_something_is_refused_before_any_work(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("years of work", encoding="utf-8")
+    for overwrite in (False, True):
+        reporter = Notes()
+        with pytest.raises(UserError, match="--output-dir"):
+            train(config(overwrite=overwrite), reporter)
+        assert reporter.notes == []
+    assert files_in(tmp_path / "run") == {"thesis.txt"}
+
+
+@pytest.mark.parametrize("epochs", [1, 5])
+def test_training_that_diverges_is_an_error_and_leaves_nothing(
+    config: Any, tmp_path: Path, epochs: int
+) -> None:
+    """One epoch is a single step here: its loss is that of the weights before it, and looks well."""
+    options = {"learning_rate": 1e38, "weight_decay": 0.1, "warmup_ratio": 0, "batch_size": 16}
+    with pytest.raises(UserError, match="finite"):
+        train(config(epochs=epochs, **options))
+    assert files_in(tmp_path) == set()
