@@ -392,7 +392,8 @@ def read_values(file: Path) -> dict[str, Any]:
         UserError: when the file cannot be read, is not YAML, or holds something else.
     """
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        values = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -401,6 +402,10 @@ def read_values(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{file} must hold `key: value` pairs, but holds a {type(values).__name__}.")
+    mapping: Any = yaml.compose(text, Loader=yaml.SafeLoader)
+    keys = [key.value for key, _ in mapping.value]
+    if twice := [key for key in keys if keys.count(key) > 1]:  # YAML would silently keep the last
+        raise UserError(f"{file} sets {twice[0]!r} twice. Keep one of them.")
     return values
 
 

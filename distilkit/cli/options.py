@@ -81,7 +81,7 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
     arguments, options = [], []
     for name, field in field_infos(config_type).items():
         extra = field.json_schema_extra or {}
-        annotation = list[str] if field.annotation == tuple[str, ...] else field.annotation
+        annotation, metavar = _typed(field.annotation)
         required = field.is_required()
         if extra.get("positional"):
             metadata = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)
@@ -92,11 +92,22 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
             help_text = help_text.format(**{name: default_text(config_type, name)})
         if required:
             help_text += " (required)"
-        names = [flag(name), extra["short"]] if extra["short"] else [flag(name)]
+        long = f"{flag(name)}/{flag('no_' + name)}" if annotation is bool else flag(name)
+        names = [long, extra["short"]] if extra["short"] else [long]
         metadata = typer.Option(
-            *names, help=help_text, rich_help_panel=extra["panel"], show_default=not required
+            *names, help=help_text, metavar=metavar, rich_help_panel=extra["panel"], show_default=not required
         )
         default = None if required else field.default
         options.append((extra["panel"], _keyword(name, Annotated[annotation, metadata], default)))
     options.sort(key=lambda option: PANELS.index(option[0]))
     return arguments + [parameter for _, parameter in options]
+
+
+def _typed(annotation: Any) -> tuple[Any, str | None]:
+    """What Typer is told of a field's type. Numbers stay texts: the config class reads and checks them."""
+    if annotation == tuple[str, ...]:
+        return list[str], None
+    for number in (int, float):
+        if annotation in (number, number | None):
+            return str | None, f"<{number.__name__}>"
+    return annotation, None

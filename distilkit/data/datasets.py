@@ -1,5 +1,6 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -131,7 +132,7 @@ def load_for_training(
         labels_of["train"] = label_ids(source.raw_labels("train", train), names, source.where("train"))
     splits = {"train": train, "validation": validation}
     for split, limit in (("train", max_train_samples), ("validation", config.max_eval_samples)):
-        splits[split], note = _sample(splits[split], split, labels_of, limit)
+        splits[split], note = source.sample(splits[split], split, labels_of, limit)
         notes += note
     return source.data(splits, names, labels_of, notes)
 
@@ -148,7 +149,7 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
     rows = source.read(split)
     names = source.names or tuple(model_names)
     labels_of = {split: label_ids(source.raw_labels(split, rows), names, source.where(split))}
-    rows, notes = _sample(rows, split, labels_of, config.max_eval_samples)
+    rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
     return source.data({split: rows}, names, labels_of, notes)
 
 
@@ -163,18 +164,6 @@ def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.
         rows = random.permutation(np.flatnonzero(labels == label))
         place[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
     return np.argsort(place, kind="stable")
-
-
-def _sample(
-    rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None
-) -> tuple[datasets.Dataset, list[str]]:
-    if limit is None or limit >= len(rows):
-        return rows, []
-    order = stratified_order(labels_of.get(split, np.zeros(len(rows), np.int64)))
-    chosen = np.sort(order[:limit])
-    if split in labels_of:
-        labels_of[split] = labels_of[split][chosen]
-    return rows.select(chosen), [f"{split}: a stratified sample of {limit:,} of {len(rows):,} rows"]
 
 
 def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
@@ -240,6 +229,24 @@ class _Source:
     def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
         self._require(rows, self.label, "--label-column", split)
         return rows.with_format("arrow")[:].column(self.label)
+
+    def sample(
+        self, rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None
+    ) -> tuple[datasets.Dataset, list[str]]:
+        """At most `limit` rows, the same for every alpha and seed, and what to say of it.
+
+        Stratified by the label column where there is one, also when the loss will read no label: runs that
+        differ in alpha alone must train on the same rows.
+        """
+        if limit is None or limit >= len(rows):
+            return rows, []
+        stratified = self.label in rows.column_names
+        labels = _codes(self.raw_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
+        chosen = np.sort(stratified_order(labels)[:limit])
+        if split in labels_of:
+            labels_of[split] = labels_of[split][chosen]
+        how = "stratified" if stratified else "random"
+        return rows.select(chosen), [f"{split}: a {how} sample of {limit:,} of {len(rows):,} rows"]
 
     def _require(self, rows: datasets.Dataset, column: str, option: str, split: str) -> None:
         if column not in rows.column_names:
@@ -308,10 +315,14 @@ def _read_table(file: Path, text_columns: list[str]) -> pa.Table:
     try:
         if file.suffix != ".parquet" and _is_binary(file):
             raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
-        return readers[file.suffix]()
+        table = readers[file.suffix]()
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
+    names = table.column_names
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{file} has two columns {twice[0]!r}. Rename or drop one.")
+    return table
 
 
 def _is_binary(file: Path) -> bool:
@@ -321,17 +332,30 @@ def _is_binary(file: Path) -> bool:
 
 def _read_delimited(file: Path, delimiter: str, text_columns: list[str]) -> pa.Table:
     # Texts are read as texts whatever they look like: "null", "12" and "NA" are words here.
-    return pyarrow.csv.read_csv(
-        file,
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(
+    options = {
+        "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        "convert_options": pyarrow.csv.ConvertOptions(
             column_types={column: pa.string() for column in text_columns}, strings_can_be_null=False
         ),
-    )
+    }
+    try:
+        return pyarrow.csv.read_csv(file, **options)
+    except pa.ArrowInvalid:  # one thread knows the row that is wrong
+        return pyarrow.csv.read_csv(file, read_options=pyarrow.csv.ReadOptions(use_threads=False), **options)
 
 
 def _read_jsonl(file: Path, text_columns: list[str]) -> pa.Table:
-    table = pyarrow.json.read_json(file)
+    try:
+        table = pyarrow.json.read_json(file)
+    except pa.ArrowInvalid:  # it counts from a block's start; say which row of the file it is
+        for row, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                parsed = json.loads(line) if line.strip() else {}
+            except ValueError as error:
+                raise UserError(f"{file} cannot be read as jsonl: row {row} is no JSON: {error}.") from None
+            if not isinstance(parsed, dict):
+                raise UserError(f"{file} cannot be read as jsonl: row {row} is no object {{…}}.") from None
+        raise
     # Texts that all look like dates were read as dates; read again, told that they are texts.
     dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
     if dates := [name for name in dates if name in text_columns]:

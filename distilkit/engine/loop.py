@@ -16,12 +16,13 @@ from distilkit.errors import UserError
 
 Loss = Callable[[Tensor, dict[str, Tensor]], Losses]
 MEND = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
-LOG_STEPS = 50  # between two looks at the losses, which make the device wait
+# Between two looks at the losses, which make the device wait: whichever comes first.
+LOG_STEPS, LOG_SECONDS = 50, 15.0
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Where training stands, every `LOG_STEPS` optimizer steps."""
+    """Where training stands, every 50 optimizer steps or 15 seconds."""
 
     step: int
     steps: int
@@ -75,21 +76,21 @@ def fit(
         patience: stop after that many epochs without a better `metric`.
 
     Yields:
-        A `StepRecord` every 50 steps and an `EpochRecord` after every epoch. When `improved` is true the
-        parameters are the best so far: the caller saves them before it asks for the next record.
+        A `StepRecord` every 50 steps or 15 seconds, an `EpochRecord` after every epoch. When `improved` is
+        true the parameters are the best so far: the caller saves them before it asks for the next record.
 
     Raises:
         UserError: when the loss is no longer a finite number.
     """
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, fused=True)
-    sampler: Any = loader.batch_sampler
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = epochs * len(loader)
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
     best, epochs_since_best, step = float("-inf"), 0, 0
+    told = time.perf_counter()
 
     for epoch in range(1, epochs + 1):
-        sampler.set_epoch(epoch)
+        loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
         model.train()
         sums, rows, started = _Sums(accelerator.device), 0, time.perf_counter()
         for batches in loader:
@@ -106,7 +107,8 @@ def fit(
             if not accelerator.optimizer_step_was_skipped:
                 schedule.step()
             step, rows = step + 1, rows + step_rows
-            if step % LOG_STEPS == 0:
+            if step % LOG_STEPS == 0 or time.perf_counter() - told > LOG_SECONDS:
+                told = time.perf_counter()
                 yield StepRecord(step, steps, sums.means(rows, step)["loss"])
         means = sums.means(rows, step)  # waits for the device, so the time below is the work's
         seconds = time.perf_counter() - started

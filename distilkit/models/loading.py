@@ -58,8 +58,12 @@ def find_model(name: str) -> Source:
     """
     if name == "minilm":
         return Source(name, _minilm())
-    path = Path(name).expanduser()
-    if path.exists():
+    try:
+        path = Path(name).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{name!r} is no folder here ({error}). Check the path.") from None
+    if exists:
         if is_run(path):
             return Source(name, path / MODEL, Run.load(path))
         if path.name == MODEL and is_run(path.parent):

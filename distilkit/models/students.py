@@ -336,7 +336,9 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
                 theirs,
                 count=1,
             )
-            if theirs not in given:
+            if theirs not in given or (
+                distil and name.startswith("classifier.")
+            ):  # behind another layer there
                 if re.search(r"\.layers?\.\d+\.", name):
                     raise UserError(f"--init teacher: the teacher has nothing for {name}. Use --init random.")
                 new.append(name)

@@ -14,7 +14,7 @@ from distilkit.models.loading import find_model, fingerprint, load_tokenizer, lo
 from distilkit.models.students import Teacher, make_student
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
-from distilkit.workflows.fitting import Job, encode_split, fit_into_run
+from distilkit.workflows.fitting import Job, encode_split, fit_into_run, within_reach
 
 TEACHER_BATCH = 64  # rows per forward pass of the teacher, which keeps no activations
 
@@ -31,7 +31,7 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     Raises:
         UserError: on anything wrong with the options, the data, the models or the output folder.
     """
-    config = resolve(config)
+    given, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite)
     precision = resolve_precision(config.precision, default_device())
     teacher = _load_teacher(config)
@@ -51,6 +51,10 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     texts = [*data.texts("train"), *(data.pairs("train") or [])]
     student = make_student(config, data.names, teacher, texts)
     reporter.note(f"student: {type(student.model).__name__}, {student.origin}")
+    readers = [(student.tokenizer, student.model)]
+    if teacher and teacher.model:
+        readers.append((teacher.tokenizer, teacher.model))
+    config = within_reach(given, config, readers)
     accelerator = make_accelerator(precision)
     facts = {"student": {"class": type(student.model).__name__, "origin": student.origin}}
     if teacher and teacher.model:

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,10 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from distilkit import runs
-from distilkit.config import DistillConfig, TrainConfig
+from distilkit.config import AnyFit, DistillConfig, TrainConfig, changed
 from distilkit.data.batching import step_loader
 from distilkit.data.datasets import TextData
-from distilkit.data.encoding import Encoded, Tokenizer, encode
+from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.engine.inference import predict_logits
 from distilkit.engine.loop import EpochRecord, Loss, StepRecord, fit
 from distilkit.engine.metrics import score
@@ -38,6 +38,15 @@ class Job:
     formula: str
     precision: Resolved
     facts: Mapping[str, Any]
+
+
+def within_reach(given: AnyFit, resolved: AnyFit, readers: Iterable[tuple[Tokenizer, Any]]) -> AnyFit:
+    """`resolved` with a default `max_length` cut to what every reader can read; one that was given stands."""
+    assert resolved.max_length
+    limits = [limit for reader in readers if (limit := longest_input(*reader)) is not None]
+    if given.max_length is not None or min(limits, default=resolved.max_length) >= resolved.max_length:
+        return resolved
+    return changed(resolved, max_length=min(limits))
 
 
 def encode_split(job: Job, split: str, reporter: Reporter) -> Encoded:

@@ -9,7 +9,7 @@ from distilkit.engine.precision import default_device, make_accelerator, resolve
 from distilkit.models.loading import find_model, load_for_training, load_tokenizer
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
-from distilkit.workflows.fitting import Job, encode_split, fit_into_run
+from distilkit.workflows.fitting import Job, encode_split, fit_into_run, within_reach
 
 
 def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
@@ -21,7 +21,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     Raises:
         UserError: on anything wrong with the options, the data, the model or the output folder.
     """
-    config = resolve(config)
+    given, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite)
     precision = resolve_precision(config.precision, default_device())
     source = find_model(config.model)
@@ -33,6 +33,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     model, new = load_for_training(source, data.names)
     origin = f"{source.name}" + (f"; new: {', '.join(new)}" if new else "")
     reporter.note(f"model: {type(model).__name__} from {origin}")
+    config = within_reach(given, config, [(tokenizer, model)])
     accelerator = make_accelerator(precision)
     job = Job(
         command="train",
