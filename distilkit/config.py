@@ -7,8 +7,9 @@ nothing for the chosen student is refused when set, so that no option is silentl
 import difflib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
@@ -22,7 +23,28 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Split = Literal["train", "validation", "test"]
 Vocabulary = Literal["words", "teacher"]
 
-frozen = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def frozen(cls: type[T]) -> type[T]:
+    """A frozen pydantic dataclass whose mistakes are `UserError`s that name the flag and the value."""
+    made: Any = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(
+        cls
+    )
+    check = made.__init__
+
+    @wraps(check)
+    def __init__(self: Any, **values: Any) -> None:
+        _refuse_unknown(made, values)
+        try:
+            check(self, **values)
+        except ValidationError as error:
+            raise UserError("\n".join(_problem(detail, made) for detail in error.errors())) from None
+
+    made.__init__ = __init__
+    checked: type[T] = made
+    return checked
 
 
 def option(default: Any = ..., *, help: str, panel: str, short: str | None = None, **limits: Any) -> Any:
@@ -173,7 +195,7 @@ class DistillConfig(FitConfig):
         le=1,
         panel="Training",
         short="-a",
-        help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label is read.",
+        help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label in it.",
     )
     init: Init | None = option(
         None,
@@ -344,7 +366,7 @@ def field_infos(config_type: type[Any]) -> dict[str, Any]:
 
 def changed(config: AnyFit, **values: Any) -> AnyFit:
     """`config` with other `values`, checked anew."""
-    return replace(config, **values)  # type: ignore[type-var]  # a pydantic dataclass is a dataclass
+    return replace(config, **values)
 
 
 def flag(name: str) -> str:
@@ -353,24 +375,22 @@ def flag(name: str) -> str:
 
 
 def make_config(config_type: type[AnyConfig], values: Mapping[str, Any], source: str = "") -> AnyConfig:
-    """Check `values` and build a `config_type`.
+    """A `config_type` of `values`. Raises `UserError` as the class does, with `source` before its message."""
+    try:
+        return config_type(**{str(name): value for name, value in values.items()})
+    except UserError as error:
+        raise UserError(f"{source}: {error}" if source else str(error)) from None
 
-    Raises:
-        UserError: naming every unknown name and every bad value; `source` says where they were read.
-    """
+
+def _refuse_unknown(config_type: type[Any], values: Mapping[str, Any]) -> None:
     known = list(field_infos(config_type))
-    where = f"{source}: " if source else ""
-    for name in values:
+    for name, value in values.items():
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
             hint = f"Did you mean {close[0]!r}?" if close else f"It takes {', '.join(known)}."
-            raise UserError(f"{where}{name!r} is not an option of this command. {hint}")
-    try:
-        return config_type(**values)
-    except ValidationError as error:
-        raise UserError(
-            where + "\n".join(_problem(detail, config_type) for detail in error.errors())
-        ) from None
+            raise UserError(f"{name!r} is not an option of this command. {hint}")
+        if isinstance(value, str) and not value.strip():
+            raise UserError(f"{flag(name)} {value!r}: it is empty. Give a value or leave it out.")
 
 
 def _problem(detail: Any, config_type: type[Any]) -> str:

@@ -29,6 +29,8 @@ from distilkit.config import DistillConfig, TrainConfig, changed, dump_values, m
 from distilkit.errors import UserError
 
 MODEL, CONFIG, METRICS = "model", "config.yaml", "metrics.json"
+# What a disk or its owner says no with.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 HISTORY, ENVIRONMENT, EVALUATION = "history.jsonl", "environment.json", "evaluation"
 
 
@@ -89,7 +91,12 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     Raises:
         UserError: when it holds something (other than a run that `overwrite` may replace) or cannot be made.
     """
+    place = output_dir.absolute()
     try:
+        if Path.cwd().is_relative_to(output_dir.resolve()):
+            raise UserError(f"--output-dir {output_dir} is the folder you are in. Name a new one.")
+        if os.path.ismount(output_dir):
+            raise UserError(f"--output-dir {output_dir} is a mount point. Name a folder inside it.")
         if output_dir.exists() and not output_dir.is_dir():
             raise UserError(f"--output-dir {output_dir} is a file. Name a folder that does not exist yet.")
         if output_dir.is_dir() and any(output_dir.iterdir()):
@@ -103,7 +110,7 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
                     f"--output-dir {output_dir} holds no run, so --overwrite will not delete it. "
                     "Name another folder."
                 )
-        home = next(parent for parent in output_dir.absolute().parents if parent.exists())
+        home = next(parent for parent in place.parents if parent.exists())
         if not home.is_dir() or not os.access(home, os.W_OK):
             raise UserError(f"--output-dir {output_dir}: {home} is not a folder you can write to.")
     except OSError as error:
@@ -128,13 +135,16 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
         try:
             yield draft
             _sync(draft)
-            _move_in(draft, output_dir, overwrite)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-                raise
-            raise UserError(f"--output-dir {output_dir}: {error.strerror}. Nothing was kept.") from None
-        finally:
+        except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
+            if isinstance(error, OSError) and error.errno in REFUSALS:
+                raise UserError(f"--output-dir {output_dir}: {error.strerror}. Nothing was kept.") from None
+            raise
+        try:
+            check_output_dir(output_dir, overwrite)  # somebody may have filled it while we worked
+            _move_in(draft, output_dir)
+        except (OSError, UserError) as error:
+            raise UserError(f"{error} The run is complete and lies in {draft}.") from None
     finally:
         for folder in reversed(made):
             if not any(folder.iterdir()):
@@ -163,8 +173,7 @@ def _sync(folder: Path) -> None:
             os.close(descriptor)
 
 
-def _move_in(draft: Path, output_dir: Path, overwrite: bool) -> None:
-    check_output_dir(output_dir, overwrite)  # somebody may have filled it while we worked
+def _move_in(draft: Path, output_dir: Path) -> None:
     old = draft.with_suffix(".replaced")
     if output_dir.exists():
         output_dir.rename(old)
@@ -233,16 +242,16 @@ def _version(package: str) -> str | None:
 
 def _git_commit() -> str | None:
     """The commit of the folder the command was typed in, with `+changes` when the tree differs from it."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True
-        )
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=10, check=True
-        )
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "")
+    return commit + ("+changes" if changes else "")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -152,18 +152,38 @@ def test_a_failure_in_the_very_exchange_puts_the_old_run_back(
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(OSError, match="went away"), writing(run, overwrite=True) as draft:
+    with (
+        pytest.raises(UserError, match=r"went away.*complete and lies in .*\.unfinished"),
+        writing(run, overwrite=True) as draft,
+    ):
         fill(draft, "new")
-    assert tree(tmp_path) == before
+    after = tree(tmp_path)
+    assert before.items() <= after.items()
+    assert all(name.startswith(draft.name) for name in after.keys() - before.keys())
+    assert Run.load(draft).metrics == {"mark": "new"}, "what took hours is not thrown away"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_that_fills_while_we_train_is_not_overrun(overwrite: bool, tmp_path: Path) -> None:
-    with pytest.raises(UserError), writing(tmp_path / "out", overwrite=overwrite) as draft:
+    with (
+        pytest.raises(UserError, match="complete and lies in"),
+        writing(tmp_path / "out", overwrite=overwrite) as draft,
+    ):
         fill(draft)
         (tmp_path / "out").mkdir()
         (tmp_path / "out" / "other.txt").write_text("another process")
-    assert tree(tmp_path) == {"out": None, "out/other.txt": b"another process"}
+    assert (tmp_path / "out" / "other.txt").read_text() == "another process"
+    assert os.listdir(tmp_path / "out") == ["other.txt"]
+    assert Run.load(draft).path == draft, "what took hours is not thrown away"
+
+
+def test_the_folder_one_is_in_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be replaced under the feet of the shell, and the run could not be read back."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the folder you are in"):
+        check_output_dir(Path("."), overwrite=False)
 
 
 def test_overwrite_through_a_link_replaces_the_run_and_leaves_no_litter(tmp_path: Path) -> None:

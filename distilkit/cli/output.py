@@ -1,6 +1,7 @@
 """Everything a person or a script sees. The only module that prints, and the only one that knows rich."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,9 @@ class Output(Reporter):
     def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
         self.quiet, self.as_json = quiet, as_json
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        if quiet or not self._console.is_terminal:
+            for library in ("HF_HUB", "HF_DATASETS"):  # their download bars, read when they are imported
+                os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
         self._progress: Progress | None = None
         self._bars: dict[str, Any] = {}
         self._told: dict[str, float] = {}
@@ -74,10 +78,9 @@ class Output(Reporter):
         if self.as_json:
             sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         elif not self.quiet:
-            console = Console(highlight=False)
             # When piped, as wide as the content needs, so that no cell is cut.
-            width = None if console.is_terminal else 500
-            console.print(shown, markup=False, soft_wrap=isinstance(shown, str), width=width)
+            console = Console(highlight=False, width=None if sys.stdout.isatty() else 500)
+            console.print(shown, markup=False, soft_wrap=isinstance(shown, str))
 
 
 def evaluation_table(document: Mapping[str, Any]) -> Table:
@@ -85,7 +88,7 @@ def evaluation_table(document: Mapping[str, Any]) -> Table:
     models: Sequence[Mapping[str, Any]] = document["models"]
     title = f"{document['dataset']} {document['split']}, {document['rows']:,} rows, {document['precision']}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    table.add_column("model", overflow="fold")
+    table.add_column("model", overflow="fold", min_width=12)
     two_classes = any(model["f1"] is not None for model in models)
     shown = [
         (key, heading, form)
@@ -110,11 +113,11 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("f1", "F1", "{:.4f}".format),
     ("f1_macro", "macro F1", "{:.4f}".format),
     ("loss", "loss", "{:.4f}".format),
-    ("agreement", "agreement", "{:.4f}".format),
-    ("accuracy_retained", "retained", "{:.1%}".format),
+    ("agreement", "agree", "{:.4f}".format),
+    ("accuracy_retained", "kept", "{:.1%}".format),
     ("parameters", "params", _short),
     ("bytes", "bytes", _short),
-    ("examples_per_second", "examples/s", "{:,.0f}".format),
+    ("examples_per_second", "rows/s", "{:,.0f}".format),
 )
 
 

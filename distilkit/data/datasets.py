@@ -90,7 +90,11 @@ class TextData:
 
 
 def load_for_training(
-    config: DataConfig, max_train_samples: int | None, *, train_labels: bool = True
+    config: DataConfig,
+    max_train_samples: int | None,
+    *,
+    train_labels: bool = True,
+    names: Sequence[str] | None = None,
 ) -> TextData:
     """The splits `train` and `validation`; never the test split.
 
@@ -98,43 +102,47 @@ def load_for_training(
 
     Args:
         train_labels: false where the loss reads no label: the training file then needs no label column,
-            and labels are not looked at unless a validation split must be cut from them.
+            and its labels are not checked unless a validation split must be cut from them.
+        names: the classes of data without names of its own, where they are known (the teacher's); otherwise
+            they are those of the training split.
 
     Raises:
         UserError: naming file, column and row of what is wrong.
     """
     source = _Source(config)
+    splits = {"train": source.read("train")}
+    cut = "validation" not in source.available()
+    if not cut:
+        splits["validation"] = source.read("validation")
+    # Names and labels are read, and their rows counted, before anything is cut or sampled.
+    labelled = "train" if train_labels or cut else "validation"
+    names = (
+        source.names
+        or names
+        or label_names(source.raw_labels(labelled, splits[labelled]), source.where(labelled))
+    )
+    labels_of = {
+        split: label_ids(source.raw_labels(split, rows), names, source.where(split))
+        for split, rows in splits.items()
+        if split == "validation" or labelled == "train"
+    }
     notes = []
-    train = source.read("train")
-    if "validation" in source.available():
-        validation = source.read("validation")
-    else:
-        train_labels = True
-        labels = _codes(source.raw_labels("train", train))
-        order = stratified_order(labels)
+    if cut:
+        order = stratified_order(labels_of["train"])
         held_out = max(1, len(order) // 10)
         if len(order) < 2:
             raise UserError(f"{source.where('train')}: one row cannot be split into training and validation.")
-        validation, train = train.select(np.sort(order[:held_out])), train.select(np.sort(order[held_out:]))
+        parts = {"validation": np.sort(order[:held_out]), "train": np.sort(order[held_out:])}
+        labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
+        splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
         notes.append(
             f"{config.data_name} has no validation split: {held_out:,} of its {len(order):,} training rows "
             "are held out (stratified, the same for every run)"
         )
-        source.cut = True
-    names_from = ("train", train) if train_labels else ("validation", validation)
-    names = source.names or label_names(source.raw_labels(*names_from), source.where(names_from[0]))
-    labels_of = {
-        "validation": label_ids(
-            source.raw_labels("validation", validation), names, source.where("validation")
-        )
-    }
-    if train_labels:
-        labels_of["train"] = label_ids(source.raw_labels("train", train), names, source.where("train"))
-    splits = {"train": train, "validation": validation}
     for split, limit in (("train", max_train_samples), ("validation", config.max_eval_samples)):
         splits[split], note = source.sample(splits[split], split, labels_of, limit)
         notes += note
-    return source.data(splits, names, labels_of, notes)
+    return source.data(splits, tuple(names), labels_of, notes)
 
 
 def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[str]) -> TextData:
@@ -181,7 +189,6 @@ class _Source:
         self.pair = config.text_pair_column or (preset.pair if preset else None)
         self.label = config.label_column or "label"
         self.names = preset.names if preset else None
-        self.cut = False
         self._files = _find_files(config.data_dir) if config.data_dir else {}
         self._hub: datasets.DatasetDict | None = None
 
@@ -198,8 +205,6 @@ class _Source:
 
     def where(self, split: str) -> str:
         """What an error calls a split: its file, or its place on the Hub."""
-        if self.cut:
-            split = "train"
         if self.config.data_dir:
             return str(self._files[split])
         assert self.preset is not None
@@ -215,7 +220,7 @@ class _Source:
             )
         columns = [column for column in (self.text, self.pair) if column]
         if self.config.data_dir:
-            rows = datasets.Dataset(_read_table(self._files[split], columns))
+            rows = datasets.Dataset(_read_table(self._files[split], [*columns, self.label]))
         else:
             rows = self.hub()[split]
         if len(rows) == 0:
@@ -305,12 +310,13 @@ def _find_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_table(file: Path, text_columns: list[str]) -> pa.Table:
+def _read_table(file: Path, columns: list[str]) -> pa.Table:
     readers: dict[str, Callable[[], pa.Table]] = {
         ".parquet": lambda: pyarrow.parquet.read_table(file),
-        ".csv": lambda: _read_delimited(file, ",", text_columns),
-        ".tsv": lambda: _read_delimited(file, "\t", text_columns),
-        ".jsonl": lambda: _read_jsonl(file, text_columns),
+        ".csv": lambda: _read_delimited(file, columns, delimiter=",", newlines_in_values=True),
+        # As GLUE writes it: a quotation mark is a character, and a line is a row.
+        ".tsv": lambda: _read_delimited(file, columns, delimiter="\t", quote_char=False),
+        ".jsonl": lambda: _read_jsonl(file, columns),
     }
     try:
         if file.suffix != ".parquet" and _is_binary(file):
@@ -330,12 +336,13 @@ def _is_binary(file: Path) -> bool:
         return b"\0" in stream.read(65536)
 
 
-def _read_delimited(file: Path, delimiter: str, text_columns: list[str]) -> pa.Table:
-    # Texts are read as texts whatever they look like: "null", "12" and "NA" are words here.
+def _read_delimited(file: Path, columns: list[str], **parsing: Any) -> pa.Table:
+    # Texts and labels are read as texts whatever they look like: "null", "12" and "NA" are words here, and
+    # labels 1, 2, 3 of one file are those of another that has "4+" as well.
     options = {
-        "parse_options": pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        "parse_options": pyarrow.csv.ParseOptions(**parsing),
         "convert_options": pyarrow.csv.ConvertOptions(
-            column_types={column: pa.string() for column in text_columns}, strings_can_be_null=False
+            column_types={column: pa.string() for column in columns}, strings_can_be_null=False
         ),
     }
     try:
@@ -344,7 +351,7 @@ def _read_delimited(file: Path, delimiter: str, text_columns: list[str]) -> pa.T
         return pyarrow.csv.read_csv(file, read_options=pyarrow.csv.ReadOptions(use_threads=False), **options)
 
 
-def _read_jsonl(file: Path, text_columns: list[str]) -> pa.Table:
+def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
     try:
         table = pyarrow.json.read_json(file)
     except pa.ArrowInvalid:  # it counts from a block's start; say which row of the file it is
@@ -358,7 +365,7 @@ def _read_jsonl(file: Path, text_columns: list[str]) -> pa.Table:
         raise
     # Texts that all look like dates were read as dates; read again, told that they are texts.
     dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
-    if dates := [name for name in dates if name in text_columns]:
+    if dates := [name for name in dates if name in columns]:
         texts = pa.schema([(name, pa.string()) for name in dates])
         table = pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(explicit_schema=texts))
     return table

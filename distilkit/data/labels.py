@@ -21,45 +21,42 @@ def label_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
         UserError: on values that are no classes, and when there are fewer than two classes.
     """
     values = set(_plain_values(column, where))
-    names = tuple(str(value) for value in sorted(values, key=lambda value: (isinstance(value, str), value)))
+    numbers = all(_is_integer(str(value)) for value in values)
+    names = tuple(str(value) for value in sorted(values, key=int if numbers else str))
     if len(names) < 2:
         raise UserError(f"{where}: two classes or more are needed, but every label is {names[0]!r}.")
     return names
 
 
-def label_ids(
-    column: pa.ChunkedArray, names: Sequence[str], where: str, *, hidden: bool = False
-) -> NDArray[np.int64]:
+def label_ids(column: pa.ChunkedArray, names: Sequence[str], where: str) -> NDArray[np.int64]:
     """Class ids, int64 `[N]`, of a raw column in terms of `names`.
 
-    Text labels are matched by name, numbers by name where `names` are numbers and else as ids.
-
-    Args:
-        hidden: keep labels of -1 (GLUE's hidden ones) instead of refusing them.
+    A label is matched by name, be it a text or a number; where no name is a number, a number is an id.
 
     Raises:
-        UserError: naming the row of the first label that is missing, not a class or unknown.
+        UserError: naming the row of the first label that is missing, hidden (-1), not a class or unknown.
     """
-    values = _plain_values(column, where)
     by_name = _lookup(names)
-    numeric_names = all(re.fullmatch(r"-?\d+", name) for name in names)
-    ids = np.empty(len(values), dtype=np.int64)
-    for row, value in enumerate(values):
-        if isinstance(value, str) or numeric_names:
-            found = by_name.get(str(value), by_name.get(canonical(str(value))))
-        else:
-            found = value if 0 <= value < len(names) else None
-        if found is None and value == -1:
-            if not hidden:
-                raise UserError(
-                    f"{where}, row {row + 1}: the label is -1, which stands for a hidden label. "
-                    "There is nothing to learn from or to score; use a split with labels."
-                )
-            found = -1
+    numbers_are_ids = not any(_is_integer(name) for name in names)
+    ids = np.empty(len(column), dtype=np.int64)
+    for row, value in enumerate(_plain_values(column, where)):
+        name = str(value)
+        found = by_name.get(name, by_name.get(canonical(name)))
+        if found is None and numbers_are_ids and _is_integer(name) and 0 <= int(name) < len(names):
+            found = int(name)
+        if found is None and name == "-1":
+            raise UserError(
+                f"{where}, row {row + 1}: the label is -1, which stands for a hidden label. "
+                "There is nothing to learn from or to score; use a split with labels."
+            )
         if found is None:
             raise UserError(f"{where}, row {row + 1}: unknown label {value!r}. Known are {', '.join(names)}.")
         ids[row] = found
     return ids
+
+
+def _is_integer(name: str) -> bool:
+    return re.fullmatch(r"-?\d+", name) is not None
 
 
 def _plain_values(column: pa.ChunkedArray, where: str) -> list[Any]:
@@ -79,9 +76,15 @@ def _plain_values(column: pa.ChunkedArray, where: str) -> list[Any]:
             values[row] = int(value)
         elif isinstance(value, str):
             if not value.strip():
-                raise UserError(f"{where}, row {row + 1}: the label is empty. Fill it in or drop the row.")
+                raise UserError(f"{where}, row {row + 1}: the label is missing. Fill it in or drop the row.")
         elif not isinstance(value, int):
             raise UserError(f"{where}, row {row + 1}: label {value!r} is neither a number nor a text.")
+    if all(isinstance(value, str) and value.lower() in ("true", "false") for value in values):
+        return [value.lower() for value in values]  # Python, pandas and JSON spell them differently
+    if any(isinstance(value, str) and "." in value for value in values) and all(
+        isinstance(value, str) and re.fullmatch(r"-?\d+(\.\d+)?", value.strip()) for value in values
+    ):  # floats, spelled out in a CSV
+        return _plain_values(pa.chunked_array([[float(value) for value in values]]), where)
     return values
 
 
@@ -101,8 +104,8 @@ def canonical(name: str) -> str:
 def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str) -> tuple[list[int], bool]:
     """For each class of the data the model's column, and whether names decided it.
 
-    Where a side has no names (`LABEL_0`, or bare numbers), ids are all there is to go by, and the second
-    value is false so that the caller can say so.
+    Where only one side has names and the other `LABEL_0`, `LABEL_1` … or 0, 1 …, ids are all there is to go
+    by, and the second value is false so that the caller can say so.
 
     Raises:
         UserError: when both sides have names and they are not the same set, or their numbers differ.
@@ -112,12 +115,15 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
             f"{who} tells {len(model_names)} classes apart ({', '.join(model_names)}), the data "
             f"{len(data_names)} ({', '.join(data_names)}). Use a model that was trained on these classes."
         )
+    pairs = ((model_names, data_names), (data_names, model_names))
     by_name = _lookup(model_names)
     columns = [by_name.get(name, by_name.get(canonical(name))) for name in data_names]
     found = [column for column in columns if column is not None]
     if len(set(found)) == len(data_names):
         return found, True
-    if _nameless(model_names) or _nameless(data_names):
+    if any(_are_ids(one) and not any(map(_is_integer, other)) for one, other in pairs) or any(
+        all(name.startswith("LABEL_") for name in one) for one, _ in pairs
+    ):
         return list(range(len(data_names))), False
     raise UserError(
         f"{who} has classes {', '.join(model_names)}, the data {', '.join(data_names)}: they cannot be "
@@ -125,5 +131,5 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     )
 
 
-def _nameless(names: Sequence[str]) -> bool:
-    return all(re.fullmatch(r"(LABEL_)?\d+", name) for name in names)
+def _are_ids(names: Sequence[str]) -> bool:
+    return list(names) == [str(index) for index in range(len(names))]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from distilkit.data.encoding import Encoded
-from distilkit.engine.precision import Resolved, autocast
+from distilkit.engine.precision import Resolved, autocast, explaining_memory
 
 
 def predict_logits(
@@ -36,7 +36,7 @@ def predict_logits(
     model.eval()
     parts = []
     try:
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), autocast(device, precision), explaining_memory():
             for indices in order.split(batch_size):
                 batch = {name: value.to(device) for name, value in rows.inputs(indices.numpy()).items()}
                 parts.append(model(**batch).logits.float().cpu())

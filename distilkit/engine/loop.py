@@ -82,10 +82,12 @@ def fit(
     Raises:
         UserError: when the loss is no longer a finite number.
     """
-    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, fused=True)
-    model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    # Accelerate sees that fp16's scaler skipped a step only where the optimizer is not fused.
+    fused = accelerator.mixed_precision != "fp16"
+    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, fused=fused)
     steps = epochs * len(loader)
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
+    model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
     best, epochs_since_best, step = float("-inf"), 0, 0
     told = time.perf_counter()
 

@@ -1,11 +1,13 @@
 """Which number format the forward pass runs in, and the Accelerator that goes with it."""
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import GradientAccumulationPlugin
 
 from distilkit.config import Precision
 from distilkit.errors import UserError
@@ -15,12 +17,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one, else the CPU, as Accelerate chooses."""
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    """The device that Accelerate chooses: CUDA where there is one, else the CPU."""
+    device: torch.device = PartialState().device
+    return device
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
@@ -31,8 +30,8 @@ def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
     Raises:
         UserError: fp16 on a CPU, or bf16 on a CUDA device that lacks it.
     """
-    cuda = device.type == "cuda"
-    fast_bf16 = torch.cuda.get_device_capability(device) >= (8, 0) if cuda else _cpu_has_bf16()
+    cuda, cpu = device.type == "cuda", device.type == "cpu"
+    fast_bf16 = torch.cuda.get_device_capability(device) >= (8, 0) if cuda else cpu and _cpu_has_bf16()
     if precision == "fp16" and not cuda:
         raise UserError("--precision fp16 needs CUDA, and this machine has none. Use auto, bf16 or fp32.")
     if precision == "bf16" and cuda and not fast_bf16:
@@ -58,7 +57,31 @@ def make_accelerator(precision: Resolved) -> Accelerator:
     API may want another, so that state is dropped here.
     """
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+    accelerator = Accelerator(
+        mixed_precision="no" if precision == "fp32" else precision,
+        # The loop weighs a step's batches itself; an environment variable of `accelerate launch` must not
+        # divide them once more.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f"{accelerator.num_processes} processes were started, but distilkit trains in one. "
+            "Start it without torchrun or accelerate launch."
+        )
+    return accelerator
+
+
+@contextmanager
+def explaining_memory() -> Iterator[None]:
+    """Turn the device's running out of memory into what the user can do about it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(".")[0]
+        raise UserError(
+            f"{reason}. Use a lower --batch-size (with --gradient-accumulation-steps for the same steps) "
+            "or a lower --max-length."
+        ) from None
 
 
 def autocast(device: torch.device, precision: Resolved) -> AbstractContextManager[Any]:

@@ -29,6 +29,7 @@ class BiLSTMConfig(PreTrainedConfig):
     """
 
     model_type = "bilstm"
+    attribute_map = {"num_hidden_layers": "num_layers"}  # noqa: RUF012  # the base class's own way
 
     vocab_size: int = 20_000
     embedding_size: int = 300

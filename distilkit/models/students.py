@@ -126,9 +126,7 @@ def _bilstm(
     if table is not None:
         with torch.no_grad():
             weight = embedding_table(model)
-            weight.copy_(
-                table * (0.1 / table.std())
-            )  # the direction is what transfers; the scale suits an LSTM
+            weight.copy_(table * (0.1 / table.std()))  # directions transfer; this scale suits an LSTM
             weight[tokenizer.pad_token_id] = 0
     return Student(model, tokenizer, origin)
 
@@ -233,7 +231,7 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
     given = teacher.model.config
     who = teacher.source.name
     own_layers = getattr(given, "num_hidden_layers", None)
-    if own_layers is None:
+    if own_layers is None or given.model_type == "bilstm":
         raise UserError(
             f"--init teacher: {who} is a {given.model_type}, without layers to take. Use --init random."
         )
@@ -312,9 +310,8 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
     """Fill `student` with the teacher's embeddings, the `picked` layers and what else has the same name.
 
     The student may be of the teacher's architecture, or a DistilBERT of a BERT's sizes: its layout has no
-    segment
-    embeddings, so the teacher's for the first segment are added to the position embeddings, which gives
-    single texts the same input vectors.
+    segment embeddings, so the teacher's for the first segment are added to the position embeddings, which
+    gives single texts the same input vectors.
 
     Returns:
         The names of the student's parameters that the teacher has nothing for.
@@ -336,9 +333,8 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
                 theirs,
                 count=1,
             )
-            if theirs not in given or (
-                distil and name.startswith("classifier.")
-            ):  # behind another layer there
+            behind_another_layer = distil and name.startswith("classifier.")
+            if theirs not in given or behind_another_layer:
                 if re.search(r"\.layers?\.\d+\.", name):
                     raise UserError(f"--init teacher: the teacher has nothing for {name}. Use --init random.")
                 new.append(name)
@@ -360,7 +356,9 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
 
 def _build(model_config: Any) -> PreTrainedModel:
     with hushed():
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(model_config)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            model_config, dtype=torch.float32
+        )
     return model
 
 

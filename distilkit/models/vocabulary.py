@@ -24,7 +24,8 @@ def word_tokenizer(
     backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.train_from_iterator(
-        _batches(texts), trainers.WordLevelTrainer(vocab_size=size, special_tokens=[PAD, UNK])
+        _batches(texts),
+        trainers.WordLevelTrainer(vocab_size=size, special_tokens=[PAD, UNK], show_progress=False),
     )
     return _wrap(backend, PAD, UNK, pairs=pairs, max_length=max_length)
 
@@ -42,10 +43,12 @@ def piece_tokenizer(teacher: Tokenizer, *, pairs: bool, max_length: int) -> PreT
             "Use --vocabulary words."
         )
     copy = Backend.from_str(json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}))
-    return _wrap(copy, str(teacher.pad_token), str(teacher.unk_token), pairs=pairs, max_length=max_length)
+    return _wrap(copy, str(teacher.pad_token), teacher.unk_token, pairs=pairs, max_length=max_length)
 
 
-def _wrap(backend: Backend, pad: str, unk: str, *, pairs: bool, max_length: int) -> PreTrainedTokenizerFast:
+def _wrap(
+    backend: Backend, pad: str, unk: str | None, *, pairs: bool, max_length: int
+) -> PreTrainedTokenizerFast:
     # No special tokens: the two texts of a pair are told apart by their type ids, 0 and 1.
     backend.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     inputs = ["input_ids", "token_type_ids", "attention_mask"] if pairs else ["input_ids", "attention_mask"]

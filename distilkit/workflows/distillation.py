@@ -35,7 +35,13 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     check_output_dir(config.output_dir, config.overwrite)
     precision = resolve_precision(config.precision, default_device())
     teacher = _load_teacher(config)
-    data = datasets.load_for_training(config, config.max_train_samples, train_labels=config.alpha > 0)
+    data = datasets.load_for_training(
+        config,
+        config.max_train_samples,
+        train_labels=config.alpha > 0,
+        # Without training labels the teacher is the one who knows all classes.
+        names=model_names(teacher.model) if teacher and teacher.model and config.alpha == 0 else None,
+    )
     for note in data.notes:
         reporter.note(note)
     columns, by_name = None, True

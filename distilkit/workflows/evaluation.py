@@ -111,6 +111,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     precision = resolve_precision(config.precision, device)
     names = dict.fromkeys([*config.models, *([config.teacher] if config.teacher else [])])
     models = [_load(name) for name in names]
+    _check_gates_can_be_met(config, models)
     data = datasets.load_for_evaluation(config, config.split, models[0].names)
     for note in data.notes:
         reporter.note(note)
@@ -133,9 +134,13 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     measured = replace(measured, gates=_gates(config, measured.scores))
     for one, one_score in zip(models, measured.scores, strict=True):
         if one.source.run:
-            file = one.source.run.path / runs.EVALUATION / f"{data.name}-{config.split}.json"
+            sample = f"-{len(labels)}" if config.max_eval_samples else ""
+            file = one.source.run.path / runs.EVALUATION / f"{data.name}-{config.split}{sample}.json"
             document = measured.document() | {"models": [dict(vars(one_score))], "gates": []}
-            runs.write_json(file, document)
+            try:
+                runs.write_json(file, document)
+            except OSError as error:
+                reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
     return measured
 
 
@@ -249,16 +254,25 @@ def _teacher_of(student: int, config: EvaluateConfig, models: list[_Loaded]) -> 
     return next((i for i, one in enumerate(models) if i != student and one.fingerprint == named), None)
 
 
+def _check_gates_can_be_met(config: EvaluateConfig, models: list[_Loaded]) -> None:
+    """Refuse, before anything is scored, a threshold on what no model here will have."""
+    compared = any(_teacher_of(student, config, models) is not None for student in range(len(models)))
+    two_classes = len(models[0].names) == 2
+    for metric, threshold in gates(config.fail_under):
+        if metric in ("agreement", "accuracy_retained") and not compared:
+            why = "no model here has a teacher to compare with. Put it among the models, or give --teacher."
+        elif metric == "f1" and not two_classes:
+            why = f"it is for two classes, and there are {len(models[0].names)}. Use f1_macro."
+        else:
+            continue
+        raise UserError(f"--fail-under {metric}={threshold:g}: {why}")
+
+
 def _gates(config: EvaluateConfig, scores: tuple[Score, ...]) -> tuple[Gate, ...]:
     held = []
     for metric, threshold in gates(config.fail_under):
-        having = [one for one in scores if getattr(one, metric) is not None]
-        if not having:
-            raise UserError(
-                f"--fail-under {metric}={threshold:g}: no model here has {metric}. "
-                + ("It is for two classes." if metric == "f1" else "Put the teacher among the models.")
-            )
-        for one in having:
-            value = float(getattr(one, metric))
-            held.append(Gate(one.model, metric, threshold, value, value >= threshold))
+        for one in scores:
+            value = getattr(one, metric)
+            if value is not None:
+                held.append(Gate(one.model, metric, threshold, value, value >= threshold))
     return tuple(held)

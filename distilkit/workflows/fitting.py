@@ -20,7 +20,7 @@ from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.engine.inference import predict_logits
 from distilkit.engine.loop import EpochRecord, Loss, StepRecord, fit
 from distilkit.engine.metrics import score
-from distilkit.engine.precision import Resolved
+from distilkit.engine.precision import Resolved, explaining_memory
 from distilkit.models.loading import Source, count_parameters, save_model
 from distilkit.progress import Reporter
 
@@ -80,9 +80,11 @@ def fit_into_run(job: Job, train_rows: Encoded, accelerator: Accelerator, report
         return score(logits, labels)
 
     started, clock = runs.now(), time.perf_counter()
+    sizes = ", ".join(f"{split} {len(rows):,} rows" for split, rows in job.data.splits.items())
+    reporter.note(f"data: {job.data.name}, {sizes}")
     reporter.note(job.formula)
-    with runs.writing(config.output_dir, config.overwrite) as draft:
-        runs.write_config(draft, config)
+    with explaining_memory(), runs.writing(config.output_dir, config.overwrite) as draft:
+        runs.write_config(draft, changed(config, precision=job.precision))
         records = fit(
             job.model,
             step_loader(

@@ -164,7 +164,7 @@ YAML: list[tuple[str | bytes | None, tuple[str, ...]]] = [
     ("alhpa: 0.5\n", ("'alhpa'", "Did you mean 'alpha'?")),
     ("temperature: 2\n", ("'temperature'",)),
     ("max-length: 16\n", ("'max-length'", "'max_length'")),
-    ("1: 2\n", ("1 is not an option",)),
+    ("1: 2\n", ("'1' is not an option",)),
     ("batch_size: many\n", ("--batch-size", "'many'")),
     ("learning_rate: [1]\n", ("--learning-rate", "[1]")),
     ("dropout: .nan\n", ("--dropout", "nan")),

@@ -126,3 +126,26 @@ def _stripped(text: str) -> list[str]:
 def test_help_names_the_choices_of_an_option(command: str, field: str, choices: tuple[str, ...]) -> None:
     line: Any = next(line for line in help_of(command).splitlines() if f" {flag(field)} " in line)
     assert "|".join(choices) in line
+
+
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_the_evaluation_table_names_its_models_and_cuts_nothing(
+    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When piped, rich takes a width of 80 for granted and drops whole columns."""
+    from distilkit.cli.output import Output, evaluation_table
+
+    monkeypatch.setenv("COLUMNS", columns)
+    numbers = {"accuracy": 0.9, "f1": 0.9, "f1_macro": 0.9, "loss": 0.3, "parameters": 22_713_986}
+    numbers |= {
+        "bytes": 90_867_952,
+        "examples_per_second": 1234.5,
+        "agreement": 0.95,
+        "accuracy_retained": 0.97,
+    }
+    models = [{"model": f"runs/sst2-a-rather-long-name-{i}", **numbers} for i in range(2)]
+    document = {"dataset": "sst2", "split": "validation", "rows": 872, "precision": "bf16", "models": models}
+    Output().result(document, evaluation_table(document))
+    printed = capsys.readouterr().out
+    for text in ("runs/sst2-a-rather-long-name-1", "22.7M", "90.9M", "1,234", "97.0%", "0.9500", "rows/s"):
+        assert text in printed
