@@ -26,7 +26,7 @@ demo: install ## Train, distill and evaluate for real: minilm on Rotten Tomatoes
 
 .PHONY: test
 test: check ## Everything a person needs to trust a change: lint, types and all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4
 
 .PHONY: check
 check: lint types ## Lint and types only: the quick look before a commit
