@@ -1,6 +1,5 @@
 """The commands: each a short shell around the function that does the work."""
 
-import os
 import signal
 from typing import Annotated
 
@@ -79,9 +78,6 @@ def _terminated(*_: object) -> None:
 def main() -> None:
     """The console script: 0 done, 2 the user's mistake, 3 a missed gate, 130 or 143 stopped."""
     signal.signal(signal.SIGTERM, _terminated)
-    # Read when torch is imported. OpenMP's threads spin at every barrier: beside one busy process that made a
-    # training step five times slower on two cores. Spinning briefly costs a tenth when alone.
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         app()
     except UserError as mistake:
