@@ -21,6 +21,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
+from distilkit.progress import Reporter
+from distilkit.runs import Run
+
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = Path(os.environ.get("DISTILKIT_DATA", ROOT.parent / "shared" / "data"))
 
@@ -122,6 +125,36 @@ def lively(model: Any, factor: float = 20) -> Any:
             if parameter.ndim == 2:
                 parameter.mul_(factor)
     return model
+
+
+class Notes(Reporter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.progress: dict[str, tuple[int, int]] = {}
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        self.progress[task] = (done, total)
+
+
+class Interrupt(Reporter):
+    """Ctrl-C at the first note that contains `word`."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def note(self, message: str) -> None:
+        if self.word in message:
+            raise KeyboardInterrupt
+
+
+def weights(run: Run) -> bytes:
+    """The file with a run's weights."""
+    return (run.model_path / "model.safetensors").read_bytes()
 
 
 MakeModel = Callable[..., Path]

@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BAD, GOOD, QUICK, lively, pair_rows, rows, tiny_tokenizer, write_jsonl
+from conftest import (
+    BAD,
+    GOOD,
+    QUICK,
+    Interrupt,
+    Notes,
+    lively,
+    pair_rows,
+    rows,
+    tiny_tokenizer,
+    weights,
+    write_jsonl,
+)
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -17,7 +29,6 @@ import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit import DistillConfig, UserError, distill
 from distilkit.config import make_config, read_values, resolve
 from distilkit.models.loading import fingerprint
-from distilkit.progress import Reporter
 from distilkit.runs import Run
 from distilkit.workflows import distillation
 
@@ -36,31 +47,6 @@ def config(sst2_dir: Path, teacher_run: Run, tmp_path: Path) -> Any:
         return DistillConfig(**(known | options))
 
     return make
-
-
-class Notes(Reporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
-class Interrupt(Reporter):
-    """Ctrl-C at the first note that contains `word`."""
-
-    def __init__(self, word: str) -> None:
-        self.word = word
-
-    def note(self, message: str) -> None:
-        if self.word in message:
-            raise KeyboardInterrupt
-
-
-def weights(run: Run) -> bytes:
-    return (run.model_path / "model.safetensors").read_bytes()
 
 
 def logits_of(folder: Path | str, texts: list[str], pairs: list[str] | None = None) -> Tensor:

@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUICK, MakeModel, lively, rows, tiny_bert, tiny_tokenizer, write_jsonl
+from conftest import QUICK, MakeModel, Notes, lively, rows, tiny_bert, tiny_tokenizer, write_jsonl
 from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
-from distilkit.progress import Reporter
 from distilkit.runs import Run
 from distilkit.workflows.evaluation import SCHEMA, check_gates
 
@@ -53,16 +52,6 @@ def config(sst2_dir: Path) -> Any:
         return EvaluateConfig(models=names, **(known | options))
 
     return make
-
-
-class Notes(Reporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def predicted(folder: Path, values: Sequence[dict[str, Any]]) -> Tensor:

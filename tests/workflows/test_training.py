@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUICK, pair_rows, rows, write_jsonl
+from conftest import QUICK, Interrupt, Notes, pair_rows, rows, weights, write_jsonl
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import TrainConfig, UserError, train
 from distilkit.config import make_config, read_values, resolve
 from distilkit.models.loading import fingerprint
-from distilkit.progress import Reporter
 from distilkit.runs import Run
 from distilkit.workflows import fitting
 
@@ -28,35 +27,6 @@ def config(sst2_dir: Path, bert_dir: Path, tmp_path: Path) -> Any:
         return TrainConfig(**(known | options))
 
     return make
-
-
-class Notes(Reporter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.progress: dict[str, tuple[int, int]] = {}
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-    def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
-        self.progress[task] = (done, total)
-
-
-class Interrupt(Reporter):
-    """Ctrl-C at the first note that contains `word`."""
-
-    def __init__(self, word: str) -> None:
-        self.word = word
-
-    def note(self, message: str) -> None:
-        if self.word in message:
-            raise KeyboardInterrupt
-
-
-def weights(run: Run) -> bytes:
-    return (run.model_path / "model.safetensors").read_bytes()
 
 
 def files_in(folder: Path) -> set[str]:
