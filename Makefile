@@ -26,7 +26,8 @@ demo: install ## Train, distill and evaluate for real: minilm on Rotten Tomatoes
 
 .PHONY: test
 test: check ## Everything a person needs to trust a change: lint, types and all tests
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 4
 
 .PHONY: check
 check: lint types ## Lint and types only: the quick look before a commit

@@ -4,7 +4,7 @@ from distilkit import DistillConfig, TrainConfig, distill, train
 
 teacher = train(TrainConfig(dataset="sst2", model="minilm", output_dir="runs/teacher"))
 student = distill(DistillConfig(dataset="sst2", teacher=str(teacher.path), output_dir="runs/student"))
-print(student.metrics["validation"]["accuracy"])
+accuracy = student.metrics["validation"]["accuracy"]
 """
 
 from importlib import import_module

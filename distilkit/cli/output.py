@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -123,11 +124,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 def error(message: str) -> None:
     """One mistake of the user's, on stderr, without a traceback."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {_plain(message)}")
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", r"\[")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")
 
 
 def run_summary(run: Any) -> tuple[dict[str, Any], str]:

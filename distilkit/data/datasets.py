@@ -151,9 +151,9 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
     Raises:
         UserError: naming file, column and row of what is wrong.
     """
-    if split == "validation" and "validation" not in _Source(config).available():
-        return load_for_training(config, None)
     source = _Source(config)
+    if split == "validation" and "validation" not in source.available():
+        return load_for_training(config, None)
     rows = source.read(split)
     names = source.names or tuple(model_names)
     labels_of = {split: label_ids(source.raw_labels(split, rows), names, source.where(split))}

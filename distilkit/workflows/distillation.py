@@ -79,12 +79,13 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
         facts=facts,
     )
     rows = encode_split(job, "train", reporter)
+    labels = data.labels("train") if config.alpha > 0 else None
+    teacher_logits = None
     if config.alpha < 1:
         assert teacher
-        logits = _run_teacher(config, teacher, data, columns, precision, reporter)
-        rows = rows.join(teacher_logits=logits.join(data.texts("train"), data.pairs("train")))
-    if config.alpha > 0:
-        rows = rows.join(labels=data.labels("train"), teacher_logits=rows.teacher_logits)
+        computed = _run_teacher(config, teacher, data, columns, precision, reporter)
+        teacher_logits = computed.join(data.texts("train"), data.pairs("train"))
+    rows = rows.join(labels=labels, teacher_logits=teacher_logits)
     return fit_into_run(job, rows, accelerator, reporter)
 
 

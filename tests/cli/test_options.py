@@ -90,6 +90,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert not loaded & set(HEAVY)
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 def test_help_takes_under_300_ms(arguments: list[str]) -> None:
     """The best of five in processor time, which a busy machine does not stretch as it does the clock's."""
