@@ -3,7 +3,7 @@
 from distilkit import DistillConfig, TrainConfig, distill, train
 
 teacher = train(TrainConfig(dataset="sst2", model="minilm", output_dir="runs/teacher"))
-student = distill(DistillConfig(dataset="sst2", teacher=str(teacher.path), output_dir="runs/student"))
+student = distill(DistillConfig(dataset="sst2", teacher=(str(teacher.path),), output_dir="runs/student"))
 accuracy = student.metrics["validation"]["accuracy"]
 """
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distilkit.config import DistillConfig, EvaluateConfig, TrainConfig
     from distilkit.errors import GateMissed, UserError
     from distilkit.runs import Run
-    from distilkit.workflows.distillation import distill
+    from distilkit.workflows.distillation import distill, distill_many
     from distilkit.workflows.evaluation import evaluate
     from distilkit.workflows.training import train
 
@@ -28,6 +28,7 @@ _HOMES = {
     "UserError": "errors",
     "Run": "runs",
     "distill": "workflows.distillation",
+    "distill_many": "workflows.distillation",
     "evaluate": "workflows.evaluation",
     "train": "workflows.training",
 }
@@ -39,6 +40,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "distill",
+    "distill_many",
     "evaluate",
     "train",
 ]

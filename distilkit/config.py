@@ -58,10 +58,13 @@ def positional(*, help: str, **limits: Any) -> Any:
 
 
 def _one_or_many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, str | int | float) else value
 
 
-Strings = Annotated[tuple[str, ...], BeforeValidator(_one_or_many)]
+Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many)]
+Floats = Annotated[tuple[float, ...], BeforeValidator(_one_or_many)]
 
 
 @frozen
@@ -183,8 +186,14 @@ class TrainConfig(FitConfig):
 class DistillConfig(FitConfig):
     """Distill a teacher into a student: loss = alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)."""
 
-    teacher: str | None = option(
-        None, panel="Model", short="-t", help="Run folder, model folder or Hub id. Not needed for alpha 1."
+    teacher: Strings = option(
+        (),
+        panel="Model",
+        short="-t",
+        help="Run folder, model folder or Hub id; repeat it for the mean of several. Not needed for alpha 1.",
+    )
+    teacher_weight: Floats = option(
+        (), panel="Model", help="Of each --teacher in the mean, in their order. (default: equal)"
     )
     student: str = option(
         "bilstm", panel="Model", help="bilstm, tinybert, distilbert, or any Hub id or folder of an encoder."
@@ -230,12 +239,21 @@ class DistillConfig(FitConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DistillConfig":
-        if self.teacher is None and self.alpha < 1:
+        if twice := [name for name in self.teacher if self.teacher.count(name) > 1]:
+            raise ValueError(f"--teacher {twice[0]} is given twice: leave one out, or use --teacher-weight")
+        if self.teacher_weight and len(self.teacher_weight) != len(self.teacher):
+            raise ValueError(
+                f"--teacher-weight: {len(self.teacher_weight)} given for {len(self.teacher)} teachers; "
+                "give one for each --teacher, in their order"
+            )
+        if unfit := [weight for weight in self.teacher_weight if weight <= 0]:
+            raise ValueError(f"--teacher-weight {unfit[0]:g} is not above 0: leave that teacher out")
+        if not self.teacher and self.alpha < 1:
             raise ValueError(
                 f"alpha {self.alpha:g} needs a teacher: give --teacher RUN_OR_MODEL, or --alpha 1 "
                 "for labels only"
             )
-        if self.teacher is None and self.init == "teacher":
+        if not self.teacher and self.init == "teacher":
             raise ValueError("--init teacher needs a teacher: give --teacher RUN_OR_MODEL")
         if self.student == "bilstm":
             self._check_bilstm()
@@ -260,7 +278,7 @@ class DistillConfig(FitConfig):
             raise ValueError(
                 "--init teacher gives a bilstm the teacher's embeddings, so it needs --vocabulary teacher"
             )
-        if from_teacher and self.teacher is None:
+        if from_teacher and not self.teacher:
             raise ValueError("--vocabulary teacher needs a teacher: give --teacher RUN_OR_MODEL")
         if from_teacher and self.vocabulary_size is not None:
             raise ValueError("--vocabulary-size goes with --vocabulary words: the teacher's is taken whole")
@@ -285,13 +303,30 @@ class EvaluateConfig(DataConfig):
         panel="Output",
         help="METRIC=VALUE, repeatable: exit code 3 if a model that has the metric scores less.",
     )
-    batch_size: int = option(64, ge=1, panel="Speed", short="-b", help="Rows per forward pass.")
     precision: Precision = option("auto", panel="Speed", help="Of the forward pass; auto as in train.")
 
     @model_validator(mode="after")
     def _gates_parse(self) -> "EvaluateConfig":
         gates(self.fail_under)
         return self
+
+
+@frozen
+class CacheConfig:
+    """`cache path`, `cache list` and `cache verify` have no options of their own."""
+
+
+@frozen
+class CachePruneConfig:
+    """Remove from the cache what is damaged or left over, and entries that are named or long unused."""
+
+    key: Strings = option(
+        (), panel="Cache", help="Remove the entry whose key begins so, repeatable. See `cache list`."
+    )
+    unused_days: int | None = option(
+        None, ge=1, panel="Cache", help="Remove entries that no run has used for N days."
+    )
+    all: bool = option(False, panel="Cache", help="Remove every entry.")
 
 
 GATE_METRICS = ("accuracy", "f1", "f1_macro", "agreement", "accuracy_retained", "examples_per_second")
@@ -314,7 +349,7 @@ def gates(fail_under: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     return tuple(parsed)
 
 
-AnyConfig = TypeVar("AnyConfig", TrainConfig, DistillConfig, EvaluateConfig)
+AnyConfig = TypeVar("AnyConfig", TrainConfig, DistillConfig, EvaluateConfig, CacheConfig, CachePruneConfig)
 AnyFit = TypeVar("AnyFit", bound=FitConfig)
 
 # What `epochs`, `batch_size` and `learning_rate` are when they are not given.

@@ -1,4 +1,4 @@
-"""The two ways a command ends badly without it being our bug."""
+"""The ways a command ends badly without it being our bug."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
 
 class GateMissed(Exception):
     """A `--fail-under` threshold was not reached: everything worked, exit code 3."""
+
+
+class DamageFound(GateMissed):
+    """`cache verify` found something damaged: it worked, the check failed, exit code 3."""

@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,11 +127,8 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     """
     check_output_dir(output_dir, overwrite)
     output_dir = output_dir.resolve()  # a link keeps pointing at what is replaced
-    made = _make_parents(output_dir.parent)
     try:
-        draft = Path(
-            tempfile.mkdtemp(prefix=f".{output_dir.name}.", suffix=".unfinished", dir=output_dir.parent)
-        )
+        draft = _make_draft(output_dir)
         draft.chmod(0o777 & ~_umask())
         try:
             yield draft
@@ -146,21 +144,37 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
         except (OSError, UserError) as error:
             raise UserError(f"{error} The run is complete and lies in {draft}.") from None
     finally:
-        for folder in reversed(made):
-            if not any(folder.iterdir()):
-                folder.rmdir()
+        _remove_empty_parents(output_dir.parent)
 
 
-def _make_parents(folder: Path) -> list[Path]:
-    made = [parent for parent in (folder, *folder.parents) if not parent.exists()][::-1]
-    for parent in made:
-        parent.mkdir(exist_ok=True)
-    return made
+# Folders that this process has made for runs. Whoever is the last to leave an empty one removes it: several
+# runs may be on their way into it.
+_made: set[Path] = set()
+_making = threading.Lock()
+
+
+def _make_draft(output_dir: Path) -> Path:
+    home = output_dir.parent
+    with _making:
+        for parent in [parent for parent in (home, *home.parents) if not parent.exists()][::-1]:
+            parent.mkdir(exist_ok=True)
+            _made.add(parent)
+        return Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", suffix=".unfinished", dir=home))
+
+
+def _remove_empty_parents(folder: Path) -> None:
+    with _making:
+        for parent in (folder, *folder.parents):
+            if parent not in _made or any(parent.iterdir()):
+                return
+            parent.rmdir()
+            _made.discard(parent)
 
 
 def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
+    with _making:  # it can only be read by setting it, for all threads
+        mask = os.umask(0)
+        os.umask(mask)
     return mask
 
 

@@ -11,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,25 @@ def write_jsonl(file: Path, values: Sequence[dict[str, Any]]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
     return file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Teacher logits are kept in a folder of this session, also by the commands that tests start.
+
+    Without it the tests would write to the user's own cache, and read there what an earlier session left.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISTILKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def fresh_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of this test's own: what other tests computed is not in it."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("DISTILKIT_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -62,7 +62,8 @@ FULL: list[Any] = [
     DistillConfig(
         data_dir="data",
         text_pair_column="second",
-        teacher="1e-4",
+        teacher=("1e-4", "null"),
+        teacher_weight=(1, 2.5),
         alpha=0.0,
         init="random",
         layers=2,
@@ -135,6 +136,42 @@ def test_models_and_gates_of_the_file_are_replaced_by_typed_ones_and_else_kept(
         monkeypatch, "evaluate", "c", "-c", file, "--fail-under", "f1=0.1", "--fail-under", "accuracy=0.2"
     )
     assert (typed.models, typed.fail_under) == (("c",), ("f1=0.1", "accuracy=0.2"))
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [("a", ("a",)), (["a", "b"], ("a", "b")), (("b", "a"), ("b", "a")), (None, ()), ([], ())],
+)
+def test_a_teacher_may_be_one_or_several_or_none(given: Any, read: tuple[str, ...]) -> None:
+    """A single name taken letter by letter, or teachers in another order than their weights, go unseen."""
+    config = DistillConfig(dataset="sst2", teacher=given, alpha=1, output_dir="o")
+    assert config.teacher == read
+
+
+def test_teachers_and_weights_are_typed_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each weight belongs to the teacher in its place: another order is another mean."""
+    typed = ["-t", "b", "--teacher-weight", "3", "--teacher", "a", "--teacher-weight", "0.5"]
+    config = config_of(monkeypatch, "distill", "-d", "sst2", "-o", "out", *typed)
+    assert (config.teacher, config.teacher_weight) == (("b", "a"), (3.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"teacher": ["a", "b", "a"]}, ("--teacher a", "twice")),
+        ({"teacher": ["a", "b"], "teacher_weight": [1]}, ("--teacher-weight", "1 given for 2")),
+        ({"teacher": "a", "teacher_weight": [1, 2]}, ("--teacher-weight", "2 given for 1")),
+        ({"teacher": ["a", "b"], "teacher_weight": [1, 0]}, ("--teacher-weight 0",)),
+        ({"teacher": ["a", "b"], "teacher_weight": [-1, 2]}, ("--teacher-weight -1",)),
+        ({"teacher": ["a", ""]}, ("--teacher",)),
+    ],
+)
+def test_teachers_that_make_no_mean_are_refused(values: dict[str, Any], named: tuple[str, ...]) -> None:
+    """A weight of zero, or one for nobody, would be a mean of other teachers than were named."""
+    with pytest.raises(UserError) as error:
+        make_config(DistillConfig, {"dataset": "sst2", "output_dir": "o"} | values)
+    for text in named:
+        assert text in str(error.value)
 
 
 def test_defaults_are_the_documented_ones_when_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

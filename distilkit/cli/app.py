@@ -9,7 +9,7 @@ import distilkit
 from distilkit.cli import output as out
 from distilkit.cli.options import with_options
 from distilkit.cli.output import Output
-from distilkit.config import DistillConfig, EvaluateConfig, TrainConfig
+from distilkit.config import CacheConfig, CachePruneConfig, DistillConfig, EvaluateConfig, TrainConfig
 from distilkit.errors import GateMissed, UserError
 
 app = typer.Typer(
@@ -69,6 +69,54 @@ def evaluate(config: EvaluateConfig, output: Output) -> None:
         result = evaluation.evaluate(config, output)
     output.result(result.document(), out.evaluation_table(result.document()))
     evaluation.check_gates(result)
+
+
+cache = typer.Typer(
+    no_args_is_help=True, help="The teacher logits on disk: where, what, whether they are whole."
+)
+app.add_typer(cache, name="cache")
+
+
+@cache.command("path")
+@with_options(CacheConfig)
+def cache_path(config: CacheConfig, output: Output) -> None:
+    """Print the folder: $DISTILKIT_CACHE, else the user's cache folder."""
+    from distilkit.workflows import caching
+
+    place = caching.locate(config)
+    output.result(place.document(), str(place.path))
+
+
+@cache.command("list")
+@with_options(CacheConfig)
+def cache_list(config: CacheConfig, output: Output) -> None:
+    """List the teachers whose logits are stored."""
+    from distilkit.workflows import caching
+
+    listing = caching.list_entries(config)
+    output.result(listing.document(), out.cache_table(listing.document()))
+
+
+@cache.command("verify")
+@with_options(CacheConfig)
+def cache_verify(config: CacheConfig, output: Output) -> None:
+    """Read everything again; exit code 3 when something is damaged."""
+    from distilkit.workflows import caching
+
+    with output:
+        result = caching.verify(config, output)
+    output.result(result.document(), out.verification_text(result.document()))
+    caching.check_damage(result)
+
+
+@cache.command("prune")
+@with_options(CachePruneConfig)
+def cache_prune(config: CachePruneConfig, output: Output) -> None:
+    """Remove what is damaged or left over, and the entries that are named or long unused."""
+    from distilkit.workflows import caching
+
+    result = caching.prune(config)
+    output.result(result.document(), out.pruning_text(result.document()))
 
 
 def _terminated(*_: object) -> None:

@@ -7,7 +7,7 @@ a YAML key and a Python argument get the same answer.
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -22,7 +22,7 @@ from distilkit.config import (
     read_values,
 )
 
-PANELS = ("Data", "Model", "Training", "Speed", "Output")
+PANELS = ("Data", "Model", "Training", "Speed", "Cache", "Output")
 
 CONFIG = Annotated[
     Path | None,
@@ -105,8 +105,8 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
 
 def _typed(annotation: Any) -> tuple[Any, str | None]:
     """What Typer is told of a field's type. Numbers stay texts: the config class reads and checks them."""
-    if annotation == tuple[str, ...]:
-        return list[str], None
+    if get_origin(annotation) is tuple:
+        return list[str], "<float>" if get_args(annotation)[0] is float else "<str>"
     for number in (int, float):
         if annotation in (number, number | None):
             return str | None, f"<{number.__name__}>"

@@ -122,6 +122,61 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 )
 
 
+def cache_table(document: Mapping[str, Any]) -> Table | str:
+    """What is stored, a row a teacher."""
+    if not document["entries"]:
+        return f"{document['path']}: nothing is stored yet"
+    table = Table(
+        title=document["path"], title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+    )
+    table.add_column("teacher", overflow="fold", min_width=12)
+    for heading in ("key", "rows", "classes", "max length", "precision", "bytes", "last used"):
+        table.add_column(heading, justify="left" if heading == "key" else "right", no_wrap=True)
+    for entry in document["entries"]:
+        table.add_row(
+            _known(entry["name"]),
+            entry["key"][:KEY_SHOWN],
+            f"{entry['rows']:,}",
+            _known(entry["classes"] and len(entry["classes"])),
+            _known(entry["max_length"]),
+            _known(entry["precision"]),
+            _short(entry["bytes"]),
+            entry["last_used"][:10],
+        )
+    return table
+
+
+def verification_text(document: Mapping[str, Any]) -> str:
+    """What `cache verify` found, a line for each damaged shard."""
+    lines = [
+        f"{_known(one['name'])}  {one['key'][:KEY_SHOWN]}/{one['shard']}: {one['damage']}"
+        for one in document["damaged"]
+    ]
+    damaged = f"{len(lines):,} damaged" if lines else "all whole"
+    shown = f"{document['path']}: {document['shards']:,} shards, {_short(document['bytes'])} bytes, {damaged}"
+    return "\n".join([*lines, shown])
+
+
+def pruning_text(document: Mapping[str, Any]) -> str:
+    """What `cache prune` removed and what it left, a line each."""
+    lines = [
+        f"removed: {one['what']} of {_known(one['name'])}  {one['key'][:KEY_SHOWN]}, {one['bytes']:,} bytes"
+        for one in document["removed"]
+    ]
+    lines += [
+        f"left alone: {_known(one['name'])}  {one['key'][:KEY_SHOWN]}, {one['reason']}"
+        for one in document["kept"]
+    ]
+    return "\n".join([*lines, f"{document['path']}: {document['bytes']:,} bytes freed"])
+
+
+KEY_SHOWN = 12  # hex digits of a key: enough for `--key`
+
+
+def _known(value: object) -> str:
+    return "?" if value is None else str(value)
+
+
 def error(message: str) -> None:
     """One mistake of the user's, on stderr, without a traceback."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")

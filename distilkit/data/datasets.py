@@ -1,7 +1,10 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
 import json
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -28,6 +31,7 @@ DATA_SEED = 42
 SPLITS = ("train", "validation", "test", "unsupervised")
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 _LIST = ", ".join(ENDINGS)
+PIECE = 1024  # rows that are read and written at a time
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,26 @@ class TextData:
     labels_of: dict[str, NDArray[np.int64]]
     notes: tuple[str, ...] = ()
 
-    def texts(self, split: str) -> list[str]:
-        """The texts of a split, in order."""
-        return list(self.splits[split][self.text_column])
+    def texts(self, split: str) -> Sequence[str]:
+        """The texts of a split, in order; they stay on disk until they are asked for."""
+        texts: Sequence[str] = self.splits[split][self.text_column]
+        return texts
 
-    def pairs(self, split: str) -> list[str] | None:
+    def pairs(self, split: str) -> Sequence[str] | None:
         """The second texts of a split, or `None` when examples are single texts."""
-        return list(self.splits[split][self.pair_column]) if self.pair_column else None
+        return self.splits[split][self.pair_column] if self.pair_column else None
 
     def labels(self, split: str) -> Tensor:
         """Class ids of a split, int64 `[N]`."""
         return torch.from_numpy(self.labels_of[split])
 
-    def fingerprint(self, split: str) -> str:
-        """SHA-256 of the texts and labels of a split, in order."""
+    def fingerprint(self, split: str, labels: bool = True) -> str:
+        """SHA-256 of the texts of a split, in order, and of its labels where they play a part."""
         digest = sha256()
         for column in (self.texts(split), self.pairs(split) or []):
             for text in column:
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-        if split in self.labels_of:
+        if labels:
             digest.update(self.labels_of[split].tobytes())
         return digest.hexdigest()
 
@@ -220,7 +225,7 @@ class _Source:
             )
         columns = [column for column in (self.text, self.pair) if column]
         if self.config.data_dir:
-            rows = datasets.Dataset(_read_table(self._files[split], [*columns, self.label]))
+            rows = _read_file(self._files[split], [*columns, self.label])
         else:
             rows = self.hub()[split]
         if len(rows) == 0:
@@ -233,7 +238,7 @@ class _Source:
 
     def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
         self._require(rows, self.label, "--label-column", split)
-        return rows.with_format("arrow")[:].column(self.label)
+        return rows.select_columns([self.label]).with_format("arrow")[:].column(self.label)
 
     def sample(
         self, rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None
@@ -310,25 +315,45 @@ def _find_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _read_table(file: Path, columns: list[str]) -> pa.Table:
+def _read_file(file: Path, columns: list[str]) -> datasets.Dataset:
+    """The rows of a file, from where they lie in Arrow's format on disk: memory does not grow with them.
+
+    Parquet is read piece by piece, the text formats at once.
+    """
     readers: dict[str, Callable[[], pa.Table]] = {
-        ".parquet": lambda: pyarrow.parquet.read_table(file),
         ".csv": lambda: _read_delimited(file, columns, delimiter=",", newlines_in_values=True),
         # As GLUE writes it: a quotation mark is a character, and a line is a row.
         ".tsv": lambda: _read_delimited(file, columns, delimiter="\t", quote_char=False),
         ".jsonl": lambda: _read_jsonl(file, columns),
     }
     try:
-        if file.suffix != ".parquet" and _is_binary(file):
+        if file.suffix == ".parquet":
+            reader = pyarrow.parquet.ParquetFile(file)
+            schema, pieces = reader.schema_arrow, reader.iter_batches(batch_size=PIECE)
+        elif _is_binary(file):
             raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
-        table = readers[file.suffix]()
+        else:
+            table = readers[file.suffix]()
+            schema, pieces = table.schema, iter(table.to_batches(max_chunksize=PIECE))
+        if twice := [name for name in schema.names if schema.names.count(name) > 1]:
+            raise UserError(f"{file} has two columns {twice[0]!r}. Rename or drop one.")
+        return _from_disk(schema, pieces)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
-    names = table.column_names
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"{file} has two columns {twice[0]!r}. Rename or drop one.")
-    return table
+
+
+def _from_disk(schema: pa.Schema, pieces: Iterator[pa.RecordBatch]) -> datasets.Dataset:
+    descriptor, name = tempfile.mkstemp(prefix="distilkit-", suffix=".arrow")
+    os.close(descriptor)
+    try:
+        with pa.OSFile(name, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+            for piece in pieces:
+                stream.write_batch(piece)
+        return datasets.Dataset.from_file(name)
+    finally:
+        with suppress(OSError):  # where the system keeps a file that is in use, it stays until it is cleaned
+            os.unlink(name)
 
 
 def _is_binary(file: Path) -> bool:
@@ -374,6 +399,11 @@ def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
 def _check_texts(column: pa.ChunkedArray, where: str) -> None:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise UserError(f"{where}: it holds {column.type}, not text.")
-    empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(column), ""), True)
-    if row := pc.index(empty, True).as_py() + 1:
-        raise UserError(f"{where}, row {row}: the text is missing or empty. Fill it in or drop the row.")
+    seen = 0
+    for chunk in column.chunks:  # one by one, so that a copy of all texts is never in memory
+        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(chunk), ""), True)
+        if row := pc.index(empty, True).as_py() + 1:
+            raise UserError(
+                f"{where}, row {seen + row}: the text is missing or empty. Fill it in or drop the row."
+            )
+        seen += len(chunk)

@@ -1,6 +1,7 @@
 """Text to token ids, and ids to padded batches."""
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,10 +22,12 @@ CHUNK = 1024  # texts per tokenizer call: enough for its threads, little enough 
 class Encoded:
     """Token ids of N rows, end to end without padding, and what is joined to them.
 
-    `flat` holds per input name one array of all rows' values; row i is `offsets[i]:offsets[i + 1]`.
+    `flat` holds per input name one integer tensor of all rows' values, on the device that is to read them;
+    row i is `offsets[i]:offsets[i + 1]`. The offsets stay on the host, so that making a batch never waits
+    for a device.
     """
 
-    flat: dict[str, NDArray[np.int32]]
+    flat: dict[str, Tensor]
     offsets: NDArray[np.int64]
     padding: dict[str, int]
     labels: Tensor | None = None
@@ -38,6 +41,17 @@ class Encoded:
         """Tokens per row, int64 `[N]`."""
         return np.diff(self.offsets)
 
+    @property
+    def device(self) -> torch.device:
+        """Where batches come into being."""
+        return self.flat["input_ids"].device
+
+    @property
+    def bytes(self) -> int:
+        """What the rows take up on their device."""
+        columns = [*self.flat.values(), self.labels, self.teacher_logits]
+        return sum(column.numel() * column.element_size() for column in columns if column is not None)
+
     def join(self, *, labels: Tensor | None = None, teacher_logits: Tensor | None = None) -> "Encoded":
         """The same rows with `labels` int64 `[N]` and `teacher_logits` float32 `[N, C]` beside them."""
         for column in (labels, teacher_logits):
@@ -45,19 +59,31 @@ class Encoded:
                 raise ValueError(f"{len(column)} values cannot be joined to {len(self)} rows")
         return replace(self, labels=labels, teacher_logits=teacher_logits)
 
+    def to(self, device: torch.device) -> "Encoded":
+        """The same rows, ready to be batched on `device`."""
+        return replace(
+            self,
+            flat={name: values.to(device) for name, values in self.flat.items()},
+            labels=None if self.labels is None else self.labels.to(device),
+            teacher_logits=None if self.teacher_logits is None else self.teacher_logits.to(device),
+        )
+
     def inputs(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
         """Model inputs of these rows, int64 `[n, longest]`, padded on the right."""
-        starts, lengths = self.offsets[indices], self.lengths[indices]
-        position = np.arange(max(1, int(lengths.max())))
-        real = position < lengths[:, None]
-        where = np.where(real, starts[:, None] + position, 0)
+        ends = self.offsets[indices + 1]
+        lengths = ends - self.offsets[indices]
+        longest = max(1, int(lengths.max()))
+        starts, real_lengths = self._send(self.offsets[indices]), self._send(lengths)
+        position = torch.arange(longest, device=self.device)
+        where = starts[:, None] + position
+        if padded := bool(lengths.min() < longest):
+            real = position < real_lengths[:, None]
+            where = where.masked_fill_(~real, 0)
         batch = {}
         for name, values in self.flat.items():
-            padded = (
-                np.where(real, values[where], self.padding[name]) if len(values) else np.zeros_like(where)
-            )
-            batch[name] = torch.from_numpy(padded.astype(np.int64))
-        batch["attention_mask"] = torch.from_numpy(real.astype(np.int64))
+            chosen = values[where].long() if len(values) else torch.zeros_like(where)
+            batch[name] = chosen.masked_fill_(~real, self.padding[name]) if padded else chosen
+        batch["attention_mask"] = real.long() if padded else torch.ones_like(where)
         return batch
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -67,8 +93,13 @@ class Encoded:
         for name in ("labels", "teacher_logits"):
             column = getattr(self, name)
             if column is not None:
-                batch[name] = column[torch.from_numpy(rows)]
+                batch[name] = column[self._send(rows)]
         return batch
+
+    def _send(self, values: NDArray[np.int64]) -> Tensor:
+        """Host numbers on the device of the rows, without waiting for it."""
+        sent = torch.from_numpy(values)
+        return sent.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else sent
 
 
 def encode(
@@ -94,7 +125,8 @@ def encode(
         for name in ("input_ids", "token_type_ids")
         if name in tokenizer.model_input_names and name in taken
     ]
-    parts: dict[str, list[NDArray[np.int32]]] = {name: [np.empty(0, np.int32)] for name in names}
+    stored = {"input_ids": np.int32, "token_type_ids": np.uint8}
+    parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, stored[name])] for name in names}
     lengths: list[int] = []
     for start in range(0, len(texts), CHUNK):
         chunk = slice(start, start + CHUNK)
@@ -108,12 +140,13 @@ def encode(
         )
         lengths += [len(row) for row in output["input_ids"]]
         for name in names:
-            parts[name] += [np.asarray(row, dtype=np.int32) for row in output[name]]
+            ids = itertools.chain.from_iterable(output[name])
+            parts[name].append(np.fromiter(ids, stored[name], count=sum(lengths[start:])))
         advance(min(start + CHUNK, len(texts)))
     pad = tokenizer.pad_token_id
     padding = {"input_ids": 0 if pad is None else int(pad), "token_type_ids": 0}
     return Encoded(
-        flat={name: np.concatenate(rows) for name, rows in parts.items()},
+        flat={name: torch.from_numpy(np.concatenate(rows)) for name, rows in parts.items()},
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         padding={name: padding[name] for name in names},
     )

@@ -1,49 +1,170 @@
-"""Forward passes without gradients."""
+"""Forward passes without gradients: the rows of like length together, in the device's fast number format."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from distilkit.data.encoding import Encoded
+from distilkit.data.encoding import Encoded, Tokenizer, encode
 from distilkit.engine.precision import Resolved, autocast, explaining_memory
+
+# Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
+TOKENS = {"cpu": 4096, "cuda": 1 << 16}
+CHUNK = 8192  # texts that are tokenized, and sorted by length, together
 
 
 def predict_logits(
     model: torch.nn.Module,
     rows: Encoded,
     *,
-    batch_size: int,
     precision: Resolved,
+    tokens: int | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Logits of every row, in the caller's order, in eval mode; the model's mode is put back afterwards.
+    """Logits of every row, in the caller's order, in eval mode; the model itself is left as it is.
 
     Rows of like length are batched together, longest first, so that little is padding and a batch that does
     not fit in memory fails at once.
 
     Args:
         model: returns `.logits` `[N, C]` for a batch of `rows`.
-        batch_size: rows per forward pass.
+        tokens: a batch holds at most so many, padding included, and at least one row; by default what suits
+            the device. Halved for the rest of the rows whenever a CUDA device runs out of memory.
         advance: called with the number of finished rows.
 
     Returns:
         float32 `[N, C]` on the CPU.
     """
-    device = next(model.parameters()).device
-    order = torch.from_numpy(rows.lengths).argsort(descending=True, stable=True)
-    was_training = model.training
-    model.eval()
-    parts = []
+    with _evaluating(model, precision) as low:
+        return _predict(low, rows, precision, tokens, advance)
+
+
+def predict_texts(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    positions: Sequence[int] | NDArray[np.int64],
+    *,
+    max_length: int,
+    precision: Resolved,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """`positions` and their logits, float32 `[n, C]` on the CPU, chunk by chunk of 8192 texts.
+
+    What is in memory at a time does not grow with the number of texts. On CUDA the next chunk is tokenized
+    while the device computes; on a CPU both would want the same cores.
+
+    Args:
+        positions: which of `texts` are read, in any order.
+        advance: called with the number of finished rows.
+    """
+    chunks = [np.asarray(positions[i : i + CHUNK], np.int64) for i in range(0, len(positions), CHUNK)]
+
+    def encoded(chunk: NDArray[np.int64]) -> Encoded:
+        return encode(
+            tokenizer,
+            _take(texts, chunk),
+            None if pairs is None else _take(pairs, chunk),
+            max_length=max_length,
+            model=model,
+        )
+
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
+        upcoming = None
+        for number, chunk in enumerate(chunks):
+            rows = upcoming.result() if upcoming else encoded(chunk)
+            upcoming = None
+            if number + 1 < len(chunks) and not on_cpu:
+                upcoming = ahead.submit(encoded, chunks[number + 1])
+            yield chunk, _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
+
+
+def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers, batch by batch, longest first: as many rows as fit into `tokens`, padding included."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        stop = start + max(1, tokens // longest)
+        yield order[start:stop]
+        start = stop
+
+
+def native(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
+    """A copy of the model whose weights are bf16 where that is the precision; the model itself otherwise.
+
+    Weights in the format cost less than autocast, which casts activations to and fro. fp16 keeps autocast:
+    its range is too small for what some models hold.
+    """
+    if precision != "bf16" or next(model.parameters()).dtype == torch.bfloat16:
+        return model
+    return copy.deepcopy(model).to(torch.bfloat16)
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module, precision: Resolved) -> Iterator[torch.nn.Module]:
+    low = native(model, precision)
+    was_training = low.training
+    low.eval()
     try:
-        with torch.inference_mode(), autocast(device, precision), explaining_memory():
-            for indices in order.split(batch_size):
-                batch = {name: value.to(device) for name, value in rows.inputs(indices.numpy()).items()}
-                parts.append(model(**batch).logits.float().cpu())
-                advance(sum(map(len, parts)))
+        yield low
     finally:
-        model.train(was_training)
-    logits = torch.cat(parts)
+        low.train(was_training)
+
+
+def _predict(
+    model: torch.nn.Module,
+    rows: Encoded,
+    precision: Resolved,
+    tokens: int | None,
+    advance: Callable[[int], None],
+) -> Tensor:
+    device = next(model.parameters()).device
+    budget = tokens or TOKENS.get(device.type, TOKENS["cpu"])
+    rows = rows.to(device)
+    waiting = list(token_batches(rows.lengths, budget))[::-1]
+    order: list[NDArray[np.int64]] = []
+    parts: list[Tensor] = []
+    with (
+        torch.inference_mode(),
+        autocast(device, "fp32" if precision == "bf16" else precision),
+        explaining_memory(),
+    ):
+        while waiting:
+            indices = waiting.pop()
+            try:
+                parts.append(model(**rows.inputs(indices)).logits.float())
+            except torch.OutOfMemoryError:
+                if len(indices) == 1:
+                    raise
+                rest = np.concatenate([indices, *waiting[::-1]])
+                budget //= 2
+                waiting = [rest[batch] for batch in token_batches(rows.lengths[rest], budget)][::-1]
+                continue
+            order.append(indices)
+            advance(sum(map(len, order)))
+    logits = torch.cat(parts).cpu()
     restored = torch.empty_like(logits)
-    restored[order] = logits
+    restored[torch.from_numpy(np.concatenate(order))] = logits
     return restored
+
+
+def _add(before: int, advance: Callable[[int], None], done: int) -> None:
+    advance(before + done)
+
+
+def _take(texts: Sequence[str], positions: NDArray[np.int64]) -> list[str]:
+    """These texts of a list, or of a column that reads many rows of its file at once."""
+    if isinstance(texts, list):
+        return [texts[position] for position in positions]
+    taken: Any = texts[positions]  # type: ignore[call-overload]  # a datasets.Column
+    return list(taken)

@@ -1,17 +1,19 @@
 """The training loop. Teacher and student go through the same one; only the loss differs."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
 from distilkit.engine.losses import Losses
+from distilkit.engine.optimizer import RowAdamW
+from distilkit.engine.precision import Resolved, autocast
 from distilkit.errors import UserError
 
 Loss = Callable[[Tensor, dict[str, Tensor]], Losses]
@@ -55,6 +57,8 @@ def fit(
     loss: Loss,
     *,
     accelerator: Accelerator,
+    precision: Resolved = "fp32",
+    tables: Sequence[nn.Embedding] = (),
     validate: Callable[[torch.nn.Module], dict[str, float]],
     metric: str,
     epochs: int,
@@ -71,6 +75,8 @@ def fit(
         loader: optimizer steps, each a list of batches (`step_loader`). The losses of a step's batches are
             weighted by their rows, so that cutting a step differently changes nothing.
         loss: `(logits, batch) -> Losses`, means over the rows of the batch.
+        precision: number format of the forward pass; fp16 needs an `accelerator` with a scaler.
+        tables: embeddings on a CPU of which a step reads a small part; see `RowAdamW`.
         validate: `model -> metrics`, called after every epoch.
         metric: the entry of `validate`'s answer that decides, higher being better.
         patience: stop after that many epochs without a better `metric`.
@@ -84,7 +90,7 @@ def fit(
     """
     # Accelerate sees that fp16's scaler skipped a step only where the optimizer is not fused.
     fused = accelerator.mixed_precision != "fp16"
-    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=learning_rate, fused=fused)
+    optimizer = RowAdamW(parameter_groups(model, weight_decay), tables, lr=learning_rate, fused=fused)
     steps = epochs * len(loader)
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -99,10 +105,16 @@ def fit(
             step_rows = sum(len(batch["input_ids"]) for batch in batches)
             for batch in batches:
                 share = len(batch["input_ids"]) / step_rows
-                losses = loss(model(**model_inputs(batch)).logits.float(), batch)
+                optimizer.read(batch["input_ids"])
+                with autocast(accelerator.device, precision):
+                    logits = model(**model_inputs(batch)).logits
+                losses = loss(logits.float(), batch)
                 accelerator.backward(losses.total * share)
                 sums.add(losses, len(batch["input_ids"]))
-            accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+            if tables:
+                clip(optimizer.gradients(), max_grad_norm)
+            else:  # it knows of fp16's scale
+                accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
             prepared_optimizer.step()
             prepared_optimizer.zero_grad()
             used_rate = schedule.get_last_lr()[0]
@@ -113,6 +125,7 @@ def fit(
                 told = time.perf_counter()
                 yield StepRecord(step, steps, sums.means(rows, step)["loss"])
         means = sums.means(rows, step)  # waits for the device, so the time below is the work's
+        optimizer.settle()
         seconds = time.perf_counter() - started
         _check_finite(model, step)
         scores = validate(model)
@@ -135,6 +148,14 @@ def fit(
         )
         if patience is not None and epochs_since_best >= patience:
             break
+
+
+def clip(gradients: Sequence[Tensor], max_norm: float) -> None:
+    """Scale `gradients` in place so that their norm, taken over all of them, is at most `max_norm`."""
+    norm = torch.nn.utils.get_total_norm(gradients)
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -51,14 +51,16 @@ def _cpu_has_bf16() -> bool:
 
 
 def make_accelerator(precision: Resolved) -> Accelerator:
-    """An Accelerator for one run.
+    """An Accelerator for one run. Of the formats it is told of fp16 alone, for its scaler.
+
+    The loop and the predictions enter `autocast` themselves: Accelerate would build it into the model.
 
     Accelerate keeps the mixed precision of the first one for the whole process; a second call of the Python
     API may want another, so that state is dropped here.
     """
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
+        mixed_precision="fp16" if precision == "fp16" else "no",
         # The loop weighs a step's batches itself; an environment variable of `accelerate launch` must not
         # divide them once more.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +62,11 @@ class Teacher:
 
 
 def make_student(
-    config: DistillConfig, names: Sequence[str], teacher: Teacher | None, training_texts: Sequence[str]
+    config: DistillConfig,
+    names: Sequence[str],
+    teacher: Teacher | None,
+    training_texts: Iterable[str],
+    words: Tokenizer | None = None,
 ) -> Student:
     """The student that a resolved `config` asks for.
 
@@ -70,12 +74,13 @@ def make_student(
         names: class names, by id.
         teacher: needed where its layers, embeddings or vocabulary are taken over.
         training_texts: what a word vocabulary is made of.
+        words: the tokenizer of an earlier student with the same vocabulary, which need not be made again.
 
     Raises:
         UserError: when weights cannot be had or do not fit; the message says which flag to use instead.
     """
     if config.student == "bilstm":
-        return _bilstm(config, names, teacher, training_texts)
+        return _bilstm(config, names, teacher, training_texts, words)
     if config.init == "pretrained":
         return _pretrained(config, names)
     if config.init == "teacher":
@@ -85,19 +90,23 @@ def make_student(
 
 
 def _bilstm(
-    config: DistillConfig, names: Sequence[str], teacher: Teacher | None, training_texts: Sequence[str]
+    config: DistillConfig,
+    names: Sequence[str],
+    teacher: Teacher | None,
+    training_texts: Iterable[str],
+    words: Tokenizer | None,
 ) -> Student:
     assert config.max_length and config.hidden_size and config.layers and config.dropout is not None
     pairs = config.is_pair
+    tokenizer: Tokenizer
     if config.vocabulary == "teacher":
         assert teacher is not None
         tokenizer = piece_tokenizer(teacher.tokenizer, pairs=pairs, max_length=config.max_length)
         rows = len(tokenizer)
     else:
         assert config.vocabulary_size
-        tokenizer = word_tokenizer(
-            training_texts, config.vocabulary_size, pairs=pairs, max_length=config.max_length
-        )
+        size, max_length = config.vocabulary_size, config.max_length
+        tokenizer = words or word_tokenizer(training_texts, size, pairs=pairs, max_length=max_length)
         rows = len(tokenizer)
     origin = f"random weights, {rows:,} words of the training split"
     table = None

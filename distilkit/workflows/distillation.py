@@ -1,29 +1,43 @@
-"""`distill`: train a student on the teacher's logits and the labels."""
+"""`distill`: train students on the teachers' logits and the labels."""
 
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
 import torch
 from accelerate.utils import set_seed
+from numpy.typing import NDArray
+from torch import Tensor
 
-from distilkit.config import DistillConfig, resolve
+from distilkit.config import DistillConfig, field_infos, flag, resolve
 from distilkit.data import datasets
 from distilkit.data.datasets import TextData
+from distilkit.data.encoding import Tokenizer
 from distilkit.data.labels import match_labels
+from distilkit.engine.inference import predict_texts
+from distilkit.engine.logit_store import LogitStore, cache_root
 from distilkit.engine.losses import distillation_loss, formula
 from distilkit.engine.precision import Resolved, default_device, make_accelerator, resolve_precision
-from distilkit.engine.teacher_logits import TeacherLogits, compute_teacher_logits
+from distilkit.engine.teacher_logits import describe_teacher, gather_teacher_logits, row_keys, teacher_key
+from distilkit.errors import UserError
 from distilkit.models.loading import find_model, fingerprint, load_tokenizer, load_trained, model_names
-from distilkit.models.students import Teacher, make_student
+from distilkit.models.students import Student, Teacher, make_student
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
 from distilkit.workflows.fitting import Job, encode_split, fit_into_run, within_reach
-
-TEACHER_BATCH = 64  # rows per forward pass of the teacher, which keeps no activations
+from distilkit.workflows.lanes import one_thread, run_in_lanes
 
 
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
-    """Train `config.student` with `alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)`.
+    """Train `config.student` with `alpha * CE(labels) + (1 - alpha) * MSE(teachers' mean logits)`.
 
-    The teacher runs once over the training split, before the student is trained; with `alpha=1` it does not
-    run. The validation split picks the epoch that is kept; the test split is never opened.
+    A teacher runs once over a row, whatever is distilled from it later: its logits are kept on disk. With
+    `alpha=1` it does not run. The validation split picks the epoch that is kept; the test split is never
+    opened.
 
     Returns:
         The run in `config.output_dir`.
@@ -31,101 +45,220 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     Raises:
         UserError: on anything wrong with the options, the data, the models or the output folder.
     """
-    given, config = config, resolve(config)
-    check_output_dir(config.output_dir, config.overwrite)
-    precision = resolve_precision(config.precision, default_device())
-    teacher = _load_teacher(config)
+    return distill_many([config], reporter)[0]
+
+
+def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) -> list[Run]:
+    """Distill several students that differ in alpha, in seed or in how they are trained.
+
+    Data, encoding and teachers' logits are shared; every run is what `distill` would make of its config
+    alone. On a CPU, BiLSTMs are trained side by side, one a core; other students one after the other.
+
+    Args:
+        configs: equal but for fields of the panels Training and Output (and in `precision`).
+
+    Returns:
+        The runs, in the order of `configs`.
+
+    Raises:
+        UserError: as `distill`. A student that fails while it is trained lets the others finish first.
+    """
+    _check_one_kind(configs)
+    given, configs = configs, [resolve(config) for config in configs]
+    for config in configs:
+        check_output_dir(config.output_dir, config.overwrite)
+    shared = configs[0]
+    precision = resolve_precision(shared.precision, default_device())
+    hard, soft = any(config.alpha > 0 for config in configs), any(config.alpha < 1 for config in configs)
+    teachers = _load_teachers(shared, soft)
+    known = [teacher for teacher in teachers if teacher.model]
     data = datasets.load_for_training(
-        config,
-        config.max_train_samples,
-        train_labels=config.alpha > 0,
+        shared,
+        shared.max_train_samples,
+        train_labels=hard,
         # Without training labels the teacher is the one who knows all classes.
-        names=model_names(teacher.model) if teacher and teacher.model and config.alpha == 0 else None,
+        names=_names(known[0]) if known and not hard else None,
     )
     for note in data.notes:
         reporter.note(note)
-    columns, by_name = None, True
-    if teacher and teacher.model:
-        columns, by_name = match_labels(
-            model_names(teacher.model), data.names, f"the teacher {config.teacher}"
-        )
-        if not by_name:
-            reporter.note(
-                "labels: teacher and data share no class names, so their ids are taken to be the same"
-            )
-    set_seed(config.seed)
-    texts = [*data.texts("train"), *(data.pairs("train") or [])]
-    student = make_student(config, data.names, teacher, texts)
+    columns = [_columns(teacher, data, reporter) for teacher in known]
+    # The students' words are learned once; a lock, because all models take their seed from torch's.
+    making = threading.Lock()
+
+    def make(config: DistillConfig, tokenizer: Tokenizer | None = None) -> Student:
+        texts = itertools.chain(data.texts("train"), data.pairs("train") or [])
+        with making, one_thread():  # orthogonal matrices are rounded as one thread does it
+            set_seed(config.seed)
+            return make_student(config, data.names, teachers[0] if teachers else None, texts, tokenizer)
+
+    student = make(shared)
     reporter.note(f"student: {type(student.model).__name__}, {student.origin}")
-    readers = [(student.tokenizer, student.model)]
-    if teacher and teacher.model:
-        readers.append((teacher.tokenizer, teacher.model))
-    config = within_reach(given, config, readers)
+    readers = [(teacher.tokenizer, teacher.model) for teacher in known]
+    readers.append((student.tokenizer, student.model))
+    configs = [within_reach(one, config, readers) for one, config in zip(given, configs, strict=True)]
+    shared = configs[0]
     accelerator = make_accelerator(precision)
-    facts = {"student": {"class": type(student.model).__name__, "origin": student.origin}}
-    if teacher and teacher.model:
-        facts["teacher"] = {"name": teacher.source.name, "fingerprint": fingerprint(teacher.model)}
-    job = Job(
-        command="distill",
-        config=config,
-        data=data,
-        model=student.model,
-        tokenizer=student.tokenizer,
-        loss=lambda logits, batch: distillation_loss(
-            logits, batch.get("labels"), batch.get("teacher_logits"), config.alpha
-        ),
-        formula=formula(config.alpha),
-        precision=precision,
-        facts=facts,
-    )
-    rows = encode_split(job, "train", reporter)
-    labels = data.labels("train") if config.alpha > 0 else None
+    encoded = partial(encode_split, data, student.tokenizer, student.model, shared.max_length, reporter)
+    rows, validation_rows = encoded("train"), encoded("validation")
+    labels = data.labels("train") if hard else None
+    facts: dict[str, Any] = {}
     teacher_logits = None
-    if config.alpha < 1:
-        assert teacher
-        computed = _run_teacher(config, teacher, data, columns, precision, reporter)
-        teacher_logits = computed.join(data.texts("train"), data.pairs("train"))
-    rows = rows.join(labels=labels, teacher_logits=teacher_logits)
-    return fit_into_run(job, rows, accelerator, reporter)
+    if soft:
+        facts["teachers"], teacher_logits = _run_teachers(shared, known, columns, data, precision, reporter)
+
+    def train(number: int, reporter: Reporter) -> Run:
+        config = configs[number]
+        own = make(config, student.tokenizer) if number else student
+        job = Job(
+            command="distill",
+            config=config,
+            data=data,
+            model=own.model,
+            tokenizer=own.tokenizer,
+            loss=lambda logits, batch: distillation_loss(
+                logits, batch.get("labels"), batch.get("teacher_logits"), config.alpha
+            ),
+            formula=formula(config.alpha),
+            precision=precision,
+            facts={
+                "student": {"class": type(own.model).__name__, "origin": own.origin},
+                **(facts if config.alpha < 1 else {}),
+            },
+        )
+        train_rows = rows.join(
+            labels=labels if config.alpha > 0 else None,
+            teacher_logits=teacher_logits if config.alpha < 1 else None,
+        )
+        return fit_into_run(job, train_rows, validation_rows, accelerator, reporter)
+
+    small = shared.student == "bilstm" and accelerator.device.type == "cpu"
+    if small and len(configs) > 1:
+        tasks = [(config.output_dir.name, partial(train, number)) for number, config in enumerate(configs)]
+        return run_in_lanes(tasks, torch.get_num_threads(), reporter)
+    with one_thread() if small else nullcontext():
+        return [train(number, reporter) for number in range(len(configs))]
 
 
-def _load_teacher(config: DistillConfig) -> Teacher | None:
-    """The teacher, as much of it as is needed: nothing, its tokenizer, or all of it.
+def _check_one_kind(configs: Sequence[DistillConfig]) -> None:
+    if not configs:
+        raise UserError("there is nothing to distill: give at least one config")
+    for name, info in field_infos(DistillConfig).items():
+        if info.json_schema_extra["panel"] in ("Training", "Output") and name != "precision":
+            continue
+        values = [getattr(config, name) for config in configs]
+        if other := [value for value in values if value != values[0]]:
+            raise UserError(
+                f"students that are distilled together share {flag(name)}, but here it is {values[0]!r} and "
+                f"{other[0]!r}. Distill these one after the other."
+            )
+    folders = [config.output_dir.resolve() for config in configs]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UserError(f"--output-dir {twice[0]} is given for two students. Name a folder for each.")
 
-    With `alpha=1` its weights are loaded only where the student starts from them.
+
+def _load_teachers(config: DistillConfig, soft: bool) -> list[Teacher]:
+    """The teachers, as much of them as is needed: nothing, a tokenizer, or all.
+
+    Without a soft loss the first is loaded, and only where the student starts from it.
     """
     takes_weights = config.init == "teacher"
     takes_tokenizer = config.vocabulary == "teacher" or (
         config.student != "bilstm" and config.init == "random"
     )
-    if config.teacher is None or (config.alpha == 1 and not takes_weights and not takes_tokenizer):
-        return None
-    source = find_model(config.teacher)
-    model = load_trained(source) if config.alpha < 1 or takes_weights else None
-    return Teacher(source, load_tokenizer(source), model)
+    wanted = config.teacher if soft else config.teacher[: takes_weights or takes_tokenizer]
+    teachers = []
+    for name in wanted:
+        source = find_model(name)
+        model = load_trained(source) if soft or takes_weights else None
+        teachers.append(Teacher(source, load_tokenizer(source), model))
+    return teachers
+
+
+def _names(teacher: Teacher) -> tuple[str, ...]:
+    assert teacher.model is not None
+    return model_names(teacher.model)
+
+
+def _columns(teacher: Teacher, data: TextData, reporter: Reporter) -> list[int]:
+    """The teacher's class for each class of the data."""
+    assert teacher.model is not None
+    columns, by_name = match_labels(
+        model_names(teacher.model), data.names, f"the teacher {teacher.source.name}"
+    )
+    if not by_name:
+        reporter.note(
+            f"labels: the teacher {teacher.source.name} and the data share no class names, so their ids are "
+            "taken to be the same"
+        )
+    return columns
+
+
+def _run_teachers(
+    config: DistillConfig,
+    teachers: Sequence[Teacher],
+    columns: Sequence[list[int]],
+    data: TextData,
+    precision: Resolved,
+    reporter: Reporter,
+) -> tuple[list[dict[str, Any]], Tensor]:
+    """The teachers as `environment.json` names them, and the weighted mean of their logits, `[N, C]`."""
+    keys = row_keys(data.texts("train"), data.pairs("train"))
+    weights = config.teacher_weight or (1.0,) * len(teachers)
+    mean, facts = torch.zeros(len(keys), len(data.names)), []
+    for teacher, weight, own in zip(teachers, weights, columns, strict=True):
+        assert teacher.model is not None
+        share = weight / sum(weights)
+        model_fingerprint = fingerprint(teacher.model)
+        logits = _run_teacher(config, teacher, model_fingerprint, keys, data, precision, reporter)
+        mean += share * logits[:, own]
+        facts.append({"name": teacher.source.name, "fingerprint": model_fingerprint, "share": share})
+    return facts, mean
 
 
 def _run_teacher(
     config: DistillConfig,
     teacher: Teacher,
+    model_fingerprint: str,
+    keys: list[bytes],
     data: TextData,
-    columns: list[int] | None,
     precision: Resolved,
     reporter: Reporter,
-) -> TeacherLogits:
-    assert teacher.model is not None and config.max_length
+) -> Tensor:
+    """One teacher's logits of the training rows, float32 `[N, C]`: stored ones, and computed ones."""
+    name, max_length = teacher.source.name, config.max_length
+    assert teacher.model is not None and max_length
     model: torch.nn.Module = teacher.model
-    logits = compute_teacher_logits(
-        model.to(default_device()),
-        teacher.tokenizer,
-        data.texts("train"),
-        data.pairs("train"),
-        max_length=config.max_length,
-        batch_size=TEACHER_BATCH,
+    description = describe_teacher(name, model, teacher.tokenizer, model_fingerprint, max_length, precision)
+    store = LogitStore(cache_root(), teacher_key(description), description)
+
+    def compute(positions: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+        return predict_texts(
+            model.to(default_device()),
+            teacher.tokenizer,
+            data.texts("train"),
+            data.pairs("train"),
+            positions,
+            max_length=max_length,
+            precision=precision,
+            advance=lambda done: reporter.advance("teacher", done, len(positions)),
+        )
+
+    gathered = gather_teacher_logits(
+        keys,
+        compute,
+        store,
+        seed=config.seed,
         precision=precision,
-        columns=columns,
-        advance=lambda done, total: reporter.advance("teacher", done, total),
+        waiting=lambda: reporter.note(f"teacher: another process is running {name}; waiting for its logits"),
     )
     model.cpu()
-    reporter.note(f"teacher: {config.teacher}, logits of {len(logits.index):,} distinct rows computed once")
-    return logits
+    checked = f" ({gathered.checked} of them compared with the live teacher)" if gathered.checked else ""
+    reporter.note(
+        f"teacher: {name}, logits of {gathered.cached:,} distinct rows from the cache{checked}, "
+        f"of {gathered.computed:,} computed"
+    )
+    if gathered.damaged:
+        reporter.note(f"cache: {gathered.damaged} damaged shards were not used; see distilkit cache verify")
+    if gathered.refused:
+        reporter.note(f"cache: {gathered.refused}")
+    return gathered.logits

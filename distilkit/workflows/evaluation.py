@@ -1,7 +1,7 @@
 """`evaluate`: score models on one split, side by side."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,9 +12,9 @@ from distilkit import runs
 from distilkit.config import EvaluateConfig, gates
 from distilkit.data import datasets
 from distilkit.data.datasets import TextData
-from distilkit.data.encoding import Tokenizer, encode, longest_input
+from distilkit.data.encoding import Tokenizer, longest_input
 from distilkit.data.labels import match_labels
-from distilkit.engine.inference import predict_logits
+from distilkit.engine.inference import native, predict_texts
 from distilkit.engine.metrics import score
 from distilkit.engine.precision import Resolved, default_device, resolve_precision
 from distilkit.errors import GateMissed, UserError
@@ -30,6 +30,7 @@ from distilkit.models.loading import (
 from distilkit.progress import SILENT, Reporter
 
 SCHEMA = "distilkit.evaluation/1"
+WARM_UP = 64  # rows
 
 
 @dataclass(frozen=True)
@@ -177,27 +178,29 @@ def _score(
         )
     max_length = config.max_length or _own_max_length(one, config)
     texts, pairs = data.texts(config.split), data.pairs(config.split)
-    model = one.model.to(device)
+    model = native(one.model, precision).to(device)
 
-    def run(limit: int | None) -> Tensor:
-        rows = encode(
-            one.tokenizer, texts[:limit], pairs[:limit] if pairs else None, max_length=max_length, model=model
-        )
-        return predict_logits(
+    def run(positions: range, advance: Callable[[int], None] = lambda done: None) -> Tensor:
+        parts = predict_texts(
             model,
-            rows,
-            batch_size=config.batch_size,
+            one.tokenizer,
+            texts,
+            pairs,
+            positions,
+            max_length=max_length,
             precision=precision,
-            advance=lambda done: (
-                reporter.advance(one.source.name, done, len(texts)) if limit is None else None
-            ),
+            advance=advance,
         )
+        return torch.cat([logits for _, logits in parts])
 
-    run(config.batch_size)  # warm-up: the first pass pays for set-up that no later one does
+    run(range(min(WARM_UP, len(texts))))  # the first pass pays for set-up that no later one does
     started = time.perf_counter()
-    logits = run(None)[:, columns]
+    everything = run(
+        range(len(texts)), advance=lambda done: reporter.advance(one.source.name, done, len(texts))
+    )
     seconds = time.perf_counter() - started
-    model.cpu()
+    logits = everything[:, columns]
+    one.model.cpu()
     measured: Mapping[str, float] = score(logits, labels)
     parameters, without_embeddings = count_parameters(one.model)
     return logits, Score(
@@ -250,8 +253,13 @@ def _teacher_of(student: int, config: EvaluateConfig, models: list[_Loaded]) -> 
         wanted = next(i for i, one in enumerate(models) if one.source.name == config.teacher)
         return None if wanted == student else wanted
     run = models[student].source.run
-    named = (run.environment.get("teacher") or {}).get("fingerprint") if run else None
-    return next((i for i, one in enumerate(models) if i != student and one.fingerprint == named), None)
+    named = run.environment.get("teachers", []) if run else []
+    if len(named) != 1:  # a mean of several is none of the models here
+        return None
+    return next(
+        (i for i, one in enumerate(models) if i != student and one.fingerprint == named[0]["fingerprint"]),
+        None,
+    )
 
 
 def _check_gates_can_be_met(config: EvaluateConfig, models: list[_Loaded]) -> None:

@@ -1,5 +1,7 @@
 """`train`: fine-tune a teacher."""
 
+from functools import partial
+
 from accelerate.utils import set_seed
 
 from distilkit.config import TrainConfig, resolve
@@ -46,5 +48,6 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
         precision=precision,
         facts={"model": {"name": source.name, "origin": origin}},
     )
-    rows = encode_split(job, "train", reporter).join(labels=data.labels("train"))
-    return fit_into_run(job, rows, accelerator, reporter)
+    encoded = partial(encode_split, data, tokenizer, model, config.max_length, reporter)
+    rows = encoded("train").join(labels=data.labels("train"))
+    return fit_into_run(job, rows, encoded("validation"), accelerator, reporter)

@@ -17,7 +17,8 @@ from distilkit.config import DistillConfig, EvaluateConfig, TrainConfig, field_i
 
 COMMANDS = {"train": TrainConfig, "distill": DistillConfig, "evaluate": EvaluateConfig}
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "evaluate", "sklearn", "numpy", "pyarrow")
-HELPS = [["--help"], *([command, "--help"] for command in COMMANDS)]
+CACHE_HELPS = [["cache", *command, "--help"] for command in ([], ["path"], ["list"], ["verify"], ["prune"])]
+HELPS = [["--help"], *([command, "--help"] for command in COMMANDS), *CACHE_HELPS]
 
 # `distilkit ARGUMENTS` as the console script runs it, whatever the interpreter was called with.
 SCRIPT = "import sys; sys.argv = ['distilkit', *sys.argv[1:]]; from distilkit.cli.app import main; main()"

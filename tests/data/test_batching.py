@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,7 @@ def rows_of(lengths: list[int]) -> Encoded:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     flat = np.ones(offsets[-1], np.int32)
     flat[offsets[:-1]] = np.arange(len(lengths))
-    return Encoded(flat={"input_ids": flat}, offsets=offsets, padding={"input_ids": 0})
+    return Encoded(flat={"input_ids": torch.from_numpy(flat)}, offsets=offsets, padding={"input_ids": 0})
 
 
 def epoch_of(sampler: LengthBatchSampler, epoch: int) -> list[list[int]]:

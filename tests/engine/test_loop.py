@@ -12,9 +12,11 @@ from torch import Tensor
 
 from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
+from distilkit.engine import loop
 from distilkit.engine.inference import predict_logits
 from distilkit.engine.loop import LOG_STEPS, EpochRecord, StepRecord, fit, parameter_groups
 from distilkit.engine.losses import Losses, distillation_loss
+from distilkit.engine.optimizer import RowAdamW
 from distilkit.engine.precision import make_accelerator
 from distilkit.errors import UserError
 
@@ -25,10 +27,10 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 class Bag(torch.nn.Module):
     """The mean of word vectors, normed and classified: a plain module, nothing of transformers in it."""
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, words: int = VOCABULARY) -> None:
         super().__init__()
         torch.manual_seed(seed)
-        self.words = torch.nn.Embedding(VOCABULARY, 8)
+        self.words = torch.nn.Embedding(words, 8)
         self.norm = torch.nn.LayerNorm(8)
         self.out = torch.nn.Linear(8, 2)
 
@@ -45,7 +47,9 @@ def encoded(rows: int, seed: int = 0) -> Encoded:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     flat = random.integers(1, VOCABULARY, offsets[-1]).astype(np.int32)
     labels = torch.from_numpy(flat[offsets[:-1]].astype(np.int64) % 2)
-    rows_of_them = Encoded(flat={"input_ids": flat}, offsets=offsets, padding={"input_ids": 0})
+    rows_of_them = Encoded(
+        flat={"input_ids": torch.from_numpy(flat)}, offsets=offsets, padding={"input_ids": 0}
+    )
     return rows_of_them.join(labels=labels)
 
 
@@ -99,10 +103,10 @@ def parameters(model: torch.nn.Module) -> Tensor:
 
 @pytest.fixture
 def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Every AdamW made during the test; each keeps the gradients that its steps were given, flat."""
+    """Every optimizer made during the test; each keeps the gradients that its steps were given, flat."""
     made: list[Any] = []
 
-    class Watched(torch.optim.AdamW):
+    class Watched(RowAdamW):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self.gradients: list[Tensor] = []
@@ -110,11 +114,11 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
         def step(self, closure: Any = None) -> Any:
             trained = [parameter for group in self.param_groups for parameter in group["params"]]
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in trained]
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad.to_dense() for p in trained]
             self.gradients.append(torch.cat([gradient.cpu().flatten() for gradient in gradients]))
             return super().step(closure)
 
-    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    monkeypatch.setattr(loop, "RowAdamW", Watched)
     return made
 
 
@@ -182,7 +186,7 @@ def test_the_losses_of_an_epoch_are_means_over_rows_not_over_batches() -> None:
     assert logged[0].loss == pytest.approx(logged[1].loss, rel=1e-5)
     rows = encoded(13)
     assert rows.labels is not None
-    logits = predict_logits(Bag(), rows, batch_size=13, precision="fp32")
+    logits = predict_logits(Bag(), rows, precision="fp32")
     expected = torch.nn.functional.cross_entropy(logits, rows.labels).item()
     assert logged[0].loss == pytest.approx(expected, rel=1e-5)
     assert logged[0].hard_loss == logged[0].loss and logged[0].soft_loss is None
@@ -325,6 +329,79 @@ def test_gradients_within_the_norm_are_left_alone_and_do_not_pile_up(optimizers:
     assert float(first.norm()) > 1e-3
     for other in others:
         torch.testing.assert_close(other, first, atol=1e-6, rtol=1e-4)
+
+
+# --- word tables -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (3, 3)])
+@pytest.mark.parametrize("max_grad_norm", [0.05, 1e9])
+def test_a_table_updated_by_its_rows_trains_the_same_model(
+    batch_size: int, accumulate: int, max_grad_norm: float
+) -> None:
+    """Rows that miss an update, a schedule or the clipping train another student, and nothing says so.
+
+    30 of 300 rows are read at all, and a step misses most of these.
+    """
+    rows, models = encoded(77), (Bag(words=300), Bag(words=300))
+    options: dict[str, Any] = {"batch_size": batch_size, "accumulate": accumulate, "epochs": 3}
+    options |= {"weight_decay": 0.1, "max_grad_norm": max_grad_norm}
+    records = [
+        epochs_of(run(model, rows, tables=tables, **options))
+        for model, tables in zip(models, ([], [models[1].words]), strict=True)
+    ]
+    assert models[1].words.sparse and not models[0].words.sparse
+    torch.testing.assert_close(parameters(models[1]), parameters(models[0]), atol=1e-5, rtol=1e-4)
+    losses = [[record.loss for record in one] for one in records]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_every_row_of_a_table_is_up_to_date_when_the_model_is_validated_or_saved() -> None:
+    """Validated behind its time, the best epoch would be another; saved so, the run would be none of them."""
+    rows, seen = encoded(40), []
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        seen[-1].append(parameters(model))
+        return {"metric": 0.0}
+
+    for sparse in (False, True):
+        model = Bag(words=300)
+        seen.append([])
+        tables = [model.words] if sparse else []
+        for record in run(model, rows, epochs=3, tables=tables, weight_decay=0.5, validate=validate):
+            assert isinstance(record, EpochRecord)
+            assert torch.equal(parameters(model), seen[-1][-1])
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+# --- the format of the forward pass ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_forward_pass_of_training_runs_in_the_precision_and_nothing_else_does(
+    precision: Any, dtype: torch.dtype
+) -> None:
+    """bf16 not entered is slow and silent; entered for the loss or the validation it costs quality."""
+    seen: dict[str, set[torch.dtype]] = {"out": set(), "loss": set(), "validation": set()}
+    model = Bag()
+    model.out.register_forward_hook(
+        lambda module, given, result: seen["out" if module.training else "validation"].add(result.dtype)
+    )
+
+    def loss(logits: Tensor, batch: dict[str, Tensor]) -> Losses:
+        assert not torch.is_autocast_enabled(logits.device.type)
+        seen["loss"].add(logits.dtype)
+        return labels_only(logits, batch)
+
+    def validate(module: torch.nn.Module) -> dict[str, float]:
+        module.eval()
+        module(**encoded(4).to(next(module.parameters()).device).inputs(np.arange(4)))
+        return {"metric": 0.0}
+
+    epochs_of(run(model, encoded(16), loss=loss, validate=validate, precision=precision))
+    assert seen == {"out": {dtype}, "loss": {torch.float32}, "validation": {torch.float32}}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 # --- the best epoch ----------------------------------------------------------------------------------------

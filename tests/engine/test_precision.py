@@ -1,9 +1,13 @@
 """Precision and the Accelerator."""
 
+from typing import Any
+
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 
-from distilkit.engine.precision import explaining_memory, make_accelerator, resolve_precision
+from distilkit.engine.precision import autocast, explaining_memory, make_accelerator, resolve_precision
 from distilkit.errors import UserError
 
 
@@ -18,8 +22,37 @@ def test_accumulation_that_accelerate_launch_asks_for_does_not_divide_the_loss_a
 
 
 def test_a_second_run_in_one_process_may_have_another_precision() -> None:
-    assert make_accelerator("bf16").mixed_precision == "bf16"
+    """Accelerate keeps the first one's format for the whole process, and says nothing."""
+    AcceleratorState._reset_state()
+    Accelerator(mixed_precision="bf16")
     assert make_accelerator("fp32").mixed_precision == "no"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_accelerate_is_told_of_no_format_but_fp16(precision: Any) -> None:
+    """Told of bf16 it wraps the model's forward in autocast for good, and predictions would run in it too."""
+    accelerator = make_accelerator(precision)
+    assert accelerator.mixed_precision == "no" and accelerator.scaler is None
+    model = torch.nn.Linear(2, 2)
+    prepared = accelerator.prepare(model)
+    assert prepared is model and "forward" not in vars(model)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_fp16_comes_with_a_scaler() -> None:
+    """Without one, small gradients are rounded to zero and the model learns less."""
+    accelerator = make_accelerator("fp16")
+    assert accelerator.mixed_precision == "fp16" and accelerator.scaler is not None
+    assert make_accelerator("bf16").mixed_precision == "no"
+
+
+def test_the_formats_of_autocast_are_those_asked_for() -> None:
+    """A format mixed up computes in another precision than the run says."""
+    value = torch.ones(2, 2)
+    for precision, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        with autocast(torch.device("cpu"), precision):  # type: ignore[arg-type]
+            assert (value @ value).dtype == expected
 
 
 def test_auto_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

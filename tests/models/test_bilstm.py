@@ -1,5 +1,6 @@
 """The BiLSTM is torch's own, reads each row by itself, and is an ordinary transformers model."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification, BiLSTMModel, compact
+from distilkit.models import bilstm
+from distilkit.models.bilstm import (
+    BiLSTMConfig,
+    BiLSTMForSequenceClassification,
+    BiLSTMModel,
+    Dropout,
+    compact,
+)
 
 DEVICES = [
     "cpu",
@@ -258,3 +266,163 @@ def test_compact_moves_the_chosen_tokens_to_the_front_in_their_order() -> None:
     moved, lengths = compact(ids, chosen)
     assert lengths.tolist() == [2, 3, 0] and moved.shape == (3, 3)
     assert moved[0, :2].tolist() == [2, 4] and moved[1].tolist() == [5, 6, 7]
+
+
+# --- rows of one length ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_rows_of_one_length_take_a_short_cut_to_the_same_logits_and_gradients(
+    layers: int, siamese: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way without padding is another piece of code: a direction read wrong there would go unseen."""
+    rows = sentences([6, 6, 6, 6])
+    full = padded(rows, 6) | {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1]] * 4)}
+    model, other = (small(num_layers=layers, siamese=siamese, dropout=0.0).train() for _ in range(2))
+    taken = []
+    original = BiLSTMModel._read_full
+    monkeypatch.setattr(BiLSTMModel, "_read_full", lambda self, ids: taken.append(1) or original(self, ids))
+    quick = model(**full).logits
+    assert bool(taken) is not siamese, "the halves of a pair are padded to the whole"
+    monkeypatch.setattr(bilstm, "_is_full", lambda mask: False)
+    slow = other(**full).logits
+    torch.testing.assert_close(quick, slow, atol=1e-6, rtol=1e-5)
+    for logits in (quick, slow):
+        logits.square().sum().backward()
+    for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert mine.grad is not None and theirs.grad is not None
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_rows_of_one_length_answer_as_beside_longer_ones(layers: int) -> None:
+    model, rows = small(num_layers=layers), sentences([5, 5, 9])
+    together = logits_of(model, padded(rows, 9))
+    alone = logits_of(model, padded(rows[:2], 5))
+    torch.testing.assert_close(alone, together[:2], atol=1e-6, rtol=1e-5)
+
+
+def test_the_short_cut_is_taken_only_where_no_row_has_padding() -> None:
+    """Taken with padding in one row, that padding would be read as words."""
+    mask = torch.ones(3, 4, dtype=torch.int64)
+    assert bilstm._is_full(mask) and bilstm._is_full(mask.bool())
+    for row, column in ((0, 0), (1, 2), (2, 3)):
+        other = mask.clone()
+        other[row, column] = 0
+        assert not bilstm._is_full(other)
+    assert not bilstm._is_full(mask[:, :0])
+
+
+# --- dropout -----------------------------------------------------------------------------------------------
+
+
+def dropout(probability: float, seed: int = 0) -> Dropout:
+    torch.manual_seed(seed)
+    return Dropout(probability)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("probability", [0.1, 0.25, 0.5, 0.9])
+def test_dropout_drops_with_its_probability_and_keeps_the_mean(probability: float, device: str) -> None:
+    """Another share trains with another regularisation; another scale shifts every activation in training."""
+    number = 400_000
+    values = torch.ones(number, device=device)
+    result = dropout(probability)(values)
+    dropped = (result == 0).float().mean().item()
+    deviation = (probability * (1 - probability) / number) ** 0.5
+    assert dropped == pytest.approx(probability, abs=5 * deviation + 2**-17)
+    kept = result[result != 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - probability)), atol=0, rtol=1e-3)
+    assert result.mean().item() == pytest.approx(1, abs=5 * deviation / (1 - probability))
+
+
+def test_what_is_kept_is_scaled_by_exactly_what_is_dropped() -> None:
+    """0.1 is no multiple of 2^-16: scaled by 0.1 itself, the mean would be off in the sixth digit."""
+    layer = dropout(0.1)
+    share = layer.dropped / 2**16
+    assert share == pytest.approx(0.1, abs=2**-17) and share != 0.1
+    kept = layer(torch.ones(1000, dtype=torch.float64)).max().item()
+    assert kept == pytest.approx(1 / (1 - share), rel=1e-12)
+
+
+def test_every_place_is_dropped_on_its_own_whatever_the_shape() -> None:
+    """Four numbers are cut from one random word: places dropped together would be less random than told."""
+    for shape in ((1000, 8), (1001, 7), (10, 100, 3)):
+        layer = dropout(0.5)
+        kept = torch.stack([layer(torch.ones(shape)).flatten() for _ in range(200)]).ne(0).float()
+        flat = kept[:, :64]
+        correlation = torch.corrcoef(flat.T) - torch.eye(64)
+        assert correlation.abs().max() < 0.45, "of 200 draws, by chance alone up to 0.3"
+        assert kept.mean(dim=0).std() < 2 * (0.25 / 200) ** 0.5
+        assert kept.mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_dropout_keeps_the_format_and_passes_the_gradient_of_what_it_kept(dtype: torch.dtype) -> None:
+    values = torch.ones(5, 7, dtype=dtype, requires_grad=True)
+    result = dropout(0.5)(values)
+    assert result.dtype == dtype and result.shape == (5, 7)
+    result.sum().backward()
+    assert values.grad is not None and torch.equal(values.grad, result.detach())
+
+
+def test_dropout_is_off_in_eval_mode_and_at_probability_zero() -> None:
+    values = torch.randn(100)
+    assert torch.equal(dropout(0.5).eval()(values), values)
+    assert torch.equal(dropout(0.0)(values), values)
+
+
+def test_dropout_repeats_with_torchs_seed_when_it_was_made_and_differs_from_draw_to_draw() -> None:
+    """Not repeated, no run could be made again; the same each time, it would drop the same places always."""
+    values = torch.ones(1000)
+    one, same, other = dropout(0.5, 1), dropout(0.5, 1), dropout(0.5, 2)
+    torch.manual_seed(99)  # what runs later must not matter
+    first, second = one(values), one(values)
+    torch.rand(5)
+    assert torch.equal(same(values), first) and torch.equal(same(values), second)
+    assert not torch.equal(first, second) and not torch.equal(other(values), first)
+    torch.manual_seed(1)
+    layers = Dropout(0.5), Dropout(0.5)
+    assert not torch.equal(layers[0](values), layers[1](values)), "two layers of a model drop other places"
+
+
+def test_dropout_draws_nothing_from_torchs_own_numbers() -> None:
+    """Students that train side by side would take each other's, and no run would be what it is alone."""
+    layer, values = dropout(0.5), torch.ones(100)
+    before = torch.get_rng_state()
+    layer(values)
+    copy.deepcopy(layer)(values)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_copy_starts_the_same_numbers_from_the_beginning(training: bool) -> None:
+    """A generator cannot be copied; a copy must not share it either, and draw from the original's."""
+    layer, values = dropout(0.5), torch.ones(1000)
+    first, second = layer(values), layer(values)
+    again = copy.deepcopy(layer.train(training))
+    assert again.training is training
+    again.train()
+    assert torch.equal(again(values), first) and torch.equal(again(values), second)
+    layer.train()
+    assert not torch.equal(layer(values), first), "the original goes on"
+
+
+def test_a_copied_model_drops_as_the_original_did() -> None:
+    """bf16 predictions copy the model in the middle of a training, which must not change it."""
+    batch = padded(sentences(LENGTHS), 9)
+    model, twin = small(dropout=0.5).train(), small(dropout=0.5).train()
+    first = logits_of(model, batch)
+    assert torch.equal(logits_of(copy.deepcopy(model), batch), first)
+    assert torch.equal(logits_of(twin, batch), first)
+    assert torch.equal(logits_of(twin, batch), logits_of(model, batch))
+
+
+def test_dropout_comes_back_from_disk_and_leaves_no_trace_in_the_weights(tmp_path: Path) -> None:
+    """A generator among the weights would make a file that others cannot read."""
+    model = small(dropout=0.25)
+    assert not [name for name in model.state_dict() if "dropout" in name]
+    model.save_pretrained(tmp_path)
+    again: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert again.dropout.dropped == model.dropout.dropped == 2**14

@@ -81,14 +81,15 @@ def test_alpha_1_never_touches_the_teacher(
     def fail(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("the teacher was touched")
 
-    for name in ("find_model", "load_trained", "load_tokenizer", "compute_teacher_logits"):
+    touches = ("find_model", "load_trained", "load_tokenizer", "predict_texts", "gather_teacher_logits")
+    for name in touches:
         monkeypatch.setattr(distillation, name, fail)
     missing = distill(config(alpha=1, teacher="/does/not/exist"))
     none = distill(config(alpha=1, teacher=None, output_dir=tmp_path / "none"))
     assert weights(missing) == weights(none)
     assert all(record["soft_loss"] is None for record in missing.history)
     assert missing.environment["loss"] == "loss = CE(student, labels)"
-    assert "teacher" not in missing.environment
+    assert "teachers" not in missing.environment
 
 
 def test_alpha_0_reads_no_training_label(config: Any, tmp_path: Path) -> None:
@@ -164,31 +165,41 @@ def test_trap_2_3_5_each_row_carries_its_own_teacher_logits_beside_the_students_
     assert set(job.tokenizer.get_vocab()) != set(tiny_tokenizer().get_vocab())
 
 
-def test_the_teacher_runs_once_however_many_epochs_there_are(
-    config: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def watch_teacher(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each pass of a teacher reads, and that it reads them in eval mode."""
     given: list[int] = []
-    original = distillation.compute_teacher_logits
+    original = distillation.predict_texts
 
-    def watched(teacher: Any, tokenizer: Any, texts: list[str], *arguments: Any, **options: Any) -> Any:
-        assert not teacher.training
-        given.append(len(texts))
-        return original(teacher, tokenizer, texts, *arguments, **options)
+    def watched(teacher: Any, tokenizer: Any, texts: Any, pairs: Any, positions: Any, **options: Any) -> Any:
+        def check(module: Any, *_: Any) -> None:
+            assert not module.training
 
-    monkeypatch.setattr(distillation, "compute_teacher_logits", watched)
-    reporter = Notes()
+        given.append(len(positions))
+        hook = teacher.register_forward_pre_hook(check)
+        try:
+            yield from original(teacher, tokenizer, texts, pairs, positions, **options)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(distillation, "predict_texts", watched)
+    return given
+
+
+def test_the_teacher_runs_once_however_many_epochs_there_are(
+    config: Any, monkeypatch: pytest.MonkeyPatch, fresh_cache: Path
+) -> None:
+    given, reporter = watch_teacher(monkeypatch), Notes()
     distill(config(epochs=3), reporter)
-    assert given == [16]
-    assert any("8 distinct rows computed once" in note for note in reporter.notes)
+    assert given == [8], "16 rows, of which 8 are repeats"
+    assert any("0 distinct rows from the cache, of 8 computed" in note for note in reporter.notes)
 
 
 def test_the_run_names_its_teacher_by_fingerprint(config: Any, teacher_run: Run) -> None:
     run = distill(config(epochs=1))
     teacher = AutoModelForSequenceClassification.from_pretrained(teacher_run.model_path)
-    assert run.environment["teacher"] == {
-        "name": str(teacher_run.path),
-        "fingerprint": fingerprint(teacher),
-    }
+    assert run.environment["teachers"] == [
+        {"name": str(teacher_run.path), "fingerprint": fingerprint(teacher), "share": 1.0}
+    ]
 
 
 @pytest.fixture(scope="module")
