@@ -45,3 +45,16 @@ types: install ## Type check
 format: install ## Put format and imports right
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+BENCH := $(BIN)/python -m benchmarks
+.PHONY: bench
+bench: install ## Measure against other tools, some 25 minutes on 2 cores; writes benchmarks/RESULTS.md
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,demo,dev]'
+	$(BENCH).startup
+	$(BENCH).teacher_logits --rows 3072
+	$(BENCH).bilstm_epoch --sample 768 --epochs 5
+	$(BENCH).bert_epoch --sample 768
+	$(BENCH).sweep --sampled 1
+	$(BENCH).memory --tiny-teacher --small-student --sizes 5000 25000 100000
+	$(BENCH).growth --rows 4096
+	$(BENCH).report
