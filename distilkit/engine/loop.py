@@ -150,12 +150,10 @@ def fit(
             break
 
 
-def clip(gradients: Sequence[Tensor], max_norm: float) -> None:
+def clip(gradients: list[Tensor], max_norm: float) -> None:
     """Scale `gradients` in place so that their norm, taken over all of them, is at most `max_norm`."""
-    norm = torch.nn.utils.get_total_norm(gradients)
-    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factor)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
 def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:

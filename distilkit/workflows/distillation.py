@@ -135,6 +135,9 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     if small and len(configs) > 1:
         tasks = [(config.output_dir.name, partial(train, number)) for number, config in enumerate(configs)]
         return run_in_lanes(tasks, torch.get_num_threads(), reporter)
+    if small:
+        encoder: Any = student.model.base_model
+        encoder.at_once = torch.get_num_threads() > 1
     with one_thread() if small else nullcontext():
         return [train(number, reporter) for number in range(len(configs))]
 

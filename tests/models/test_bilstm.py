@@ -281,8 +281,8 @@ def test_rows_of_one_length_take_a_short_cut_to_the_same_logits_and_gradients(
     full = padded(rows, 6) | {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1]] * 4)}
     model, other = (small(num_layers=layers, siamese=siamese, dropout=0.0).train() for _ in range(2))
     taken = []
-    original = BiLSTMModel._read_full
-    monkeypatch.setattr(BiLSTMModel, "_read_full", lambda self, ids: taken.append(1) or original(self, ids))
+    original = bilstm._last
+    monkeypatch.setattr(bilstm, "_last", lambda states: taken.append(1) or original(states))
     quick = model(**full).logits
     assert bool(taken) is not siamese, "the halves of a pair are padded to the whole"
     monkeypatch.setattr(bilstm, "_is_full", lambda mask: False)
@@ -293,6 +293,27 @@ def test_rows_of_one_length_take_a_short_cut_to_the_same_logits_and_gradients(
     for (name, mine), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         assert mine.grad is not None and theirs.grad is not None
         torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-5, rtol=1e-4, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.parametrize("lengths", [[6, 6, 6], [6, 4, 2]], ids=["one length", "padded"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_two_directions_at_once_train_to_the_same_bits(layers: int, frozen: bool, lengths: list[int]) -> None:
+    """A student that trains alone on two cores must be the one that trains beside others on one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gradients = []
+    for at_once in (False, True):
+        model = small(num_layers=layers, dropout=0.3).train()
+        model.encoder.embeddings.weight.requires_grad_(not frozen)
+        model.encoder.at_once = at_once
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(**padded(sentences(lengths), 6)).logits
+        logits.float().square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.set_num_threads(before)
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None and other is None) or torch.equal(one, other)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
