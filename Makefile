@@ -55,6 +55,6 @@ bench: install ## Measure against other tools, some 25 minutes on 2 cores; write
 	$(BENCH).bilstm_epoch --sample 768 --epochs 5
 	$(BENCH).bert_epoch --sample 768
 	$(BENCH).sweep --sampled 1
-	$(BENCH).memory --tiny-teacher --small-student --sizes 5000 25000 100000
+	$(BENCH).memory --tiny-teacher --small-student --sizes 10000 40000
 	$(BENCH).growth --rows 4096
 	$(BENCH).report

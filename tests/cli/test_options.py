@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -94,14 +95,26 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 @pytest.mark.alone
 @pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 def test_help_takes_under_300_ms(arguments: list[str]) -> None:
-    """The best of five in processor time, which a busy machine does not stretch as it does the clock's."""
-    seconds: list[float] = []
-    while len(seconds) < 5 and min(seconds, default=1.0) >= 0.3:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert run_script(SCRIPT, *arguments).returncode == 0
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    assert min(seconds) < 0.3
+    """The best of five in processor time, which a busy machine does not stretch as it does the clock's.
+
+    A slow machine does: where the libraries that draw the help take long to import, so may the help. Where
+    it has 300 ms they have 165.
+    """
+    helps, imports = [], []
+    libraries = [sys.executable, "-c", "import pydantic.dataclasses, typer.rich_utils, yaml"]
+    for _ in range(5):
+        imports.append(_processor_seconds(lambda: subprocess.run(libraries, check=True)))
+        helps.append(_processor_seconds(lambda: run_script(SCRIPT, *arguments).check_returncode()))
+        if min(helps) < max(0.3, min(imports) * 0.3 / 0.165):
+            return
+    pytest.fail(f"help took {min(helps):.3f} s, its libraries alone {min(imports):.3f} s")
+
+
+def _processor_seconds(run: Callable[[], object]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_the_readme_shows_the_help_that_distill_prints() -> None:
