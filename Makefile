@@ -51,10 +51,10 @@ BENCH := $(BIN)/python -m benchmarks
 bench: install ## Measure against other tools, some 25 minutes on 2 cores; writes benchmarks/RESULTS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,demo,dev]'
 	$(BENCH).startup
-	$(BENCH).teacher_logits --rows 3072
-	$(BENCH).bilstm_epoch --sample 768 --epochs 5
-	$(BENCH).bert_epoch --sample 768
-	$(BENCH).sweep --sampled 1
+	$(BENCH).teacher_logits --rows 16384 --others 1024
+	$(BENCH).bilstm_epoch --rows 12000 --sample 512 --loop-sample 1024 --epochs 5
+	$(BENCH).bert_epoch --rows 8192 --sample 512
+	$(BENCH).sweep --rows 2000 --sampled 1
 	$(BENCH).memory --tiny-teacher --small-student --sizes 10000 40000
 	$(BENCH).growth --rows 4096
 	$(BENCH).report

@@ -107,7 +107,12 @@ def native(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
     """
     if precision != "bf16" or next(model.parameters()).dtype == torch.bfloat16:
         return model
-    return copy.deepcopy(model).to(torch.bfloat16)
+    low: dict[int, Any] = {}  # what deepcopy takes in the place of each tensor
+    for parameter in model.parameters():
+        low[id(parameter)] = torch.nn.Parameter(parameter.detach().bfloat16(), requires_grad=False)
+    for buffer in model.buffers():
+        low[id(buffer)] = buffer.bfloat16() if buffer.is_floating_point() else buffer.clone()
+    return copy.deepcopy(model, low)
 
 
 @contextmanager

@@ -137,6 +137,7 @@ def fit_into_run(
         runs.write_json(draft / runs.METRICS, metrics)
         environment = _environment(job, train_rows, accelerator) | {"start": started, "end": runs.now()}
         runs.write_json(draft / runs.ENVIRONMENT, environment)
+    accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
     return runs.Run.load(config.output_dir)
 
 
