@@ -261,7 +261,7 @@ def _run_teacher(
         f"of {gathered.computed:,} computed"
     )
     if gathered.damaged:
-        reporter.note(f"cache: {gathered.damaged} damaged shards were not used; see distilkit cache verify")
+        reporter.note(f"cache: damaged shards not used, their rows computed again: {gathered.damaged}")
     if gathered.refused:
         reporter.note(f"cache: {gathered.refused}")
     return gathered.logits
