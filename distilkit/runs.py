@@ -12,13 +12,14 @@ import errno
 import json
 import os
 import platform
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -33,6 +34,7 @@ MODEL, CONFIG, METRICS = "model", "config.yaml", "metrics.json"
 # What a disk or its owner says no with.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 HISTORY, ENVIRONMENT, EVALUATION = "history.jsonl", "environment.json", "evaluation"
+UNFINISHED = ".unfinished"  # ends the names of what is still being written
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ def _make_draft(output_dir: Path) -> Path:
         for parent in [parent for parent in (home, *home.parents) if not parent.exists()][::-1]:
             parent.mkdir(exist_ok=True)
             _made.add(parent)
-        return Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", suffix=".unfinished", dir=home))
+        return Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", suffix=UNFINISHED, dir=home))
 
 
 def _remove_empty_parents(folder: Path) -> None:
@@ -178,13 +180,18 @@ def _umask() -> int:
     return mask
 
 
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _sync(folder: Path) -> None:
-    for file in [*folder.rglob("*"), folder]:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in [*folder.rglob("*"), folder]:
+        sync(path)
 
 
 def _move_in(draft: Path, output_dir: Path) -> None:
@@ -208,15 +215,21 @@ def write_json(file: Path, value: Any) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write `text` to `file` atomically, its folder made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
+    write_whole(file, text.encode("utf-8"))
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Write `file` so that others see the old one or all of the new. Its folder must exist."""
+    beside = file.with_name(f".{file.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with beside.open("w", encoding="utf-8") as stream:
-            stream.write(text)
+        with beside.open("xb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         beside.replace(file)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
 
 
 def append_line(file: Path, value: Any) -> None:

@@ -9,11 +9,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -24,6 +25,16 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 from distilkit.progress import Reporter
 from distilkit.runs import Run
 
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+        ],
+    ),
+]
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = Path(os.environ.get("DISTILKIT_DATA", ROOT.parent / "shared" / "data"))
 
@@ -212,6 +223,40 @@ def teacher_run(sst2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     tiny_tokenizer().save_pretrained(folder / "bert")
     options = QUICK | {"epochs": 12, "learning_rate": 5e-3, "model": str(folder / "bert")}
     return train(TrainConfig(dataset="sst2", data_dir=sst2_dir, output_dir=folder / "teacher", **options))
+
+
+class Answer(NamedTuple):
+    """What a command answered."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+    """`console("distill", ...)`: what the console script answers, in this process."""
+    from distilkit.cli.app import main
+
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer sets its own
+    on_sigterm = signal.getsignal(signal.SIGTERM)  # and main its own
+
+    def run(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["distilkit", *arguments])
+        capsys.readouterr()
+        code: Any = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return Answer(code, *capsys.readouterr())
+
+    yield run
+    signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def run_cli(*arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,6 @@ import json
 import mmap
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -33,7 +32,7 @@ from platformdirs import user_cache_path
 
 from distilkit import runs
 
-FOLDER, TEACHER, LOCK, UNFINISHED = "teacher-logits", "teacher.json", ".lock", ".unfinished"
+FOLDER, TEACHER, LOCK = "teacher-logits", "teacher.json", ".lock"
 KEY = re.compile(r"[0-9a-f]{64}")
 SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
 KEY_BYTES = 16
@@ -231,8 +230,9 @@ class LogitStore:
             if not _read_description(self.folder):
                 about = {"created": runs.now()} | self.description
                 text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
-                _write_whole(self.folder / TEACHER, text.encode("utf-8", "backslashreplace"))
-            _write_whole(self.folder / name, data)
+                runs.write_whole(self.folder / TEACHER, text.encode("utf-8", "backslashreplace"))
+            runs.write_whole(self.folder / name, data)
+            runs.sync(self.folder)  # the names too outlast a power cut
         except OSError as error:
             self._refuse(error)
         else:
@@ -520,24 +520,6 @@ def _is_damaged(file: Path) -> bool:
     return False
 
 
-def _write_whole(file: Path, data: bytes) -> None:
-    """Write `file` so that others see nothing or all of it, also after a power cut."""
-    beside = file.with_name(f".{file.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}")
-    try:
-        with beside.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
-    finally:
-        _remove([beside])
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         with suppress(OSError):
@@ -561,7 +543,7 @@ def _shard_names(folder: Path) -> set[str]:
 
 
 def _unfinished(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.glob(f".*{UNFINISHED}") if file.is_file())
+    return sorted(file for file in folder.glob(f".*{runs.UNFINISHED}") if file.is_file())
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -61,7 +61,8 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         The runs, in the order of `configs`.
 
     Raises:
-        UserError: as `distill`. A student that fails while it is trained lets the others finish first.
+        UserError: as `distill`. A BiLSTM that fails beside others on a CPU lets them finish first; any other
+            student ends the row.
     """
     _check_one_kind(configs)
     given, configs = configs, [resolve(config) for config in configs]
@@ -184,14 +185,11 @@ def _names(teacher: Teacher) -> tuple[str, ...]:
 
 def _columns(teacher: Teacher, data: TextData, reporter: Reporter) -> list[int]:
     """The teacher's class for each class of the data."""
-    assert teacher.model is not None
-    columns, by_name = match_labels(
-        model_names(teacher.model), data.names, f"the teacher {teacher.source.name}"
-    )
+    who = f"the teacher {teacher.source.name}"
+    columns, by_name = match_labels(_names(teacher), data.names, who)
     if not by_name:
         reporter.note(
-            f"labels: the teacher {teacher.source.name} and the data share no class names, so their ids are "
-            "taken to be the same"
+            f"labels: {who} and the data share no class names, so their ids are taken to be the same"
         )
     return columns
 

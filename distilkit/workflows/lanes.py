@@ -65,9 +65,9 @@ def run_in_lanes(
         UserError: naming every task that raised one.
     """
     stop = threading.Event()
-    threads = torch.get_num_threads()
     running: list[Future[Result]] = []
-    with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # `one_thread` for what it puts back: the lanes' number is also what threads that start later begin with.
+    with one_thread(), ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         try:
             for name, task in tasks:
                 running.append(pool.submit(task, _LaneReporter(name, reporter, stop)))
@@ -81,9 +81,6 @@ def run_in_lanes(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        finally:
-            pool.shutdown(wait=True)
-            torch.set_num_threads(threads)  # what threads that start later begin with
     problems = [
         f"{name}: {future.exception()}"
         for (name, _), future in zip(tasks, running, strict=True)

@@ -6,20 +6,16 @@ wrong. The output folder is always `deep/out`, whose parent does not exist eithe
 
 import json
 import shutil
-import signal
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import MakeModel, rows, run_cli, tiny_bert, tiny_tokenizer, write_jsonl
+from conftest import Answer, Call, MakeModel, rows, run_cli, tiny_bert, tiny_tokenizer, write_jsonl
 from safetensors.torch import load_file
-
-from distilkit.cli.app import main
 
 OUT = ("-o", "deep/out")
 SMALL = ("--max-length", "16", "--epochs", "1")
@@ -28,15 +24,6 @@ FROM_TEACHER = ("distill", "-d", "sst2", "--data-dir", "data", "--teacher", "tea
 TEACHER = ("train", "-d", "sst2", "--data-dir", "data", "--model", "teacher", *SMALL, *OUT)
 EVALUATE = ("evaluate", "teacher", "-d", "sst2", "--data-dir", "data", "--max-length", "16")
 OWN = ("distill", "--data-dir", "data", "--alpha", "1", *SMALL, *OUT)
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Answer]
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:
@@ -59,24 +46,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert_dir: Path) -> Pat
 
 
 @pytest.fixture
-def call(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
-    """`call("distill", ...)`: what the console script answers, in this process."""
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer sets its own
-    on_sigterm = signal.getsignal(signal.SIGTERM)  # and main its own
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["distilkit", *arguments])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Answer(code, *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, on_sigterm)
+def call(here: Path, console: Call) -> Call:
+    """`call("distill", ...)`, in the folder `here`."""
+    return console
 
 
 def check_refused(answer: Answer, named: Sequence[str]) -> None:

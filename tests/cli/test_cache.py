@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from distilkit.cli.app import app, main
+from distilkit.cli.app import app
 from distilkit.config import CachePruneConfig, field_infos, flag
 from distilkit.engine.logit_store import LogitStore
 
@@ -56,26 +56,9 @@ def full(root: Path) -> Path:
 
 
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Call]:
+def call(console: Callable[..., tuple[Any, ...]]) -> Call:
     """`call("list")`: what `distilkit cache list` answers, in this process."""
-    import signal
-
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # Typer sets its own
-    on_sigterm = signal.getsignal(signal.SIGTERM)  # and main its own
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["distilkit", "cache", *arguments])
-        capsys.readouterr()
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        return Answer(code, *capsys.readouterr())
-
-    yield run
-    signal.signal(signal.SIGTERM, on_sigterm)
+    return lambda *arguments: Answer(*console("cache", *arguments))
 
 
 def damage(root: Path, key: str) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, GOOD, tiny_bert, tiny_tokenizer
+from conftest import BAD, DEVICES, GOOD, tiny_bert, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,16 +16,6 @@ from distilkit.errors import UserError
 
 TEXTS = [*GOOD, *BAD, "fun"]
 PAIRS = [*BAD, "fun", *GOOD]
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.cuda,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-        ],
-    ),
-]
 
 Rows = list[tuple[list[int], list[int]]]  # token ids and types of each row
 row_lists = st.lists(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import DEVICES
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -19,16 +20,6 @@ from distilkit.models.bilstm import (
     compact,
 )
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.cuda,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-        ],
-    ),
-]
 LENGTHS = [3, 7, 1, 5]
 
 
