@@ -11,4 +11,17 @@ class Reporter:
         """`done` of `total` units of `task` are finished. Called often, so it must be cheap."""
 
 
+class NamedReporter(Reporter):
+    """Puts a name before what one of several students tells."""
+
+    def __init__(self, name: str, reporter: Reporter) -> None:
+        self._name, self._reporter = name, reporter
+
+    def note(self, message: str) -> None:
+        self._reporter.note(f"{self._name}: {message}")
+
+    def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        self._reporter.advance(f"{self._name}: {task}", done, total, detail)
+
+
 SILENT = Reporter()

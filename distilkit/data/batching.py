@@ -20,6 +20,9 @@ class LengthBatchSampler:
     Rows are shuffled, cut into windows of 512 steps, sorted by length within a window and cut into steps,
     and the steps are shuffled: composition and order of the batches change every epoch. Every row comes once
     an epoch; the last short batch is not dropped.
+
+    The seed decides which rows are together; in which order the lengths come, only the epoch. So students of
+    different seeds that are trained together read steps of like length and equally many rows at a time.
     """
 
     def __init__(self, rows: Encoded, batch_size: int, seed: int) -> None:
@@ -43,7 +46,7 @@ class LengthBatchSampler:
             steps += [
                 window[i : i + self.batch_size].tolist() for i in range(0, len(window), self.batch_size)
             ]
-        for step in random.permutation(len(steps)):
+        for step in np.random.default_rng(self.epoch).permutation(len(steps)):
             yield steps[step]
 
 

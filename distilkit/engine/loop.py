@@ -1,7 +1,7 @@
 """The training loop. Teacher and student go through the same one; only the loss differs."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,13 +94,12 @@ def fit(
     steps = epochs * len(loader)
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    best, epochs_since_best, step = float("-inf"), 0, 0
-    told = time.perf_counter()
+    standing, step, told = Standing(patience), 0, time.perf_counter()
 
     for epoch in range(1, epochs + 1):
         loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
         model.train()
-        sums, rows, started = _Sums(accelerator.device), 0, time.perf_counter()
+        sums, rows, started = Sums(), 0, time.perf_counter()
         for batches in loader:
             step_rows = sum(len(batch["input_ids"]) for batch in batches)
             for batch in batches:
@@ -123,30 +122,26 @@ def fit(
             step, rows = step + 1, rows + step_rows
             if step % LOG_STEPS == 0 or time.perf_counter() - told > LOG_SECONDS:
                 told = time.perf_counter()
-                yield StepRecord(step, steps, sums.means(rows, step)["loss"])
-        means = sums.means(rows, step)  # waits for the device, so the time below is the work's
+                (means,) = sums.means(rows)
+                check_means(means, step)
+                yield StepRecord(step, steps, means["loss"])
+        (means,) = sums.means(rows)  # waits for the device, so the time below is the work's
+        check_means(means, step)
         optimizer.settle()
         seconds = time.perf_counter() - started
-        _check_finite(model, step)
+        check_parameters(model, step)
         scores = validate(model)
-        improved = scores[metric] > best
-        if improved:
-            best, epochs_since_best = scores[metric], 0
-        else:
-            epochs_since_best += 1
         yield EpochRecord(
             epoch=epoch,
             step=step,
             learning_rate=used_rate,
-            loss=means["loss"],
-            hard_loss=means.get("hard_loss"),
-            soft_loss=means.get("soft_loss"),
             validation=scores,
-            improved=improved,
+            improved=standing.improved(scores[metric]),
             examples_per_second=rows / seconds,
             seconds=seconds,
+            **means,
         )
-        if patience is not None and epochs_since_best >= patience:
+        if standing.ended:
             break
 
 
@@ -170,27 +165,60 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[s
     ]
 
 
-def _check_finite(model: torch.nn.Module, step: int) -> None:
-    """The loss of a step is that of the parameters before it, so what the last step did shows only here."""
+def check_means(means: Mapping[str, float | None], step: int) -> None:
+    """Raises `UserError` unless all means are finite numbers."""
+    if not all(abs(mean) < float("inf") for mean in means.values() if mean is not None):
+        told = {name: mean for name, mean in means.items() if mean is not None}
+        raise UserError(f"the loss is not a finite number by step {step} ({told}). {MEND}")
+
+
+def check_parameters(model: torch.nn.Module, step: int) -> None:
+    """Raises `UserError` unless all parameters are finite numbers.
+
+    The loss of a step is that of the parameters before it, so what the last step did shows only here.
+    """
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
     if not finite.all():
         raise UserError(f"parameters are not finite numbers after step {step}. {MEND}")
 
 
-class _Sums:
-    """Losses of an epoch, summed on the device and read only when asked for."""
+class Standing:
+    """The best value of a metric so far, and whether patience has run out."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._zero = torch.zeros((), device=device)
-        self._sums: dict[str, Tensor] = {}
+    def __init__(self, patience: int | None) -> None:
+        self._patience, self._best, self._epochs_since = patience, float("-inf"), 0
+
+    def improved(self, value: float) -> bool:
+        """Take in an epoch's value: is it better than all before?"""
+        better = value > self._best
+        self._best, self._epochs_since = (value, 0) if better else (self._best, self._epochs_since + 1)
+        return better
+
+    @property
+    def ended(self) -> bool:
+        return self._patience is not None and self._epochs_since >= self._patience
+
+
+class Sums:
+    """Losses of an epoch, of one student or of K, summed on the device and read only when asked for."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor | None] = {}
 
     def add(self, losses: Losses, rows: int) -> None:
+        """Means over so many rows."""
         for name, value in (("loss", losses.total), ("hard_loss", losses.hard), ("soft_loss", losses.soft)):
-            if value is not None:
-                self._sums[name] = self._sums.get(name, self._zero) + value.detach() * rows
+            if value is None:
+                self._sums[name] = None
+            else:
+                before = self._sums.get(name)
+                self._sums[name] = value.detach() * rows + (0 if before is None else before)
 
-    def means(self, rows: int, step: int) -> dict[str, float]:
-        means = {name: float(value) / rows for name, value in self._sums.items()}
-        if not all(abs(mean) < float("inf") for mean in means.values()):
-            raise UserError(f"the loss is not a finite number by step {step} ({means}). {MEND}")
-        return means
+    def means(self, rows: int) -> list[dict[str, Any]]:
+        """Per student the mean of each part over so many rows; `None` for what is not computed."""
+        students = self._sums["loss"].numel()  # type: ignore[union-attr]  # there is always a total
+        columns: dict[str, list[Any]] = {
+            name: [None] * students if sums is None else (sums / rows).reshape(-1).tolist()
+            for name, sums in self._sums.items()
+        }
+        return [{name: column[number] for name, column in columns.items()} for number in range(students)]

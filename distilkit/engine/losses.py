@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Losses(NamedTuple):
-    """Scalars. A part that was not computed is `None`."""
+    """Scalars, or `[K]` of K students trained together. A part that was not computed is `None`."""
 
     total: Tensor
     hard: Tensor | None
@@ -80,6 +80,46 @@ def distillation_loss(
     if soft is None:
         return Losses(hard, hard, None)
     return Losses(alpha * hard + (1 - alpha) * soft, hard, soft)
+
+
+def distillation_losses(
+    student_logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, alphas: Tensor
+) -> Losses:
+    """`distillation_loss` of K students at once, each with its own alpha.
+
+    Args:
+        student_logits: float `[K, N, C]`.
+        labels: int64 `[K, N]`; may be `None` when every alpha is 0.
+        teacher_logits: float `[K, N, C]`; may be `None` when every alpha is 1.
+        alphas: float `[K]`, each in `[0, 1]`, on the device of the logits.
+
+    Returns:
+        Losses `[K]`. A part that a student's alpha leaves out has no weight in its total.
+
+    Raises:
+        ValueError: when both are missing or a tensor has another shape.
+    """
+    students, rows, _ = student_logits.shape
+    hard = soft = None
+    if labels is not None:
+        if labels.shape != (students, rows):
+            raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}")
+        each = F.cross_entropy(student_logits.float().flatten(0, 1), labels.flatten(), reduction="none")
+        hard = each.view(students, rows).mean(dim=1)
+    if teacher_logits is not None:
+        if teacher_logits.shape != student_logits.shape:
+            raise ValueError(
+                f"teacher_logits {tuple(teacher_logits.shape)} and student_logits "
+                f"{tuple(student_logits.shape)} differ in shape"
+            )
+        soft = F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="none").mean(dim=(1, 2))
+    if hard is None and soft is None:
+        raise ValueError("there are neither labels nor teacher_logits to learn from")
+    if hard is None or soft is None:
+        only = soft if hard is None else hard
+        assert only is not None
+        return Losses(only, hard, soft)
+    return Losses(alphas * hard + (1 - alphas) * soft, hard, soft)
 
 
 def formula(alpha: float) -> str:

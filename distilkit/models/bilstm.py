@@ -91,12 +91,19 @@ class Dropout(nn.Module):
         """`values`, some of them zero, in training; as they are otherwise."""
         if not self.training or not self.dropped:
             return values
-        if values.device not in self._generators:
-            self._generators[values.device] = torch.Generator(values.device).manual_seed(self.seed)
-        number = values.numel()
-        random = torch.empty(-(-number // 4), dtype=torch.int64, device=values.device)
-        random.random_(-(2**63), None, generator=self._generators[values.device])
-        kept = random.view(torch.int16)[:number].view(values.shape) >= self.dropped - 2**15
+        return self.drop(values, self.draw(values.numel(), values.device).view(values.shape))
+
+    def draw(self, number: int, device: torch.device) -> Tensor:
+        """The module's next random numbers, int16 `[number]`, uniform."""
+        if device not in self._generators:
+            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
+        random = torch.empty(-(-number // 4), dtype=torch.int64, device=device)
+        random.random_(-(2**63), None, generator=self._generators[device])
+        return random.view(torch.int16)[:number]
+
+    def drop(self, values: Tensor, random: Tensor) -> Tensor:
+        """`values`, those zero whose `random` number, of `draw`, is small."""
+        kept = random >= self.dropped - 2**15
         return values * kept.to(values.dtype).mul_(2**16 / (2**16 - self.dropped))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Dropout":
@@ -281,25 +288,28 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id)
         if self.config.siamese:
-            features = self._pair_features(input_ids, attention_mask.bool(), token_type_ids)
-        else:
-            features = self.encoder(input_ids, attention_mask).last_hidden_state
+            input_ids, attention_mask = both_texts(input_ids, attention_mask, token_type_ids)
+        features = self.encoder(input_ids, attention_mask).last_hidden_state
+        if self.config.siamese:
+            features = compared(*features.chunk(2))
         logits = self.classifier(self.dropout(torch.relu(self.hidden(features))))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def _pair_features(self, input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        if token_type_ids is None:
-            raise ValueError(
-                "this BiLSTM compares two texts: pass token_type_ids, as its tokenizer returns for pairs"
-            )
-        both, masks = (
-            torch.cat([input_ids, input_ids]),
-            torch.cat([token_type_ids.eq(0), token_type_ids.eq(1)]),
+
+def both_texts(input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Ids and mask `[2N, L]` of the first texts, then the second, of `input_ids` and `mask` `[N, L]`."""
+    if token_type_ids is None:
+        raise ValueError(
+            "this BiLSTM compares two texts: pass token_type_ids, as its tokenizer returns for pairs"
         )
-        states = self.encoder(both, masks & mask.repeat(2, 1)).last_hidden_state
-        first, second = states.chunk(2)
-        return torch.cat([first, second, first * second, (first - second).abs()], dim=1)
+    chosen = torch.cat([token_type_ids.eq(0), token_type_ids.eq(1)])
+    return torch.cat([input_ids, input_ids]), chosen & mask.bool().repeat(2, 1)
+
+
+def compared(first: Tensor, second: Tensor) -> Tensor:
+    """What a siamese model classifies, `[..., 4 * width]`, of the texts' states `[..., width]`."""
+    return torch.cat([first, second, first * second, (first - second).abs()], dim=-1)
 
 
 def _is_full(mask: Tensor) -> bool:

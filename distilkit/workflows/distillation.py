@@ -16,7 +16,7 @@ from torch import Tensor
 from distilkit.config import DistillConfig, field_infos, flag, resolve
 from distilkit.data import datasets
 from distilkit.data.datasets import TextData
-from distilkit.data.encoding import Tokenizer
+from distilkit.data.encoding import Encoded, Tokenizer
 from distilkit.data.labels import match_labels
 from distilkit.engine.inference import predict_texts
 from distilkit.engine.logit_store import LogitStore, cache_root
@@ -28,8 +28,8 @@ from distilkit.models.loading import find_model, fingerprint, load_tokenizer, lo
 from distilkit.models.students import Student, Teacher, make_student
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
-from distilkit.workflows.fitting import Job, encode_split, fit_into_run, within_reach
-from distilkit.workflows.lanes import one_thread, run_in_lanes
+from distilkit.workflows.fitting import Job, encode_split, fit_into_run, fit_into_runs, within_reach
+from distilkit.workflows.lanes import all_well, one_thread, run_in_lanes
 
 
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
@@ -52,7 +52,9 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     """Distill several students that differ in alpha, in seed or in how they are trained.
 
     Data, encoding and teachers' logits are shared; every run is what `distill` would make of its config
-    alone. On a CPU, BiLSTMs are trained side by side, one a core; other students one after the other.
+    alone. On a CPU, BiLSTMs are trained side by side, one a core. On CUDA, those that differ only in alpha
+    and seed are computed as one model (equal up to rounding; not in fp16). All others are trained one after
+    the other.
 
     Args:
         configs: equal but for fields of the panels Training and Output (and in `precision`).
@@ -61,8 +63,8 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         The runs, in the order of `configs`.
 
     Raises:
-        UserError: as `distill`. A BiLSTM that fails beside others on a CPU lets them finish first; any other
-            student ends the row.
+        UserError: as `distill`. A BiLSTM that fails beside others lets them finish first; any other student
+            ends the row.
     """
     _check_one_kind(configs)
     given, configs = configs, [resolve(config) for config in configs]
@@ -107,7 +109,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     if soft:
         facts["teachers"], teacher_logits = _run_teachers(shared, known, columns, data, precision, reporter)
 
-    def train(number: int, reporter: Reporter) -> Run:
+    def prepare(number: int) -> tuple[Job, Encoded]:
         config = configs[number]
         own = make(config, student.tokenizer) if number else student
         job = Job(
@@ -130,17 +132,65 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             labels=labels if config.alpha > 0 else None,
             teacher_logits=teacher_logits if config.alpha < 1 else None,
         )
-        return fit_into_run(job, train_rows, validation_rows, accelerator, reporter)
+        return job, train_rows
 
-    small = shared.student == "bilstm" and accelerator.device.type == "cpu"
+    def train(number: int, reporter: Reporter) -> Run:
+        return fit_into_run(*prepare(number), validation_rows, accelerator, reporter)
+
+    def train_together(numbers: Sequence[int]) -> list[Run | UserError]:
+        jobs, train_rows = zip(*map(prepare, numbers), strict=True)
+        return fit_into_runs(jobs, train_rows, validation_rows, accelerator.device, reporter)
+
+    device, small = accelerator.device, shared.student == "bilstm"
     if small and len(configs) > 1:
-        tasks = [(config.output_dir.name, partial(train, number)) for number, config in enumerate(configs)]
-        return run_in_lanes(tasks, torch.get_num_threads(), reporter)
-    if small:
+        names = [config.output_dir.name for config in configs]
+        if stackable(device, precision):
+            outcomes: dict[int, Run | UserError] = {}
+            for numbers in _companies(configs, students_that_fit(student.model, shared, device)):
+                outcomes |= zip(numbers, train_together(numbers), strict=True)
+            return all_well(names, [outcomes[number] for number in range(len(configs))])
+        if device.type == "cpu":
+            tasks = [(name, partial(train, number)) for number, name in enumerate(names)]
+            return run_in_lanes(tasks, torch.get_num_threads(), reporter)
+    one_core = small and device.type == "cpu"
+    if one_core:
         encoder: Any = student.model.base_model
         encoder.at_once = torch.get_num_threads() > 1
-    with one_thread() if small else nullcontext():
+    with one_thread() if one_core else nullcontext():
         return [train(number, reporter) for number in range(len(configs))]
+
+
+def stackable(device: torch.device, precision: Resolved) -> bool:
+    """Whether several BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
+    return device.type == "cuda" and precision != "fp16"
+
+
+def students_that_fit(model: torch.nn.Module, config: DistillConfig, device: torch.device) -> int:
+    """How many BiLSTMs like `model` can be trained as one in the memory that `device` has left.
+
+    Counted are, in fp32, a student's parameters five times (its own, the stack's, gradients and two moments)
+    and, for a batch of rows of full length, 8 values a dimension of a word vector and 32 a dimension of the
+    LSTMs' states. A fifth of the memory is left alone.
+    """
+    assert config.batch_size and config.max_length and config.hidden_size
+    free, _ = torch.cuda.mem_get_info(device)
+    width: int = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
+    tokens = config.batch_size * config.max_length * (config.layers or 1)
+    values = 5 * sum(parameter.numel() for parameter in model.parameters())
+    values += tokens * (8 * width + 2 * 32 * config.hidden_size)
+    return max(1, int(0.8 * free / (4 * values)))
+
+
+def _companies(configs: Sequence[DistillConfig], most: int) -> list[list[int]]:
+    """Numbers of the configs that differ in nothing but alpha, seed and where they go, `most` at a time."""
+    own = ("alpha", "seed", "output_dir", "overwrite", "precision")
+    names = [name for name in field_infos(DistillConfig) if name not in own]
+    alike: dict[str, list[int]] = {}
+    for number, config in enumerate(configs):
+        alike.setdefault(repr([getattr(config, name) for name in names]), []).append(number)
+    return [
+        numbers[start : start + most] for numbers in alike.values() for start in range(0, len(numbers), most)
+    ]
 
 
 def _check_one_kind(configs: Sequence[DistillConfig]) -> None:

@@ -2,14 +2,16 @@
 
 import shutil
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from distilkit import runs
@@ -21,8 +23,11 @@ from distilkit.engine.inference import predict_logits
 from distilkit.engine.loop import EpochRecord, Loss, StepRecord, fit
 from distilkit.engine.metrics import score
 from distilkit.engine.precision import Resolved, explaining_memory
+from distilkit.engine.together import fit_together
+from distilkit.errors import UserError
+from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.models.loading import Source, count_parameters, save_model
-from distilkit.progress import Reporter
+from distilkit.progress import NamedReporter, Reporter
 
 
 @dataclass(frozen=True)
@@ -78,51 +83,117 @@ def fit_into_run(
     Raises:
         UserError: when `output_dir` cannot receive the run or training diverges.
     """
+    device = accelerator.device
+    with explaining_memory(), _recorded(job, train_rows, device, reporter) as take:
+        records = fit(
+            job.model,
+            _loader(job, train_rows.to(device)),
+            job.loss,
+            accelerator=accelerator,
+            tables=_sparse_tables(job, train_rows, device),
+            validate=partial(_scores, job, validation_rows),
+            **_settings(job),
+        )
+        for record in records:
+            if isinstance(record, StepRecord):
+                reporter.advance("train", record.step, record.steps, f"loss {record.loss:.4f}")
+            else:
+                take(record)
+    accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
+    return runs.Run.load(job.config.output_dir)
+
+
+def fit_into_runs(
+    jobs: Sequence[Job],
+    train_rows: Sequence[Encoded],
+    validation_rows: Encoded,
+    device: torch.device,
+    reporter: Reporter,
+) -> list[runs.Run | UserError]:
+    """`fit_into_run` for several BiLSTMs at once, which differ in nothing but alpha, seed and folder.
+
+    Args:
+        train_rows: the same rows for each job, joined to what its own loss reads.
+
+    Returns:
+        Per job its run, or the error that ended it and left the others alone.
+    """
+    everything = (
+        train_rows[0]
+        .join(
+            labels=next((rows.labels for rows in train_rows if rows.labels is not None), None),
+            teacher_logits=next(
+                (rows.teacher_logits for rows in train_rows if rows.teacher_logits is not None), None
+            ),
+        )
+        .to(device)
+    )
+    loaders = {job.config.seed: _loader(job, everything) for job in jobs}
+    errors: dict[int, UserError] = {}
+    with explaining_memory(), ExitStack() as all_of_them:
+        drafts = [all_of_them.enter_context(ExitStack()) for _ in jobs]
+        takes = []
+        for job, rows, draft in zip(jobs, train_rows, drafts, strict=True):
+            named = NamedReporter(job.config.output_dir.name, reporter)
+            takes.append(draft.enter_context(_recorded(job, rows, device, named, together=len(jobs))))
+        models: list[Any] = [job.model.to(device) for job in jobs]  # type: ignore[arg-type]
+        records = fit_together(
+            BiLSTMStack(models),
+            [loaders[job.config.seed] for job in jobs],
+            [job.config.alpha for job in jobs if isinstance(job.config, DistillConfig)],
+            device=device,
+            validate=partial(_scores, jobs[0], validation_rows),
+            **_settings(jobs[0]),
+        )
+        for record in records:
+            if isinstance(record, StepRecord):
+                detail = f"mean loss {record.loss:.4f}"
+                reporter.advance(f"train {len(jobs)} students", record.step, record.steps, detail)
+            elif isinstance(record[1], UserError):
+                errors[record[0]] = record[1]
+            else:
+                takes[record[0]](record[1])
+        return [
+            _closed(draft, job, errors.get(number))
+            for number, (job, draft) in enumerate(zip(jobs, drafts, strict=True))
+        ]
+
+
+def _closed(draft: ExitStack, job: Job, error: UserError | None) -> runs.Run | UserError:
+    """The run that a draft becomes, or why there is none."""
+    try:
+        with draft:
+            if error:
+                raise error
+    except UserError as problem:
+        return problem
+    return runs.Run.load(job.config.output_dir)
+
+
+@contextmanager
+def _recorded(
+    job: Job, train_rows: Encoded, device: torch.device, reporter: Reporter, together: int = 1
+) -> Iterator[Callable[[EpochRecord], None]]:
+    """What to call after every epoch of `job`, which keeps the best model; the run is written at the end."""
     config = job.config
-    assert config.epochs and config.batch_size and config.learning_rate
-    labels = job.data.labels("validation")
-    step_rows = config.batch_size * config.gradient_accumulation_steps
-
-    def validate(model: torch.nn.Module) -> dict[str, float]:
-        return score(predict_logits(model, validation_rows, precision=job.precision), labels)
-
+    best: EpochRecord | None = None
     started, clock = runs.now(), time.perf_counter()
     sizes = ", ".join(f"{split} {len(rows):,} rows" for split, rows in job.data.splits.items())
     reporter.note(f"data: {job.data.name}, {sizes}")
     reporter.note(job.formula)
-    with explaining_memory(), runs.writing(config.output_dir, config.overwrite) as draft:
+    with runs.writing(config.output_dir, config.overwrite) as draft:
         runs.write_config(draft, changed(config, precision=job.precision))
-        records = fit(
-            job.model,
-            step_loader(
-                train_rows.to(accelerator.device),
-                batch_size=config.batch_size,
-                gradient_accumulation_steps=config.gradient_accumulation_steps,
-                seed=config.seed,
-            ),
-            job.loss,
-            accelerator=accelerator,
-            precision=job.precision,
-            tables=_sparse_tables(job.model, train_rows, step_rows, accelerator.device),
-            validate=validate,
-            metric=job.data.metric,
-            epochs=config.epochs,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup_ratio=config.warmup_ratio,
-            max_grad_norm=config.max_grad_norm,
-            patience=config.patience,
-        )
-        best: EpochRecord | None = None
-        for record in records:
-            if isinstance(record, StepRecord):
-                reporter.advance("train", record.step, record.steps, f"loss {record.loss:.4f}")
-                continue
+
+        def take(record: EpochRecord) -> None:
+            nonlocal best
+            assert config.epochs
             runs.append_line(draft / runs.HISTORY, record.as_dict())
             reporter.note(describe_epoch(record, config.epochs, job.data.metric))
             if record.improved:
                 best = record
-                _save_best(job, accelerator, draft)
+                _save_best(job, draft)
+
+        yield take
         assert best is not None
         parameters, without_embeddings = count_parameters(job.model)
         metrics = {
@@ -135,43 +206,70 @@ def fit_into_run(
             "seconds": round(time.perf_counter() - clock, 2),
         }
         runs.write_json(draft / runs.METRICS, metrics)
-        environment = _environment(job, train_rows, accelerator) | {"start": started, "end": runs.now()}
-        runs.write_json(draft / runs.ENVIRONMENT, environment)
-    accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
-    return runs.Run.load(config.output_dir)
+        environment = _environment(job, train_rows, device, together)
+        runs.write_json(draft / runs.ENVIRONMENT, environment | {"start": started, "end": runs.now()})
 
 
-def _sparse_tables(
-    model: PreTrainedModel, rows: Encoded, step_rows: int, device: torch.device
-) -> list[torch.nn.Embedding]:
+def _loader(job: Job, rows: Encoded) -> DataLoader[Any]:
+    config = job.config
+    assert config.batch_size
+    return step_loader(
+        rows,
+        batch_size=config.batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        seed=config.seed,
+    )
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """What `fit` and `fit_together` are told alike."""
+    config = job.config
+    return {
+        "precision": job.precision,
+        "metric": job.data.metric,
+        "epochs": config.epochs,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "warmup_ratio": config.warmup_ratio,
+        "max_grad_norm": config.max_grad_norm,
+        "patience": config.patience,
+    }
+
+
+def _scores(job: Job, rows: Encoded, model: torch.nn.Module) -> dict[str, float]:
+    return score(predict_logits(model, rows, precision=job.precision), job.data.labels("validation"))
+
+
+def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[torch.nn.Embedding]:
     """The word table, where updating only the rows that a step reads saves most of the optimizer's time.
 
     On a CPU that is so unless a step has more tokens than the table has rows; a GPU updates all of a table
     in less time than it takes to find out which rows were read.
     """
-    table = model.get_input_embeddings()
+    table = job.model.get_input_embeddings()
+    assert job.config.batch_size
+    step_rows = job.config.batch_size * job.config.gradient_accumulation_steps
     tokens = step_rows * float(rows.lengths.mean())
     if device.type != "cpu" or not isinstance(table, torch.nn.Embedding) or tokens > len(table.weight):
         return []
     return [table]
 
 
-def _save_best(job: Job, accelerator: Accelerator, draft: Path) -> None:
+def _save_best(job: Job, draft: Path) -> None:
     new = draft / f"{runs.MODEL}.new"
-    model = accelerator.unwrap_model(job.model, keep_fp32_wrapper=True)
-    save_model(model, job.tokenizer, new)
+    save_model(job.model, job.tokenizer, new)
     with suppress(FileNotFoundError):
         shutil.rmtree(draft / runs.MODEL)
     new.rename(draft / runs.MODEL)
 
 
-def _environment(job: Job, train_rows: Encoded, accelerator: Accelerator) -> dict[str, Any]:
-    device = accelerator.device
+def _environment(job: Job, train_rows: Encoded, device: torch.device, together: int) -> dict[str, Any]:
     return {
         "command": job.command,
         **runs.describe_environment(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "trained_together": together,
         "precision": job.precision,
         "seed": job.config.seed,
         "loss": job.formula,

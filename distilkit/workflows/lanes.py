@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from distilkit.errors import UserError
-from distilkit.progress import Reporter
+from distilkit.progress import NamedReporter, Reporter
 
 Result = TypeVar("Result")
 
@@ -23,19 +23,20 @@ class _Stopped(BaseException):
     """Thrown into a lane that is to end early."""
 
 
-class _LaneReporter(Reporter):
+class _LaneReporter(NamedReporter):
     """Puts a name before what one lane tells, and ends the lane at the next word after `stop` is set."""
 
     def __init__(self, name: str, reporter: Reporter, stop: threading.Event) -> None:
-        self._name, self._reporter, self._stop = name, reporter, stop
+        super().__init__(name, reporter)
+        self._stop = stop
 
     def note(self, message: str) -> None:
         self._check()
-        self._reporter.note(f"{self._name}: {message}")
+        super().note(message)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
         self._check()
-        self._reporter.advance(f"{self._name}: {task}", done, total, detail)
+        super().advance(task, done, total, detail)
 
     def _check(self) -> None:
         if self._stop.is_set():
@@ -81,12 +82,26 @@ def run_in_lanes(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+    return all_well([name for name, _ in tasks], [_outcome(future) for future in running])
+
+
+def _outcome(future: "Future[Any]") -> Any:
+    error = future.exception()
+    return error if isinstance(error, UserError) else future.result()
+
+
+def all_well(names: Sequence[str], outcomes: Sequence[Result | UserError]) -> list[Result]:
+    """The results.
+
+    Raises:
+        UserError: when some are errors, with each under its name.
+    """
+    results = [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
+    if len(results) == len(outcomes):
+        return results
     problems = [
-        f"{name}: {future.exception()}"
-        for (name, _), future in zip(tasks, running, strict=True)
-        if future.exception()
+        f"{name}: {outcome}"
+        for name, outcome in zip(names, outcomes, strict=True)
+        if isinstance(outcome, UserError)
     ]
-    if problems:
-        finished = len(tasks) - len(problems)
-        raise UserError("\n".join([*problems, f"The other {finished} finished."]))
-    return [future.result() for future in running]
+    raise UserError("\n".join([*problems, f"The other {len(results)} finished."]))

@@ -211,7 +211,7 @@ def test_a_head_for_other_classes_is_replaced_and_classes_of_ones_own_keep_their
     for split in ("train", "validation"):
         write_jsonl(tmp_path / "own" / f"{split}.jsonl", values)
     reporter = Notes()
-    run = train(config(dataset=None, data_dir=tmp_path / "own", epochs=12, learning_rate=5e-3), reporter)
+    run = train(config(dataset=None, data_dir=tmp_path / "own", epochs=30, learning_rate=2e-3), reporter)
     model = AutoModelForSequenceClassification.from_pretrained(run.model_path)
     assert model.config.id2label == {0: "bad", 1: "good", 2: "so-so"}
     assert "new: classifier.bias, classifier.weight" in " ".join(reporter.notes)

@@ -1,0 +1,158 @@
+"""Several BiLSTMs of one shape as one: a GPU trains K of them in little more time than one of them.
+
+A small student leaves a GPU idle: a step is a hundred small kernels, each over before the next has been
+sent. With the students' parameters stacked, each kernel does the work of all.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+from torch.func import stack_module_state
+
+from distilkit.models.bilstm import (
+    BiLSTMForSequenceClassification,
+    Dropout,
+    both_texts,
+    compact,
+    compared,
+)
+
+Batch = dict[str, Tensor]
+
+
+class BiLSTMStack:
+    """K BiLSTMs in training, which share nothing but the kernels that compute them.
+
+    The LSTM is written out (Hochreiter and Schmidhuber 1997, with torch's order of gates), because cuDNN's
+    takes one set of weights. Every student draws its own dropout, as it would alone.
+
+    Attributes:
+        students: the models; their parameters are up to date after `hand_back`.
+        weights: by the name that a student knows it by, all students' values of a parameter, `[K, ...]`.
+
+    Args:
+        students: models with equal configs, on one device.
+    """
+
+    def __init__(self, students: Sequence[BiLSTMForSequenceClassification]) -> None:
+        self.students = list(students)
+        self.config = self.students[0].config
+        self.weights: dict[str, Tensor] = stack_module_state(self.students)[0]
+        first = torch.arange(len(self.students)) * self.config.vocab_size
+        self._first_row = first.to(self.students[0].device)[:, None, None]
+
+    @torch.no_grad()
+    def hand_back(self) -> None:
+        """Copy the weights to the students."""
+        for name, values in self.weights.items():
+            for student, value in zip(self.students, values, strict=True):
+                student.get_parameter(name).copy_(value)
+
+    def __call__(self, batches: Sequence[Batch]) -> Tensor:
+        """Logits in training, float `[K, N, C]`.
+
+        Args:
+            batches: what each student reads, all of N rows. Students that read the same should be given the
+                same dict: it is prepared once.
+        """
+        ids, lengths, widths = self._rows(batches)
+        device, longest = ids.device, ids.shape[1]
+        end = (lengths - 1).clamp(min=0)[:, None, :, None]
+        position = torch.arange(longest, device=device)[:, None, None]
+        mirror = (end - position).clamp(min=0)  # as in BiLSTMModel: token i <-> token (length - 1 - i)
+
+        table = self.weights["encoder.embeddings.weight"].flatten(0, 1)
+        states = nn.functional.embedding(ids + self._first_row, table)
+        dropouts = [student.encoder.dropout for student in self.students]
+        states = _drop_each(dropouts, states, widths)
+        for layer in range(self.config.num_layers):
+            if layer:
+                states = _drop_each(dropouts, states, widths)
+            ahead, back = self._read(layer, states, mirror).chunk(2)
+            final = layer + 1 == self.config.num_layers
+            ahead, back = (_at(end, ahead), _at(end, back)) if final else (ahead, _at(mirror, back))
+            states = torch.cat([ahead, back], dim=-1)
+
+        features = states.squeeze(1)
+        if self.config.siamese:
+            features = compared(*features.chunk(2, dim=1))
+        hidden = self._linear("hidden", features).relu()
+        tops = [student.dropout for student in self.students]
+        hidden = _drop_each(tops, hidden[:, None], [1] * len(tops)).squeeze(1)
+        return self._linear("classifier", hidden)
+
+    def _rows(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[int]]:
+        """Ids int64 `[K, longest, N]`, their lengths `[K, N]`, and how wide each student's are alone."""
+        prepared: dict[int, tuple[Tensor, Tensor]] = {}
+        for batch in batches:
+            if id(batch) not in prepared:
+                ids, mask = batch["input_ids"], batch["attention_mask"]
+                if self.config.siamese:
+                    ids, mask = both_texts(ids, mask, batch.get("token_type_ids"))
+                prepared[id(batch)] = compact(ids, mask.bool())
+        longest = max(ids.shape[1] for ids, _ in prepared.values())
+        widened = {
+            key: (nn.functional.pad(ids, (0, longest - ids.shape[1])), lengths)
+            for key, (ids, lengths) in prepared.items()
+        }
+        chosen = [widened[id(batch)] for batch in batches]
+        widths = [prepared[id(batch)][0].shape[1] for batch in batches]
+        ids = torch.stack([ids.T for ids, _ in chosen])
+        return ids, torch.stack([lengths for _, lengths in chosen]), widths
+
+    def _read(self, layer: int, states: Tensor, mirror: Tensor) -> Tensor:
+        """All states of a layer, `[2K, L, N, hidden]`, of `[K, L, N, width]`; backwards ones mirrored."""
+        both = torch.cat([states, _at(mirror, states)])
+        _, longest, rows, width = both.shape
+        inward = self._lstm(layer, "weight_ih_l0").transpose(1, 2)
+        bias = self._lstm(layer, "bias_ih_l0", "bias_hh_l0")
+        gates = torch.baddbmm(bias[:, None], both.reshape(len(both), longest * rows, width), inward)
+        recurrent = self._lstm(layer, "weight_hh_l0").transpose(1, 2)
+        if torch.is_autocast_enabled(states.device.type):  # which would cast it anew for every token
+            recurrent = recurrent.to(torch.get_autocast_dtype(states.device.type))
+        hidden = cell = both.new_zeros(len(both), rows, self.config.hidden_size, dtype=torch.float32)
+        outputs = []
+        for inputs in gates.view(len(both), longest, rows, -1).unbind(1):
+            let, forget, new, out = torch.baddbmm(inputs, hidden, recurrent).chunk(4, dim=-1)
+            cell = forget.sigmoid() * cell + let.sigmoid() * new.tanh()
+            hidden = out.sigmoid() * cell.tanh()
+            outputs.append(hidden)
+        return torch.stack(outputs, dim=1)
+
+    def _lstm(self, layer: int, *names: str) -> Tensor:
+        """A parameter of the LSTMs that read forwards, then of those that read backwards: `[2K, ...]`.
+
+        Of two names the sum, added before they are joined: of two joined tensors that are added, autograd
+        would hand both parts of one gradient in the same memory, and change it twice in place.
+        """
+        ways = [
+            reduce(torch.add, [self.weights[f"encoder.{way}.{layer}.{name}"] for name in names])
+            for way in ("forwards", "backwards")
+        ]
+        return torch.cat(ways)
+
+    def _linear(self, name: str, values: Tensor) -> Tensor:
+        weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        return torch.baddbmm(bias[:, None], values, weight.transpose(1, 2))
+
+
+def _at(places: Tensor, states: Tensor) -> Tensor:
+    """The states at these places of dimension 1; the places of K students serve 2K LSTMs too."""
+    places = places.repeat(len(states) // len(places), 1, 1, 1)
+    return states.gather(1, places.expand(-1, -1, -1, states.shape[3]))
+
+
+def _drop_each(dropouts: Sequence[Dropout], states: Tensor, widths: Sequence[int]) -> Tensor:
+    """Each student's dropout on its `states[k]`, `[L, N, width]`.
+
+    Alone a student sees `[N, widths[k], width]`, and draws its numbers in that order.
+    """
+    if not dropouts[0].dropped:
+        return states
+    _, longest, rows, width = states.shape
+    random = torch.zeros(len(states), rows, longest, width, dtype=torch.int16, device=states.device)
+    for numbers, dropout, own in zip(random, dropouts, widths, strict=True):
+        numbers[:, :own] = dropout.draw(rows * own * width, states.device).view(rows, own, width)
+    return dropouts[0].drop(states, random.transpose(1, 2))

@@ -1,0 +1,178 @@
+"""BiLSTMs whose steps are computed as one model, as on CUDA: whole runs, each as it would be alone."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import DEVICES, QUICK, Interrupt, Notes, pair_rows, rows
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distilkit import DistillConfig, UserError, distill
+from distilkit.models.bilstm import BiLSTMForSequenceClassification
+from distilkit.runs import Run
+from distilkit.workflows import distillation
+from distilkit.workflows.distillation import distill_many
+
+Make = Callable[..., DistillConfig]
+
+
+@pytest.fixture(params=DEVICES)
+def as_one(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA chooses this way by itself; a CPU is told to take it."""
+    if request.param == "cpu":
+        monkeypatch.setattr(distillation, "stackable", lambda device, precision: True)
+        monkeypatch.setattr(distillation, "students_that_fit", lambda *_: 4)
+
+
+@pytest.fixture
+def config(sst2_dir: Path, teacher_run: Run, tmp_path: Path) -> Make:
+    def make(name: str, **options: Any) -> DistillConfig:
+        known: dict[str, Any] = QUICK | {"dataset": "sst2", "data_dir": sst2_dir, "learning_rate": 1e-2}
+        known |= {"student": "bilstm", "hidden_size": 6, "embedding_size": 6, "dropout": 0.3, "epochs": 3}
+        known |= {"teacher": str(teacher_run.path), "output_dir": tmp_path / name}
+        return DistillConfig(**(known | options))
+
+    return make
+
+
+def grid(config: Make, folder: str, **options: Any) -> list[DistillConfig]:
+    return [
+        config(f"{folder}/{alpha}-{seed}", alpha=alpha, seed=seed, **options)
+        for alpha, seed in itertools.product((0, 0.4, 1), (1, 2))
+    ]
+
+
+def logits_of(run: Run, pairs: bool = False) -> Tensor:
+    model = AutoModelForSequenceClassification.from_pretrained(run.model_path)
+    tokenizer = AutoTokenizer.from_pretrained(run.model_path)
+    values = pair_rows(1) if pairs else rows(1)
+    texts = [
+        [row[name] for row in values] for name in (("sentence1", "sentence2") if pairs else ("sentence",))
+    ]
+    with torch.no_grad():
+        found: Tensor = model(**tokenizer(*texts, padding=True, return_tensors="pt")).logits
+    return found
+
+
+def without_time(run: Run) -> Any:
+    timed = ("seconds", "examples_per_second")
+    return [{name: value for name, value in record.items() if name not in timed} for record in run.history]
+
+
+@pytest.mark.parametrize("kind", ["sentences", "pairs", "two layers"])
+def test_each_run_is_what_distill_makes_of_its_config_alone(
+    config: Make, kind: str, mrpc_dir: Path, make_bert: Any, as_one: None
+) -> None:
+    """Six students, four and two at a time: any that heard another's teacher, labels or dropout differs."""
+    options: dict[str, Any] = {"layers": 2} if kind == "two layers" else {}
+    if kind == "pairs":
+        teacher = make_bert(names=("not_equivalent", "equivalent"))
+        options = {"dataset": "mrpc", "data_dir": mrpc_dir, "teacher": str(teacher)}
+    options["learning_rate"] = 5e-2
+    within = 2e-2 if torch.cuda.is_available() else 1e-3  # there cuDNN's LSTM rounds as it likes
+    together = distill_many(grid(config, "together", **options))
+    alone = [distill(one) for one in grid(config, "alone", **options)]
+    assert [run.path.name for run in together] == [run.path.name for run in alone]
+    pairs = kind == "pairs"
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(logits_of(one, pairs), logits_of(other, pairs), atol=within, rtol=0)
+        for mine, theirs in zip(without_time(one), without_time(other), strict=True):
+            assert mine.keys() == theirs.keys()
+            for name in ("loss", "hard_loss", "soft_loss", "learning_rate", "step", "epoch"):
+                assert mine[name] == pytest.approx(theirs[name], abs=within), (one.path.name, name)
+        assert one.metrics["parameters"] == other.metrics["parameters"]
+        expected = other.environment | {"trained_together": 4}
+        assert one.environment.keys() == expected.keys()
+        for name in ("loss", "seed", "precision", "student", "dataset"):
+            assert one.environment[name] == expected[name]
+        assert ("teachers" in one.environment) == ("teachers" in other.environment)
+    logits = [logits_of(run, pairs) for run in together]
+    assert all((a - b).abs().max() > within for a, b in itertools.combinations(logits, 2)), "they are six"
+
+
+def test_a_run_says_how_many_shared_its_steps(config: Make, as_one: None, monkeypatch: Any) -> None:
+    """Its seconds are those of all of them."""
+    monkeypatch.setattr(distillation, "students_that_fit", lambda *_: 4)
+    notes = Notes()
+    runs = distill_many(grid(config, "runs"), notes)
+    assert [run.environment["trained_together"] for run in runs] == [4, 4, 4, 4, 2, 2]
+    assert distill(config("alone")).environment["trained_together"] == 1
+    assert "0.4-2: epoch 3/3" in " ".join(notes.notes)
+
+
+def test_students_trained_in_other_ways_are_not_put_together(config: Make, as_one: None) -> None:
+    """One schedule and one batch size serve all of a stack."""
+    ways: list[dict[str, Any]] = [{"seed": 1}, {"learning_rate": 3e-2}, {"seed": 2}, {"batch_size": 4}]
+    runs = distill_many([config(f"together/{i}", **way) for i, way in enumerate(ways)])
+    assert [run.environment["trained_together"] for run in runs] == [2, 1, 2, 1]
+    for number, way in enumerate(ways):
+        alone = distill(config(f"alone/{number}", **way))
+        torch.testing.assert_close(logits_of(runs[number]), logits_of(alone), atol=2e-2, rtol=0)
+
+
+def test_one_that_diverges_lets_the_others_finish(
+    config: Make, tmp_path: Path, as_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = distillation.make_student
+
+    def poisoned(one: DistillConfig, *arguments: Any) -> Any:
+        student = original(one, *arguments)
+        if one.seed == 2 and isinstance(student.model, BiLSTMForSequenceClassification):
+            with torch.no_grad():
+                student.model.classifier.bias[0] = float("inf")
+        return student
+
+    monkeypatch.setattr(distillation, "make_student", poisoned)
+    with pytest.raises(UserError, match=r"b: .*finite(.|\n)*The other 2 finished"):
+        distill_many([config(f"runs/{name}", seed=seed) for seed, name in enumerate("abc", start=1)])
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "c"]
+    for name in "ac":
+        assert len(Run.load(tmp_path / "runs" / name).history) == 3
+
+
+@pytest.mark.parametrize("word", ["student:", "teacher:", "loss = ", "epoch 1/3", "epoch 3/3"])
+def test_interrupted_students_leave_nothing_behind(
+    config: Make, tmp_path: Path, word: str, as_one: None
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        distill_many(grid(config, "deep/down"), Interrupt(word))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_filled_meanwhile_costs_only_its_own_run(config: Make, tmp_path: Path, as_one: None) -> None:
+    class Filling(Notes):
+        def note(self, message: str) -> None:
+            super().note(message)
+            if "b: epoch 3/3" in message:
+                (tmp_path / "b").mkdir()
+                (tmp_path / "b" / "thesis.txt").write_text("mine")
+
+    with pytest.raises(UserError, match=r"b: .*complete and lies in"):
+        distill_many([config(name, seed=seed) for seed, name in enumerate("abc")], Filling())
+    assert [len(Run.load(tmp_path / name).history) for name in "ac"] == [3, 3]
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.txt"]
+
+
+def test_fp16_and_cpus_train_in_other_ways() -> None:
+    cuda, cpu = torch.device("cuda"), torch.device("cpu")
+    assert distillation.stackable(cuda, "bf16") and distillation.stackable(cuda, "fp32")
+    assert not distillation.stackable(cuda, "fp16") and not distillation.stackable(cpu, "fp32")
+
+
+def test_as_many_go_together_as_memory_takes(monkeypatch: pytest.MonkeyPatch, config: Make) -> None:
+    """20 bytes a parameter is the least that AdamW in fp32 needs beside the student's own copy."""
+    from distilkit.models.bilstm import BiLSTMConfig
+
+    model = BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=1000, embedding_size=6, hidden_size=6))
+    least = 20 * sum(parameter.numel() for parameter in model.parameters())
+    one = distillation.resolve(config("a"))
+    fit = []
+    for students in (0, 5, 500):
+        free = students * least
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
+        fit.append(distillation.students_that_fit(model, one, torch.device("cuda")))
+    assert fit[0] == 1 and 1 <= fit[1] < 5 and 100 < fit[2] < 500
