@@ -57,4 +57,5 @@ bench: install ## Measure against other tools, some 25 minutes on 2 cores; write
 	$(BENCH).sweep --rows 2000 --sampled 1
 	$(BENCH).memory --tiny-teacher --small-student --sizes 10000 40000
 	$(BENCH).growth --rows 4096
+	$(BENCH).step_profile
 	$(BENCH).report

@@ -14,6 +14,7 @@ from benchmarks.common import (
     Results,
     bert_flops,
     cache_folder,
+    device,
     load_teacher,
     parse,
     peak,
@@ -67,7 +68,8 @@ def main(options: Options) -> None:
     with cache_folder():
         students(options, run, 1)  # fills the cache
         alone = 0.0
-        for number in options.extra.students:
+        usual = [1, 8, 32] if device().type == "cuda" else [1, 2, 4, 8]
+        for number in options.extra.students or usual:
             seconds = median(partial(students, options, run, number), options.repeats)
             alone = alone or seconds / number
             results.row(
@@ -114,7 +116,9 @@ def students(options: Options, run: Path, number: int) -> None:
 
 
 def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--students", type=int, nargs="+", default=[1, 2, 4, 8], help="(default: 1 2 4 8)")
+    parser.add_argument(
+        "--students", type=int, nargs="+", help="trained together (default: 1 2 4 8, on CUDA 1 8 32)"
+    )
     parser.add_argument("--student-rows", type=int, default=4000, help="rows of each (default: 4000)")
 
 

@@ -10,7 +10,16 @@ from typing import Any
 
 from benchmarks.common import HERE
 
-ORDER = ("teacher_logits", "bilstm_epoch", "bert_epoch", "sweep", "startup", "memory", "growth")
+ORDER = (
+    "teacher_logits",
+    "bilstm_epoch",
+    "bert_epoch",
+    "sweep",
+    "startup",
+    "memory",
+    "growth",
+    "step_profile",
+)
 COLUMNS = ("what", "other", "ours", "other's figure", "unit", "ratio (min-max)", "target", "reached")
 
 

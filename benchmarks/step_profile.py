@@ -1,0 +1,129 @@
+"""Where the time of a training step goes: matrix work, memory traffic, and neither.
+
+Fifty steps of real runs are profiled, after fifty that are not: a BiLSTM, on CUDA also several trained as
+one, and a BERT of 4 layers x 312. Matrix work is products, LSTMs and attention; memory traffic is every other
+operation on tensors. Neither is what is left of the clock: Python, dispatch, launches, and on CUDA all the
+time in which no kernel ran. On a CPU this is for one thread, which is how a BiLSTM is trained there.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.common import SEED, Options, Results, cache_folder, device, parse, synchronize, teacher
+from benchmarks.ours import together
+from distilkit import DistillConfig
+from distilkit.engine.loop import LOG_STEPS, StepRecord
+from distilkit.workflows import fitting
+
+MATRIX = ("mm", "linear", "lstm", "rnn", "attention", "matmul")
+BATCH = 32
+
+
+class Watch:
+    """Profiles the steps between the first and the second `StepRecord` of a training."""
+
+    def __init__(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if device().type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self.profile = profile(activities=activities)
+        self.seconds, self.started = 0.0, 0.0
+
+    def over(self, fit: Any) -> Any:
+        """`fit`, or `fit_together`, watched."""
+
+        def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
+            for record in fit(*arguments, **options):
+                if isinstance(record, StepRecord) and record.step == LOG_STEPS:
+                    synchronize()
+                    self.profile.start()
+                    self.started = time.perf_counter()
+                elif isinstance(record, StepRecord) and record.step == 2 * LOG_STEPS:
+                    synchronize()
+                    self.seconds = time.perf_counter() - self.started
+                    self.profile.stop()
+                yield record
+
+        return watched
+
+    def shares(self) -> dict[str, float]:
+        """Milliseconds of a step, and of which kind they are."""
+        assert self.seconds, "there were too few steps"
+        matrix = memory = 0.0
+        for event in self.profile.key_averages():
+            on_device = device().type == "cuda"
+            microseconds = event.self_device_time_total if on_device else event.self_cpu_time_total
+            if not event.key.startswith(("aten::", "mkldnn::")):
+                continue
+            if any(part in event.key for part in MATRIX):
+                matrix += microseconds
+            else:
+                memory += microseconds
+        step = 1e3 * self.seconds / LOG_STEPS
+        matrix, memory = matrix / 1e3 / LOG_STEPS, memory / 1e3 / LOG_STEPS
+        return {
+            "ms_per_step": round(step, 3),
+            "matrix_work": round(matrix / step, 3),
+            "memory_traffic": round(memory / step, 3),
+            "neither": round(1 - (matrix + memory) / step, 3),
+        }
+
+
+def profiled(options: Options, run: Path, students: int, **settings: Any) -> dict[str, float]:
+    """Shares of a step of so many students trained together; the teacher's logits are cached before."""
+    watch = Watch()
+    before = fitting.fit, fitting.fit_together
+    with tempfile.TemporaryDirectory() as folder:
+        configs = [
+            DistillConfig(
+                dataset="sst2",
+                data_dir=options.data / "sst2",
+                teacher=(str(run),),
+                epochs=1,
+                batch_size=BATCH,
+                seed=SEED,
+                alpha=round(number / max(1, students), 3),
+                max_train_samples=options.rows,
+                max_eval_samples=64,
+                output_dir=Path(folder) / str(number),
+                **settings,
+            )
+            for number in range(students)
+        ]
+        try:
+            fitting.fit, fitting.fit_together = watch.over(before[0]), watch.over(before[1])
+            together(configs)
+        finally:
+            fitting.fit, fitting.fit_together = before
+    return watch.shares()
+
+
+def main(options: Options) -> None:
+    results = Results("step_profile", options)
+    run = teacher(options)
+    kinds: list[tuple[str, int, dict[str, Any]]] = [("BiLSTM", 1, {"student": "bilstm"})]
+    if device().type == "cuda":
+        kinds += [("BiLSTM", number, {"student": "bilstm"}) for number in (8, 32)]
+    else:
+        results.fact("students trained as one", "not profiled: there is no CUDA device")
+    kinds.append(("BERT 4x312", 1, {"student": "tinybert", "init": "random"}))
+    threads = torch.get_num_threads()
+    with cache_folder():
+        try:
+            torch.set_num_threads(1)
+            for name, students, settings in kinds:
+                shares = profiled(options, run, students, **settings)
+                results.row("a step", student=name, students=students, **shares)
+        finally:
+            torch.set_num_threads(threads)
+    results.write()
+
+
+if __name__ == "__main__":
+    main(parse(__doc__, rows=120 * BATCH, quick_rows=120 * BATCH))
