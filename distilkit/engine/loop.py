@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,53 +97,63 @@ def fit(
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
     standing, step, told = Standing(patience), 0, time.perf_counter()
 
-    for epoch in range(1, epochs + 1):
-        loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
-        model.train()
-        sums, rows, started = Sums(), 0, time.perf_counter()
-        for batches in loader:
-            step_rows = sum(len(batch["input_ids"]) for batch in batches)
-            for batch in batches:
-                share = len(batch["input_ids"]) / step_rows
-                optimizer.read(batch["input_ids"])
-                with autocast(accelerator.device, precision):
-                    logits = model(**model_inputs(batch)).logits
-                losses = loss(logits.float(), batch)
-                accelerator.backward(losses.total * share)
-                sums.add(losses, len(batch["input_ids"]))
-            if tables:
-                clip(optimizer.gradients(), max_grad_norm)
-            else:  # it knows of fp16's scale
-                accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-            prepared_optimizer.step()
-            prepared_optimizer.zero_grad()
-            used_rate = schedule.get_last_lr()[0]
-            if not accelerator.optimizer_step_was_skipped:
-                schedule.step()
-            step, rows = step + 1, rows + step_rows
-            if step % LOG_STEPS == 0 or time.perf_counter() - told > LOG_SECONDS:
-                told = time.perf_counter()
-                (means,) = sums.means(rows)
-                check_means(means, step)
-                yield StepRecord(step, steps, means["loss"])
-        (means,) = sums.means(rows)  # waits for the device, so the time below is the work's
-        check_means(means, step)
+    with _settling(optimizer):
+        for epoch in range(1, epochs + 1):
+            loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
+            model.train()
+            sums, rows, started = Sums(), 0, time.perf_counter()
+            for batches in loader:
+                step_rows = sum(len(batch["input_ids"]) for batch in batches)
+                optimizer.read(*[batch["input_ids"] for batch in batches])
+                for batch in batches:
+                    share = len(batch["input_ids"]) / step_rows
+                    with autocast(accelerator.device, precision):
+                        logits = model(**model_inputs(batch)).logits
+                    losses = loss(logits.float(), batch)
+                    accelerator.backward(losses.total * share)
+                    sums.add(losses, len(batch["input_ids"]))
+                if tables:
+                    clip(optimizer.gradients(), max_grad_norm)
+                else:  # it knows of fp16's scale
+                    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+                prepared_optimizer.step()
+                prepared_optimizer.zero_grad()
+                used_rate = schedule.get_last_lr()[0]
+                if not accelerator.optimizer_step_was_skipped:
+                    schedule.step()
+                step, rows = step + 1, rows + step_rows
+                if step % LOG_STEPS == 0 or time.perf_counter() - told > LOG_SECONDS:
+                    told = time.perf_counter()
+                    (means,) = sums.means(rows)
+                    check_means(means, step)
+                    yield StepRecord(step, steps, means["loss"])
+            (means,) = sums.means(rows)  # waits for the device, so the time below is the work's
+            check_means(means, step)
+            optimizer.settle()
+            seconds = time.perf_counter() - started
+            check_parameters(model, step)
+            scores = validate(model)
+            yield EpochRecord(
+                epoch=epoch,
+                step=step,
+                learning_rate=used_rate,
+                validation=scores,
+                improved=standing.improved(scores[metric]),
+                examples_per_second=rows / seconds,
+                seconds=seconds,
+                **means,
+            )
+            if standing.ended:
+                break
+
+
+@contextmanager
+def _settling(optimizer: RowAdamW) -> Iterator[None]:
+    """However training ends, the model is whole afterwards."""
+    try:
+        yield
+    finally:
         optimizer.settle()
-        seconds = time.perf_counter() - started
-        check_parameters(model, step)
-        scores = validate(model)
-        yield EpochRecord(
-            epoch=epoch,
-            step=step,
-            learning_rate=used_rate,
-            validation=scores,
-            improved=standing.improved(scores[metric]),
-            examples_per_second=rows / seconds,
-            seconds=seconds,
-            **means,
-        )
-        if standing.ended:
-            break
 
 
 def clip(gradients: list[Tensor], max_norm: float) -> None:

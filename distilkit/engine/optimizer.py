@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
+from torch.optim.adamw import adamw
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 WINDOW = 512  # momentum left after so many steps: (0.9 / sqrt(0.999)) ** 512 < 1e-23
@@ -26,12 +28,15 @@ class RowAdamW(torch.optim.AdamW):
 
     and these add up to `m / sqrt(v)` times a number that is the same for all rows last read in step s
     (Loshchilov and Hutter 2019, algorithm 2, summed over steps; `eps` is let fade with `v`, by which alone
-    parameters differ from dense AdamW's). Call `read` before every forward pass of a training step, and
+    parameters differ from dense AdamW's). Call `read` before the forward passes of a training step, and
     `settle`, which does it for all rows, before parameters are used for anything else.
+
+    In between, the table itself is not up to date: its module looks words up among the rows that were read,
+    a small tensor with an ordinary gradient.
 
     Args:
         groups: parameter groups for AdamW, with `weight_decay`; every table's weight must be in one.
-        tables: embeddings on the CPU of which each step reads a small part. Their gradients become sparse.
+        tables: embeddings on the CPU of which each step reads a small part (`can_be_table`).
         lr: learning rate; a schedule may change it between steps.
         fused: for the dense parameters.
     """
@@ -43,23 +48,24 @@ class RowAdamW(torch.optim.AdamW):
         self._tables = [_Table(self, table) for table in tables]
 
     def gradients(self) -> list[Tensor]:
-        """What there is of gradients, as dense tensors that may be changed in place (to clip them)."""
-        dense = [
-            parameter.grad
-            for group in self.param_groups
-            for parameter in group["params"]
-            if parameter.grad is not None and not parameter.grad.is_sparse
-        ]
-        return dense + [values for table in self._tables for values in table.coalesce()]
+        """What there is of gradients: tensors that may be changed in place (to clip them)."""
+        trained = [parameter for group in self.param_groups for parameter in group["params"]]
+        trained += [table.held.weight for table in self._tables if table.held]
+        return [parameter.grad for parameter in trained if parameter.grad is not None]
 
     @torch.no_grad()
-    def read(self, ids: Tensor) -> None:
-        """Bring the rows `ids`, int64 of any shape, of every table up to date.
+    def read(self, *ids: Tensor) -> None:
+        """Bring the rows of every table that the next step reads up to date.
 
-        A table's padding row is left out: it has no gradient, and padding reaches no logit.
+        Args:
+            ids: int64 of any shape, of all the step's batches. A word that is none of them cannot be looked
+                up until the step is over.
+
+        Raises:
+            RuntimeError: between a backward pass and its `step`, because the gradient would be lost.
         """
         if self._tables:
-            rows = ids.unique()
+            rows = torch.cat([some.flatten() for some in ids]).unique()
             for table in self._tables:
                 table.read(rows)
 
@@ -67,16 +73,25 @@ class RowAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step on every parameter that has a gradient."""
         assert closure is None
-        gradients = [table.take_gradient() for table in self._tables]
         super().step()
-        for table, gradient in zip(self._tables, gradients, strict=True):
-            table.step(gradient)
+        for table in self._tables:
+            table.step()
 
     @torch.no_grad()
     def settle(self) -> None:
-        """Bring every row of every table up to date."""
+        """Bring every row of every table up to date, and let its module look words up in it."""
         for table in self._tables:
             table.settle()
+
+
+def can_be_table(module: nn.Module) -> bool:
+    """Whether `RowAdamW` can take `module` as a table: a plain embedding in training."""
+    return (
+        type(module) is nn.Embedding
+        and module.weight.requires_grad
+        and module.max_norm is None
+        and not module.scale_grad_by_freq
+    )
 
 
 class _Table:
@@ -85,14 +100,15 @@ class _Table:
     The moments are the optimizer's own `state` of the weight; after `settle` that state is AdamW's.
     """
 
-    def __init__(self, optimizer: RowAdamW, table: nn.Embedding) -> None:
-        self.optimizer, self.weight, self.padding = optimizer, table.weight, table.padding_idx
-        self.place = next(
+    def __init__(self, optimizer: RowAdamW, module: nn.Embedding) -> None:
+        self.optimizer, self.module, self.weight = optimizer, module, module.weight
+        self.number = next(
             number
             for number, group in enumerate(optimizer.param_groups)
-            if any(table.weight is parameter for parameter in group["params"])
+            if any(module.weight is parameter for parameter in group["params"])
         )
-        table.sparse = True
+        self.held: _Rows | None = None
+        self.place = torch.full((len(self.weight),), -1)  # of a row among those held
         self.both: Tensor | None = None
         self._start(0)
         b1, b2 = self.group["betas"]
@@ -100,26 +116,25 @@ class _Table:
 
     @property
     def group(self) -> dict[str, Any]:
-        return self.optimizer.param_groups[self.place]  # load_state_dict replaces the dicts
+        return self.optimizer.param_groups[self.number]  # load_state_dict replaces the dicts
 
     @property
     def moments(self) -> Tensor:
-        """Both moments of each row, `[rows, 2, width]`, of which the optimizer's state are views."""
+        """Both moments of each row, `[2, rows, width]`, of which the optimizer's state are views."""
         state = self.optimizer.state[self.weight]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = state["exp_avg_sq"] = torch.zeros_like(self.weight)
         if self.both is None or state["exp_avg"].data_ptr() != self.both.data_ptr():
             # New, or loaded: then every row is as of the step that was saved.
-            self.both = torch.stack([state["exp_avg"], state["exp_avg_sq"]], dim=1)
-            state["exp_avg"], state["exp_avg_sq"] = self.both.unbind(1)
+            self.both = torch.stack([state["exp_avg"], state["exp_avg_sq"]])
+            state["exp_avg"], state["exp_avg_sq"] = self.both.unbind()
             self._start(int(state["step"]))
         return self.both
 
     def _start(self, step: int) -> None:
         """All rows are up to date with `step`."""
         self.now = step
-        self.held: _Rows | None = None
         self.last = torch.full((len(self.weight),), step)
         # Of step s, counted from `start`: `missed[s]` sums lr_j * decay of the moments / shrink[j] over the
         # steps j since then, `shrink[s]` multiplies (1 - lr_j * weight_decay) over the steps up to s.
@@ -127,98 +142,105 @@ class _Table:
         self.missed = torch.zeros(1024, dtype=torch.float64)
         self.shrink = torch.ones(1024, dtype=torch.float64)
 
-    def coalesce(self) -> list[Tensor]:
-        if self.weight.grad is None:
-            return []
-        self.weight.grad = self.weight.grad.coalesce()
-        return [self.weight.grad.values()]
+    def read(self, rows: Tensor) -> None:
+        """Hold distinct ascending `rows`, up to date; until `let_go` the module finds no others."""
+        if self.held and self.held.weight.grad is not None:
+            raise RuntimeError("a step reads once: give `read` the ids of all its batches")
+        self.let_go()
+        self.held = self._caught_up(rows)
+        self.held.weight.requires_grad_()
+        self.place[rows] = torch.arange(len(rows))
+        self.module.forward = self._look_up  # type: ignore[method-assign, assignment]
 
-    def take_gradient(self) -> Tensor | None:
-        gradient, self.weight.grad = self.weight.grad, None
-        return None if gradient is None else gradient.coalesce()
+    def _look_up(self, ids: Tensor) -> Tensor:
+        assert self.held
+        padding = self.module.padding_idx
+        if padding is not None:
+            place = int(self.place[padding])
+            padding = place if place >= 0 else None
+        return embedding(self.place[ids], self.held.weight, padding)
 
-    def step(self, gradient: Tensor | None) -> None:
-        """AdamW on the rows of `gradient`, and a note of what all others miss by it."""
-        moments, read = self.moments, self.held
+    def let_go(self) -> None:
+        """Write the rows held to the table."""
+        if self.held:
+            rows, moments = self.held.rows, self.moments
+            self.weight.detach().index_copy_(0, rows, self.held.weight.detach())
+            moments.index_copy_(1, rows, self.held.moments)
+            self.last[rows] = self.now
+            self.place[rows] = -1
+            self.held = None
+            del self.module.forward
+
+    def step(self) -> None:
+        """AdamW on the rows held, and a note of what all others miss by it."""
+        moments, held = self.moments, self.held
+        if held is None or held.weight.grad is None:
+            self.let_go()  # as of before the step: these rows miss it too
+            self.now += 1
+            self.optimizer.state[self.weight]["step"] += 1
+            self._note()
+            return
         factor = 1 - self.group["lr"] * self.group["weight_decay"]
         if factor < 0.5 or self.shrink[self.now - self.start] < 1e-100:
             # What is left of a weight is too little to be divided by: all rows take this step at once.
+            gradient = torch.zeros_like(self.weight).index_copy_(0, held.rows, held.weight.grad)
             self.settle()
-            everything = torch.arange(len(self.weight))
-            values = torch.zeros_like(self.weight) if gradient is None else gradient.to_dense()
-            self._update(_Rows(everything, self.weight.detach().clone(), moments.clone()), values)
+            self._adamw(self.weight.detach(), gradient, moments)
             self._start(self.now)
             return
-        self.held = None
-        if gradient is None or read is None or not torch.equal(read.rows, gradient.indices()[0]):
-            self._write(read)
-            read = None
-        if gradient is not None:
-            rows = gradient.indices()[0]
-            self._update(read or _Rows(rows, self.weight[rows], moments[rows]), gradient.values())
-        else:
-            self._count()
+        self._adamw(held.weight.detach(), held.weight.grad, held.moments)
+        self.let_go()
+        self._note()
+
+    def _adamw(self, weight: Tensor, gradient: Tensor, moments: Tensor) -> None:
+        """The next step on rows that are up to date, in place; their number in the state goes up."""
+        (b1, b2), group = self.group["betas"], self.group
+        adamw(
+            [weight],
+            [gradient],
+            [moments[0]],
+            [moments[1]],
+            [],
+            [self.optimizer.state[self.weight]["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=b1,
+            beta2=b2,
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+        self.now += 1
+
+    def _note(self) -> None:
+        """What the step just taken did to rows that took no part in it."""
+        (b1, b2), learning_rate = self.group["betas"], self.group["lr"]
         place = self.now - self.start
         if place >= len(self.missed):
             self.missed = torch.cat([self.missed, torch.zeros_like(self.missed)])
             self.shrink = torch.cat([self.shrink, torch.ones_like(self.shrink)])
-        self.shrink[place] = self.shrink[place - 1] * factor
-        rate, _, second = self._rates()
+        self.shrink[place] = self.shrink[place - 1] * (1 - learning_rate * self.group["weight_decay"])
+        rate = learning_rate * (1 - b2**self.now) ** 0.5 / (1 - b1**self.now)
         recent = min(place, WINDOW)
         missed = self.missed[place - recent : place]
-        missed.add_(self.fade[WINDOW - recent :], alpha=rate * second**0.5 / float(self.shrink[place]))
-
-    def _count(self) -> None:
-        self.now += 1
-        self.optimizer.state[self.weight]["step"] += 1
-
-    def _rates(self) -> tuple[float, float, float]:
-        """Of this step: lr / (1 - b1^t), lr * weight_decay, and 1 - b2^t."""
-        (b1, b2), learning_rate = self.group["betas"], self.group["lr"]
-        decay = learning_rate * self.group["weight_decay"]
-        return learning_rate / (1 - b1**self.now), decay, 1 - b2**self.now
-
-    def _update(self, read: "_Rows", gradient: Tensor) -> None:
-        """AdamW's next step on rows that are up to date."""
-        self._count()
-        (b1, b2), eps = self.group["betas"], self.group["eps"]
-        rate, decay, second = self._rates()
-        mean, square = read.moments.unbind(1)
-        mean.lerp_(gradient, 1 - b1)
-        square.mul_(b2).addcmul_(gradient, gradient, value=1 - b2)
-        root = square.sqrt().div_(second**0.5).add_(eps)
-        self.weight[read.rows] = read.weight.mul_(1 - decay).addcdiv_(mean, root, value=-rate)
-        self.moments[read.rows] = read.moments
-        self.last[read.rows] = self.now
-
-    def read(self, rows: Tensor) -> None:
-        """Bring distinct ascending `rows` up to date, and hold what was computed for `step`."""
-        if self.padding is not None:
-            rows = rows[rows != self.padding]
-        self._write(self.held)
-        self.held = self._caught_up(rows)
-        self.weight[rows] = self.held.weight
+        missed.add_(self.fade[WINDOW - recent :], alpha=rate / float(self.shrink[place]))
 
     def settle(self) -> None:
         """Bring all rows up to date."""
-        self._write(self.held)
-        self.held = None
+        self.let_go()
         rows = (self.last < self.now).nonzero()[:, 0]
-        caught_up = self._caught_up(rows)
-        self.weight[rows] = caught_up.weight
-        self._write(caught_up)
-
-    def _write(self, caught_up: "_Rows | None") -> None:
-        """Keep the moments of rows that `step` has no gradient for; their weights are in the table."""
-        if caught_up is not None:
-            self.moments[caught_up.rows] = caught_up.moments
-            self.last[caught_up.rows] = caught_up.step
+        if len(rows):
+            self.read(rows)
+            self.let_go()
 
     def _caught_up(self, rows: Tensor) -> "_Rows":
         """Copies of `rows`, with what they missed up to and including this step."""
         (b1, b2), eps = self.group["betas"], self.group["eps"]
-        weight, moments, last = self.weight[rows], self.moments[rows], self.last[rows]
+        weight = self.weight.detach().index_select(0, rows)
+        moments = self.moments.index_select(1, rows)
         if self.now:
+            last = self.last[rows]
             age = (self.now - last).double()
             shrink, moved = self.shrink[last - self.start].reciprocal_(), self.missed[last - self.start]
             # eps stands beside sqrt(v / (1 - b2^j)), of which `moved` has the second part for every j: what
@@ -227,18 +249,17 @@ class _Table:
             factors = torch.stack([shrink, moved]).mul_(self.shrink[self.now - self.start])
             factors = torch.cat([factors, torch.stack([rest, b1**age, b2**age])]).to(weight.dtype)
             shrink, moved, rest, fade1, fade2 = factors[:, :, None]
-            mean, square = moments.unbind(1)
+            mean, square = moments
             weight.mul_(shrink).sub_(mean / square.sqrt().add_(rest) * moved)
             mean.mul_(fade1)
             square.mul_(fade2)
-        return _Rows(rows, weight, moments, self.now)
+        return _Rows(rows, weight, moments)
 
 
 @dataclass
 class _Rows:
-    """Copies of some rows of a table: weights `[n, width]`, moments `[n, 2, width]`, and as of which step."""
+    """Copies of some rows of a table: weights `[n, width]`, moments `[2, n, width]`."""
 
     rows: Tensor
     weight: Tensor
     moments: Tensor
-    step: int = 0

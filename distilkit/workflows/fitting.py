@@ -22,6 +22,7 @@ from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.engine.inference import predict_logits
 from distilkit.engine.loop import EpochRecord, Loss, StepRecord, fit
 from distilkit.engine.metrics import score
+from distilkit.engine.optimizer import can_be_table
 from distilkit.engine.precision import Resolved, explaining_memory
 from distilkit.engine.together import fit_together
 from distilkit.errors import UserError
@@ -246,13 +247,13 @@ def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[torch.
     On a CPU that is so unless a step has more tokens than the table has rows; a GPU updates all of a table
     in less time than it takes to find out which rows were read.
     """
-    table = job.model.get_input_embeddings()
+    table: Any = job.model.get_input_embeddings()
     assert job.config.batch_size
     step_rows = job.config.batch_size * job.config.gradient_accumulation_steps
     tokens = step_rows * float(rows.lengths.mean())
-    if device.type != "cpu" or not isinstance(table, torch.nn.Embedding) or tokens > len(table.weight):
-        return []
-    return [table]
+    if device.type == "cpu" and can_be_table(table) and tokens <= len(table.weight):
+        return [table]
+    return []
 
 
 def _save_best(job: Job, draft: Path) -> None:

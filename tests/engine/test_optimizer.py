@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distilkit.engine.loop import clip
-from distilkit.engine.optimizer import WINDOW, RowAdamW
+from distilkit.engine.optimizer import WINDOW, RowAdamW, can_be_table
 
 ROWS, WIDTH = 40, 5
 NEVER = ROWS - 1  # a row that no step reads
@@ -106,8 +106,8 @@ def train_rows(setting: Setting, steps: Sequence[Step]) -> Iterator[tuple[int, N
         group["eps"] = setting.eps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps)))
     for number, batches in enumerate(steps):
+        optimizer.read(*batches)
         for batch in batches:
-            optimizer.read(batch)
             backward(net, batch, number)
         if setting.max_norm:
             clip(optimizer.gradients(), setting.max_norm)
@@ -381,8 +381,8 @@ def test_a_step_never_makes_a_tensor_of_the_tables_size() -> None:
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
             for one in result if isinstance(result, tuple | list) else [result]:
-                old = any(one is given for given in args) or one is table.weight
-                if isinstance(one, Tensor) and not one.is_sparse and not old and not one._is_view():
+                changed = any(one is given for given in args)
+                if isinstance(one, Tensor) and not changed and one.untyped_storage().data_ptr() not in kept:
                     sizes.append(one.numel())
             return result
 
@@ -395,6 +395,8 @@ def test_a_step_never_makes_a_tensor_of_the_tables_size() -> None:
         optimizer.zero_grad()
 
     step()  # makes the moments
+    state = optimizer.state[table.weight]
+    kept = {one.untyped_storage().data_ptr() for one in (table.weight, state["exp_avg"])}
     with Sizes():
         step()
     assert sizes and max(sizes) < rows
@@ -425,13 +427,71 @@ def test_the_gradients_of_a_table_are_clipped_with_the_others_repeats_added_up()
     setting = Setting()
     net, twin = Net(setting), Net(setting)
     optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
-    for batch in (torch.tensor([[5, 5, 6]]), torch.tensor([[5, 1, 6]])):
-        optimizer.read(batch)
+    batches = torch.tensor([[5, 5, 6]]), torch.tensor([[5, 1, 6]])
+    optimizer.read(*batches)
+    for batch in batches:
         backward(net, batch, 0)
         backward(twin, batch, 0)
     norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.2)
     assert norm > 0.2
     clip(optimizer.gradients(), 0.2)
-    for mine, other in zip(net.parameters(), twin.parameters(), strict=True):
-        assert mine.grad is not None
-        torch.testing.assert_close(mine.grad.to_dense(), other.grad, atol=1e-12, rtol=1e-6)
+    *dense, rows = optimizer.gradients()
+    words, *others = twin.parameters()
+    assert words.grad is not None
+    torch.testing.assert_close(rows, words.grad[[1, 5, 6]], atol=1e-12, rtol=1e-6)
+    for mine, other in zip(sorted(dense, key=len), sorted(others, key=len), strict=True):
+        torch.testing.assert_close(mine, other.grad, atol=1e-12, rtol=1e-6)
+
+
+def test_reading_again_before_the_step_is_refused() -> None:
+    """The gradient of the rows read first would be lost, and nothing would say so."""
+    setting = Setting()
+    net = Net(setting)
+    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    batch = torch.tensor([[5, 5, 6]])
+    optimizer.read(torch.tensor([[1, 2]]))
+    optimizer.read(batch)
+    backward(net, batch, 0)
+    with pytest.raises(RuntimeError, match="all its batches"):
+        optimizer.read(batch)
+    optimizer.step()
+    optimizer.read(batch)
+
+
+def test_a_word_that_the_step_did_not_read_cannot_be_looked_up() -> None:
+    """It would be out of date: an error, and no wrong vector."""
+    setting = Setting()
+    net = Net(setting)
+    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer.read(torch.tensor([[1, 2]]))
+    with pytest.raises(IndexError):
+        net(torch.tensor([[1, 3]]))
+    optimizer.settle()
+    assert net(torch.tensor([[1, 3]])).isfinite().all()
+
+
+def test_a_settled_module_is_as_it_was_and_can_be_copied() -> None:
+    """A copy that looked words up in the original's rows would answer for another model."""
+    setting = Setting()
+    net = Net(setting)
+    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer.read(torch.tensor([[1, 2]]))
+    assert "forward" in vars(net.words)
+    optimizer.settle()
+    assert "forward" not in vars(net.words)
+
+
+@pytest.mark.parametrize(
+    ("module", "plain"),
+    [
+        (nn.Embedding(4, 2), True),
+        (nn.Embedding(4, 2, padding_idx=0), True),
+        (nn.Embedding(4, 2, max_norm=1.0), False),
+        (nn.Embedding(4, 2, scale_grad_by_freq=True), False),
+        (nn.Embedding(4, 2).requires_grad_(False), False),
+        (nn.EmbeddingBag(4, 2), False),
+        (nn.Linear(4, 2), False),
+    ],
+)
+def test_only_plain_embeddings_in_training_are_tables(module: nn.Module, plain: bool) -> None:
+    assert can_be_table(module) is plain
