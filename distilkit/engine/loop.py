@@ -1,7 +1,8 @@
 """The training loop. Teacher and student go through the same one; only the loss differs."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -68,6 +69,7 @@ def fit(
     warmup_ratio: float = 0.1,
     max_grad_norm: float = 1.0,
     patience: int | None = None,
+    aside: Executor | None = None,
 ) -> Iterator[StepRecord | EpochRecord]:
     """Train `model` in place: AdamW, linear warm-up and decay, clipping; a generator that prints nothing.
 
@@ -81,6 +83,7 @@ def fit(
         validate: `model -> metrics`, called after every epoch.
         metric: the entry of `validate`'s answer that decides, higher being better.
         patience: stop after that many epochs without a better `metric`.
+        aside: a core to spare, for what can be done beside a step; changes no number.
 
     Yields:
         A `StepRecord` every 50 steps or 15 seconds, an `EpochRecord` after every epoch. When `improved` is
@@ -91,7 +94,8 @@ def fit(
     """
     # Accelerate sees that fp16's scaler skipped a step only where the optimizer is not fused.
     fused = accelerator.mixed_precision != "fp16"
-    optimizer = RowAdamW(parameter_groups(model, weight_decay), tables, lr=learning_rate, fused=fused)
+    groups = parameter_groups(model, weight_decay)
+    optimizer = RowAdamW(groups, tables, lr=learning_rate, fused=fused, aside=aside)
     steps = epochs * len(loader)
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -102,7 +106,7 @@ def fit(
             loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
             model.train()
             sums, rows, started = Sums(), 0, time.perf_counter()
-            for batches in loader:
+            for batches in loader if aside is None else _ahead(loader, aside):
                 step_rows = sum(len(batch["input_ids"]) for batch in batches)
                 optimizer.read(*[batch["input_ids"] for batch in batches])
                 for batch in batches:
@@ -145,6 +149,15 @@ def fit(
             )
             if standing.ended:
                 break
+
+
+def _ahead(items: Iterable[Any], aside: Executor) -> Iterator[Any]:
+    """The items, of which the next is made while the caller has one."""
+    iterator, end = iter(items), object()
+    upcoming = aside.submit(next, iterator, end)
+    while (item := upcoming.result()) is not end:
+        upcoming = aside.submit(next, iterator, end)
+        yield item
 
 
 @contextmanager

@@ -6,6 +6,7 @@ there is known in advance, so it can be made up for when a row is read next, in 
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,12 +40,19 @@ class RowAdamW(torch.optim.AdamW):
         tables: embeddings on the CPU of which each step reads a small part (`can_be_table`).
         lr: learning rate; a schedule may change it between steps.
         fused: for the dense parameters.
+        aside: runs the dense parameters' update beside that of the tables.
     """
 
     def __init__(
-        self, groups: Iterable[dict[str, Any]], tables: Iterable[nn.Embedding], lr: float, fused: bool = False
+        self,
+        groups: Iterable[dict[str, Any]],
+        tables: Iterable[nn.Embedding],
+        lr: float,
+        fused: bool = False,
+        aside: Executor | None = None,
     ) -> None:
         super().__init__(groups, lr=lr, betas=BETAS, eps=EPS, fused=fused)
+        self._aside = aside
         self._tables = [_Table(self, table) for table in tables]
 
     def gradients(self) -> list[Tensor]:
@@ -73,9 +81,13 @@ class RowAdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step on every parameter that has a gradient."""
         assert closure is None
-        super().step()
+        dense = self._aside.submit(super().step) if self._aside else None
+        if dense is None:
+            super().step()
         for table in self._tables:
             table.step()
+        if dense:
+            dense.result()
 
     @torch.no_grad()
     def settle(self) -> None:

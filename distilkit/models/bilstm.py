@@ -120,7 +120,8 @@ Read = Callable[..., Tensor]
 
 
 @cache
-def _second_core() -> ThreadPoolExecutor:
+def second_core() -> ThreadPoolExecutor:
+    """A thread that computes on one core, beside the caller's."""
     return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
 
@@ -134,14 +135,14 @@ class _AtOnce(torch.autograd.Function):
     def forward(ctx: Any, reads: tuple[Read, Read], states: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         half = len(weights) // 2
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        other = _second_core().submit(_AtOnce.run, reads[1], (states, *weights[half:]), dtype)
+        other = second_core().submit(_AtOnce.run, reads[1], (states, *weights[half:]), dtype)
         ctx.runs = _AtOnce.run(reads[0], (states, *weights[:half]), dtype), other.result()
         return tuple(output.detach() for _, output in ctx.runs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (one, two), ctx.runs = ctx.runs, None
-        other = _second_core().submit(_AtOnce.run_back, two, gradients[1])
+        other = second_core().submit(_AtOnce.run_back, two, gradients[1])
         (states, *weights), (more, *others) = _AtOnce.run_back(one, gradients[0]), other.result()
         both = None if states is None or more is None else states + more
         return (None, both, *weights, *others)

@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from distilkit.engine.losses import distillation_loss, formula
 from distilkit.engine.precision import Resolved, default_device, make_accelerator, resolve_precision
 from distilkit.engine.teacher_logits import describe_teacher, gather_teacher_logits, row_keys, teacher_key
 from distilkit.errors import UserError
+from distilkit.models.bilstm import second_core
 from distilkit.models.loading import find_model, fingerprint, load_tokenizer, load_trained, model_names
 from distilkit.models.students import Student, Teacher, make_student
 from distilkit.progress import SILENT, Reporter
@@ -134,8 +135,8 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         )
         return job, train_rows
 
-    def train(number: int, reporter: Reporter) -> Run:
-        return fit_into_run(*prepare(number), validation_rows, accelerator, reporter)
+    def train(number: int, reporter: Reporter, aside: Executor | None = None) -> Run:
+        return fit_into_run(*prepare(number), validation_rows, accelerator, reporter, aside)
 
     def train_together(numbers: Sequence[int]) -> list[Run | UserError]:
         jobs, train_rows = zip(*map(prepare, numbers), strict=True)
@@ -152,12 +153,13 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         if device.type == "cpu":
             tasks = [(name, partial(train, number)) for number, name in enumerate(names)]
             return run_in_lanes(tasks, torch.get_num_threads(), reporter)
-    one_core = small and device.type == "cpu"
-    if one_core:
+    if small and device.type == "cpu":  # on one core, and what can be done beside it on another
+        aside = second_core() if torch.get_num_threads() > 1 else None
         encoder: Any = student.model.base_model
-        encoder.at_once = torch.get_num_threads() > 1
-    with one_thread() if one_core else nullcontext():
-        return [train(number, reporter) for number in range(len(configs))]
+        encoder.at_once = aside is not None
+        with one_thread():
+            return [train(0, reporter, aside)]
+    return [train(number, reporter) for number in range(len(configs))]
 
 
 def stackable(device: torch.device, precision: Resolved) -> bool:

@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -77,9 +78,17 @@ def encode_split(
 
 
 def fit_into_run(
-    job: Job, train_rows: Encoded, validation_rows: Encoded, accelerator: Accelerator, reporter: Reporter
+    job: Job,
+    train_rows: Encoded,
+    validation_rows: Encoded,
+    accelerator: Accelerator,
+    reporter: Reporter,
+    aside: Executor | None = None,
 ) -> runs.Run:
     """Train `job.model` on `train_rows` and write the run: whole, or not at all.
+
+    Args:
+        aside: as `fit`.
 
     Raises:
         UserError: when `output_dir` cannot receive the run or training diverges.
@@ -93,6 +102,7 @@ def fit_into_run(
             accelerator=accelerator,
             tables=_sparse_tables(job, train_rows, device),
             validate=partial(_scores, job, validation_rows),
+            aside=aside,
             **_settings(job),
         )
         for record in records:

@@ -1,7 +1,9 @@
 """The loop trains what it is told to, on every row, with one optimizer, and tells which epoch was best."""
 
+import copy
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -561,3 +563,39 @@ def test_fit_on_cuda_equals_fit_on_the_cpu() -> None:
         AcceleratorState._reset_state()
         PartialState._reset_state()
     torch.testing.assert_close(parameters(models[0]), parameters(models[1]), atol=1e-4, rtol=1e-3)
+
+
+# --- a core to spare ---------------------------------------------------------------------------------------
+
+
+def test_batches_made_ahead_are_all_of_them_in_their_order_and_errors_arrive() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("unreadable")
+
+    with ThreadPoolExecutor(1) as aside:
+        assert list(loop._ahead(range(5), aside)) == list(range(5))
+        assert list(loop._ahead([], aside)) == []
+        with pytest.raises(ValueError, match="unreadable"):
+            list(loop._ahead(broken(), aside))
+
+
+def test_a_second_core_changes_no_bit_of_a_training() -> None:
+    rows, models = encoded(40), (Bag(words=300), Bag(words=300))
+    with ThreadPoolExecutor(1) as executor:
+        for model, aside in zip(models, (None, executor), strict=True):
+            epochs_of(run(model, rows, epochs=3, tables=[model.words], aside=aside))
+    assert torch.equal(parameters(models[0]), parameters(models[1]))
+
+
+def test_a_training_that_is_left_early_leaves_a_whole_model() -> None:
+    """A caller who catches the error, or stops listening, goes on with the model."""
+    model = Bag(words=300)
+
+    def loss(logits: Tensor, batch: dict[str, Tensor]) -> Losses:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(run(model, encoded(40), loss=loss, epochs=1, tables=[model.words]))
+    assert "forward" not in vars(model.words)
+    copy.deepcopy(model)(torch.tensor([[250]]), torch.ones(1, 1))

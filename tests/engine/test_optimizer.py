@@ -1,6 +1,7 @@
 """`RowAdamW` is `torch.optim.AdamW`, of which it only puts off what no step of training can see."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -495,3 +496,20 @@ def test_a_settled_module_is_as_it_was_and_can_be_copied() -> None:
 )
 def test_only_plain_embeddings_in_training_are_tables(module: nn.Module, plain: bool) -> None:
     assert can_be_table(module) is plain
+
+
+def test_a_second_core_changes_no_bit() -> None:
+    setting = Setting(dtype=torch.float32)
+    nets = [Net(setting), Net(setting)]
+    with ThreadPoolExecutor(1) as aside:
+        for net, executor in zip(nets, (None, aside), strict=True):
+            optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2, fused=True, aside=executor)
+            for number, batches in enumerate(random_steps(20)):
+                optimizer.read(*batches)
+                backward(net, batches[0], number)
+                optimizer.step()
+                optimizer.zero_grad()
+            optimizer.settle()
+    assert not torch.equal(nets[0].out.weight, Net(setting).out.weight)
+    for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, other)
