@@ -37,7 +37,8 @@ class RowAdamW(torch.optim.AdamW):
 
     Args:
         groups: parameter groups for AdamW, with `weight_decay`; every table's weight must be in one.
-        tables: embeddings on the CPU of which each step reads a small part (`can_be_table`).
+        tables: embeddings on the CPU of which each step reads a small part (`can_be_table`), and whose
+            weights no other module reads.
         lr: learning rate; a schedule may change it between steps.
         fused: for the dense parameters.
         aside: runs the dense parameters' update beside that of the tables.
@@ -95,6 +96,19 @@ class RowAdamW(torch.optim.AdamW):
         for table in self._tables:
             table.settle()
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As AdamW's; also of the rows that have been read."""
+        super().zero_grad(set_to_none)
+        for table in self._tables:
+            if table.held:
+                table.held.weight.grad = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As AdamW's, for parameters that are as of the same step; what has been read is read again."""
+        for table in self._tables:
+            table.drop()
+        super().load_state_dict(state_dict)
+
 
 def can_be_table(module: nn.Module) -> bool:
     """Whether `RowAdamW` can take `module` as a table: a plain embedding in training."""
@@ -103,6 +117,7 @@ def can_be_table(module: nn.Module) -> bool:
         and module.weight.requires_grad
         and module.max_norm is None
         and not module.scale_grad_by_freq
+        and "forward" not in vars(module)  # somebody else's
     )
 
 
@@ -173,36 +188,44 @@ class _Table:
         return embedding(self.place[ids], self.held.weight, padding)
 
     def let_go(self) -> None:
-        """Write the rows held to the table."""
+        """Write the rows held to the table. Interrupted, it can be done again."""
         if self.held:
             rows, moments = self.held.rows, self.moments
             self.weight.detach().index_copy_(0, rows, self.held.weight.detach())
             moments.index_copy_(1, rows, self.held.moments)
             self.last[rows] = self.now
-            self.place[rows] = -1
+            self.drop()
+
+    def drop(self) -> None:
+        """Forget the rows held, which leaves the table as it is."""
+        if self.held:
+            self.place[self.held.rows] = -1
+            vars(self.module).pop("forward", None)
             self.held = None
-            del self.module.forward
 
     def step(self) -> None:
         """AdamW on the rows held, and a note of what all others miss by it."""
+        if self.weight.grad is not None:
+            raise RuntimeError("a table's weights were read by another module than its own")
         moments, held = self.moments, self.held
-        if held is None or held.weight.grad is None:
+        factor = 1 - self.group["lr"] * self.group["weight_decay"]
+        if factor < 0.5 or self.shrink[self.now - self.start] < 1e-100:
+            # What is left of a weight is too little to be divided by: all rows take this step at once.
+            everywhere = torch.zeros_like(self.weight)
+            if held and held.weight.grad is not None:
+                everywhere.index_copy_(0, held.rows, held.weight.grad)
+            self.settle()
+            self._adamw(self.weight.detach(), everywhere, moments)
+            self._start(self.now)
+        elif held and held.weight.grad is not None:
+            self._adamw(held.weight.detach(), held.weight.grad, held.moments)
+            self.let_go()
+            self._note()
+        else:
             self.let_go()  # as of before the step: these rows miss it too
             self.now += 1
             self.optimizer.state[self.weight]["step"] += 1
             self._note()
-            return
-        factor = 1 - self.group["lr"] * self.group["weight_decay"]
-        if factor < 0.5 or self.shrink[self.now - self.start] < 1e-100:
-            # What is left of a weight is too little to be divided by: all rows take this step at once.
-            gradient = torch.zeros_like(self.weight).index_copy_(0, held.rows, held.weight.grad)
-            self.settle()
-            self._adamw(self.weight.detach(), gradient, moments)
-            self._start(self.now)
-            return
-        self._adamw(held.weight.detach(), held.weight.grad, held.moments)
-        self.let_go()
-        self._note()
 
     def _adamw(self, weight: Tensor, gradient: Tensor, moments: Tensor) -> None:
         """The next step on rows that are up to date, in place; their number in the state goes up."""

@@ -36,7 +36,7 @@ class Stack(Protocol):
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor: ...
 
-    def hand_back(self) -> None: ...
+    def hand_back(self, numbers: Sequence[int]) -> None: ...
 
 
 def fit_together(
@@ -58,7 +58,7 @@ def fit_together(
     """`fit` for the K students of a stack; each becomes what `fit` would make of it, up to rounding.
 
     Losses, gradients' norms, AdamW's moments, the best epoch and patience are each student's own. One that
-    diverges is given up, and the others go on.
+    diverges, or whose patience ends, keeps the parameters it has; the others go on.
 
     Args:
         loaders: each student's (`step_loader`), of equally many steps and rows; students that read the same
@@ -136,7 +136,7 @@ def fit_together(
                 if not training:
                     return
                 yield StepRecord(step, steps, mean / len(training))
-        stack.hand_back()
+        stack.hand_back(training)
         accounts = list(account())
         seconds = time.perf_counter() - started
         for number, means in accounts:

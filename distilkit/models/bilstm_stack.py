@@ -20,6 +20,7 @@ from distilkit.models.bilstm import (
 )
 
 Batch = dict[str, Tensor]
+TABLE = "encoder.embeddings.weight"
 
 
 class BiLSTMStack:
@@ -41,14 +42,15 @@ class BiLSTMStack:
         self.config = self.students[0].config
         self.weights: dict[str, Tensor] = stack_module_state(self.students)[0]
         first = torch.arange(len(self.students)) * self.config.vocab_size
+        self.weights[TABLE].register_hook(self._without_padding)
         self._first_row = first.to(self.students[0].device)[:, None, None]
 
     @torch.no_grad()
-    def hand_back(self) -> None:
-        """Copy the weights to the students."""
+    def hand_back(self, numbers: Sequence[int]) -> None:
+        """Copy their weights to these students."""
         for name, values in self.weights.items():
-            for student, value in zip(self.students, values, strict=True):
-                student.get_parameter(name).copy_(value)
+            for number in numbers:
+                self.students[number].get_parameter(name).copy_(values[number])
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
         """Logits in training, float `[K, N, C]`.
@@ -63,7 +65,7 @@ class BiLSTMStack:
         position = torch.arange(longest, device=device)[:, None, None]
         mirror = (end - position).clamp(min=0)  # as in BiLSTMModel: token i <-> token (length - 1 - i)
 
-        table = self.weights["encoder.embeddings.weight"].flatten(0, 1)
+        table = self.weights[TABLE].flatten(0, 1)
         states = nn.functional.embedding(ids + self._first_row, table)
         dropouts = [student.encoder.dropout for student in self.students]
         states = _drop_each(dropouts, states, widths)
@@ -82,6 +84,11 @@ class BiLSTMStack:
         tops = [student.dropout for student in self.students]
         hidden = _drop_each(tops, hidden[:, None], [1] * len(tops)).squeeze(1)
         return self._linear("classifier", hidden)
+
+    def _without_padding(self, gradient: Tensor) -> Tensor:
+        """An embedding's padding row has none, though a row without tokens reads it."""
+        gradient[:, self.config.pad_token_id] = 0
+        return gradient
 
     def _rows(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[int]]:
         """Ids int64 `[K, longest, N]`, their lengths `[K, N]`, and how wide each student's are alone."""

@@ -1,5 +1,6 @@
 """`distill`: train students on the teachers' logits and the labels."""
 
+import gc
 import itertools
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,8 @@ from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
 from distilkit.workflows.fitting import Job, encode_split, fit_into_run, fit_into_runs, within_reach
 from distilkit.workflows.lanes import all_well, one_thread, run_in_lanes
+
+TOGETHER = 64  # students that are computed as one, at most
 
 
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
@@ -110,9 +113,11 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     if soft:
         facts["teachers"], teacher_logits = _run_teachers(shared, known, columns, data, precision, reporter)
 
+    first = [student]
+
     def prepare(number: int) -> tuple[Job, Encoded]:
         config = configs[number]
-        own = make(config, student.tokenizer) if number else student
+        own = first.pop() if first and not number else make(config, student.tokenizer)
         job = Job(
             command="distill",
             config=config,
@@ -138,17 +143,32 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     def train(number: int, reporter: Reporter, aside: Executor | None = None) -> Run:
         return fit_into_run(*prepare(number), validation_rows, accelerator, reporter, aside)
 
-    def train_together(numbers: Sequence[int]) -> list[Run | UserError]:
-        jobs, train_rows = zip(*map(prepare, numbers), strict=True)
-        return fit_into_runs(jobs, train_rows, validation_rows, accelerator.device, reporter)
+    def train_as_one(numbers: Sequence[int]) -> dict[int, Run | UserError]:
+        """Half of them at a time where all do not fit, as often as need be."""
+        try:
+            if len(numbers) == 1:
+                return {numbers[0]: train(numbers[0], reporter)}
+            jobs, train_rows = zip(*map(prepare, numbers), strict=True)
+            return dict(
+                zip(numbers, fit_into_runs(jobs, train_rows, validation_rows, device, reporter), strict=True)
+            )
+        except UserError as error:
+            return dict.fromkeys(numbers, UserError(str(error)))
+        except torch.OutOfMemoryError:
+            half = len(numbers) // 2
+        jobs = train_rows = ()
+        gc.collect()
+        torch.cuda.empty_cache()
+        reporter.note(f"memory: {len(numbers)} students do not fit together, trying {half} at a time")
+        return train_as_one(numbers[:half]) | train_as_one(numbers[half:])
 
     device, small = accelerator.device, shared.student == "bilstm"
     if small and len(configs) > 1:
         names = [config.output_dir.name for config in configs]
         if stackable(device, precision):
             outcomes: dict[int, Run | UserError] = {}
-            for numbers in _companies(configs, students_that_fit(student.model, shared, device)):
-                outcomes |= zip(numbers, train_together(numbers), strict=True)
+            for numbers in _companies(configs):
+                outcomes |= train_as_one(numbers)
             return all_well(names, [outcomes[number] for number in range(len(configs))])
         if device.type == "cpu":
             tasks = [(name, partial(train, number)) for number, name in enumerate(names)]
@@ -167,31 +187,17 @@ def stackable(device: torch.device, precision: Resolved) -> bool:
     return device.type == "cuda" and precision != "fp16"
 
 
-def students_that_fit(model: torch.nn.Module, config: DistillConfig, device: torch.device) -> int:
-    """How many BiLSTMs like `model` can be trained as one in the memory that `device` has left.
-
-    Counted are, in fp32, a student's parameters five times (its own, the stack's, gradients and two moments)
-    and, for a batch of rows of full length, 8 values a dimension of a word vector and 32 a dimension of the
-    LSTMs' states. A fifth of the memory is left alone.
-    """
-    assert config.batch_size and config.max_length and config.hidden_size
-    free, _ = torch.cuda.mem_get_info(device)
-    width: int = model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
-    tokens = config.batch_size * config.max_length * (config.layers or 1)
-    values = 5 * sum(parameter.numel() for parameter in model.parameters())
-    values += tokens * (8 * width + 2 * 32 * config.hidden_size)
-    return max(1, int(0.8 * free / (4 * values)))
-
-
-def _companies(configs: Sequence[DistillConfig], most: int) -> list[list[int]]:
-    """Numbers of the configs that differ in nothing but alpha, seed and where they go, `most` at a time."""
+def _companies(configs: Sequence[DistillConfig]) -> list[list[int]]:
+    """Numbers of the configs, those together that differ only in alpha, seed and where they go."""
     own = ("alpha", "seed", "output_dir", "overwrite", "precision")
     names = [name for name in field_infos(DistillConfig) if name not in own]
     alike: dict[str, list[int]] = {}
     for number, config in enumerate(configs):
         alike.setdefault(repr([getattr(config, name) for name in names]), []).append(number)
     return [
-        numbers[start : start + most] for numbers in alike.values() for start in range(0, len(numbers), most)
+        numbers[start : start + TOGETHER]
+        for numbers in alike.values()
+        for start in range(0, len(numbers), TOGETHER)
     ]
 
 

@@ -4,7 +4,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,10 @@ from distilkit.errors import UserError
 from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.models.loading import Source, count_parameters, save_model
 from distilkit.progress import NamedReporter, Reporter
+
+LOOK_UP_THEIR_INPUT = {
+    *("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+}
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,9 @@ def fit_into_runs(
 
     Returns:
         Per job its run, or the error that ended it and left the others alone.
+
+    Raises:
+        torch.OutOfMemoryError: when they do not fit on the device together. Nothing is left of them.
     """
     everything = (
         train_rows[0]
@@ -140,45 +147,83 @@ def fit_into_runs(
         .to(device)
     )
     loaders = {job.config.seed: _loader(job, everything) for job in jobs}
-    errors: dict[int, UserError] = {}
-    with explaining_memory(), ExitStack() as all_of_them:
-        drafts = [all_of_them.enter_context(ExitStack()) for _ in jobs]
-        takes = []
-        for job, rows, draft in zip(jobs, train_rows, drafts, strict=True):
+    with ExitStack() as drafts:
+        books = []
+        for job, rows in zip(jobs, train_rows, strict=True):
+            book = drafts.enter_context(_Book(job))
             named = NamedReporter(job.config.output_dir.name, reporter)
-            takes.append(draft.enter_context(_recorded(job, rows, device, named, together=len(jobs))))
-        models: list[Any] = [job.model.to(device) for job in jobs]  # type: ignore[arg-type]
-        records = fit_together(
-            BiLSTMStack(models),
-            [loaders[job.config.seed] for job in jobs],
-            [job.config.alpha for job in jobs if isinstance(job.config, DistillConfig)],
-            device=device,
-            validate=partial(_scores, jobs[0], validation_rows),
-            **_settings(jobs[0]),
-        )
+            book.open(_recorded(job, rows, device, named, together=len(jobs)))
+            books.append(book)
+        opened = [book for book in books if not book.outcome]
+        models: list[Any] = [book.job.model.to(device) for book in opened]  # type: ignore[arg-type]
+        records: Iterator[Any] = iter(())
+        if opened:
+            records = fit_together(
+                BiLSTMStack(models),
+                [loaders[book.job.config.seed] for book in opened],
+                [book.job.config.alpha for book in opened if isinstance(book.job.config, DistillConfig)],
+                device=device,
+                validate=partial(_scores, jobs[0], validation_rows),
+                **_settings(jobs[0]),
+            )
         for record in records:
             if isinstance(record, StepRecord):
                 detail = f"mean loss {record.loss:.4f}"
-                reporter.advance(f"train {len(jobs)} students", record.step, record.steps, detail)
-            elif isinstance(record[1], UserError):
-                errors[record[0]] = record[1]
+                reporter.advance(f"train {len(opened)} students", record.step, record.steps, detail)
             else:
-                takes[record[0]](record[1])
-        return [
-            _closed(draft, job, errors.get(number))
-            for number, (job, draft) in enumerate(zip(jobs, drafts, strict=True))
-        ]
+                opened[record[0]].take(record[1])
+        return [book.close() for book in books]
 
 
-def _closed(draft: ExitStack, job: Job, error: UserError | None) -> runs.Run | UserError:
-    """The run that a draft becomes, or why there is none."""
-    try:
-        with draft:
-            if error:
-                raise error
-    except UserError as problem:
-        return problem
-    return runs.Run.load(job.config.output_dir)
+class _Book:
+    """One of several runs that are written at the same time: what goes wrong with it, it keeps to itself."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.outcome: runs.Run | UserError | None = None
+        self._draft = ExitStack()
+        self._take: Callable[[EpochRecord], None] | None = None
+
+    def __enter__(self) -> "_Book":
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._draft.__exit__(*error)
+
+    def open(self, recorded: AbstractContextManager[Callable[[EpochRecord], None]]) -> None:
+        try:
+            self._take = self._draft.enter_context(recorded)
+        except UserError as error:
+            self.outcome = error.with_traceback(None)
+
+    def take(self, record: EpochRecord | UserError) -> None:
+        """An epoch, or what ended the training."""
+        if self.outcome:
+            return
+        assert self._take
+        try:
+            if isinstance(record, UserError):
+                raise record
+            self._take(record)
+        except (UserError, OSError) as error:
+            self._end(error)
+
+    def close(self) -> runs.Run | UserError:
+        """The run, written; or why there is none."""
+        if not self.outcome:
+            self._end(None)
+        assert self.outcome
+        return self.outcome
+
+    def _end(self, error: Exception | None) -> None:
+        try:
+            with self._draft:
+                if error:
+                    raise error
+        except UserError as problem:
+            self.outcome = problem.with_traceback(None)  # its frames hold models and rows
+        else:
+            self.outcome = runs.Run.load(self.job.config.output_dir)
 
 
 @contextmanager
@@ -255,9 +300,12 @@ def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[torch.
     """The word table, where updating only the rows that a step reads saves most of the optimizer's time.
 
     On a CPU that is so unless a step has more tokens than the table has rows; a GPU updates all of a table
-    in less time than it takes to find out which rows were read.
+    in less time than it takes to find out which rows were read. Only for models known to look up the tokens
+    they are given, once, and no others.
     """
     table: Any = job.model.get_input_embeddings()
+    if job.model.config.model_type not in LOOK_UP_THEIR_INPUT:
+        return []
     assert job.config.batch_size
     step_rows = job.config.batch_size * job.config.gradient_accumulation_steps
     tokens = step_rows * float(rows.lengths.mean())

@@ -1,5 +1,8 @@
 """`RowAdamW` is `torch.optim.AdamW`, of which it only puts off what no step of training can see."""
 
+import copy
+import itertools
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -513,3 +516,157 @@ def test_a_second_core_changes_no_bit() -> None:
     assert not torch.equal(nets[0].out.weight, Net(setting).out.weight)
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("learning_rate", [4.0, 10.0, 21.0, 30.0])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_weight_decay_that_leaves_nothing_of_a_weight_is_dense_adamws_too(
+    learning_rate: float, gradients: bool
+) -> None:
+    """lr x weight decay of 0.2, 0.5, 1.05 and 1.5: what rows miss cannot be divided out any more."""
+    setting = Setting(weight_decay=0.05, learning_rate=learning_rate)
+    net, twin = Net(setting), Net(setting)
+    rows = RowAdamW(groups_of(net, setting), [net.words], lr=learning_rate)
+    dense = torch.optim.AdamW(groups_of(twin, setting), lr=learning_rate, betas=(0.9, 0.999), eps=setting.eps)
+    for optimizer in (rows, dense):
+        for group in optimizer.param_groups:
+            group["eps"] = setting.eps
+    for number, (batch,) in enumerate(random_steps(40)):
+        if gradients or number % 3:
+            rows.read(batch)
+            backward(net, batch, number)
+            backward(twin, batch, number)
+        else:  # AdamW would leave out a parameter without a gradient
+            for parameter in twin.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            for parameter in (net.out.weight, net.out.bias):
+                parameter.grad = torch.zeros_like(parameter)
+        for optimizer in (rows, dense):
+            optimizer.step()
+            optimizer.zero_grad()
+    rows.settle()
+    for one, other in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-7)
+
+
+def test_a_weight_decay_of_all_there_is_does_not_divide_by_nothing() -> None:
+    """lr x weight decay of exactly 1, with and without a gradient."""
+    setting = Setting(weight_decay=0.05)
+    net = Net(setting)
+    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=20.0)
+    for number, (batch,) in enumerate(random_steps(6)):
+        if number % 2:
+            optimizer.read(batch)
+            backward(net, batch, number)
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.settle()
+    assert net.words.weight.isfinite().all()
+
+
+def test_a_table_long_shrunk_starts_anew_before_its_numbers_run_out() -> None:
+    """After 3,000 steps at 0.2 nothing is left of what the decay multiplies up to: 1e-290."""
+    setting = Setting(weight_decay=0.05, learning_rate=4.0)
+    net = Net(setting)
+    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=4.0)
+    for number, (batch,) in enumerate(random_steps(3300)):
+        optimizer.read(batch)
+        backward(net, batch, number)
+        optimizer.step()
+        optimizer.zero_grad()
+    optimizer.settle()
+    assert net.words.weight.isfinite().all()
+
+
+def test_state_loaded_in_the_middle_is_the_state_that_goes_on() -> None:
+    """Rows that were read before it was loaded must not overwrite it."""
+    setting = Setting()
+    steps = random_steps(30)
+    ((number, net, optimizer),) = list(train_rows(setting, steps[:15]))[-1:]
+    optimizer.settle()
+    weights, state = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
+    outcomes = []
+    for _ in range(2):
+        net.load_state_dict(weights)
+        optimizer.load_state_dict(copy.deepcopy(state))
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-2
+        for batches in steps[15:]:
+            optimizer.read(*batches)
+            backward(net, batches[0], number)
+            optimizer.step()
+            optimizer.zero_grad()
+        optimizer.settle()
+        outcomes.append([parameter.detach().clone() for parameter in net.parameters()])
+        optimizer.read(*steps[0])  # and is left lying
+    assert (outcomes[0][0] - weights["words.weight"]).abs().max() > 1e-2
+    for one, other in zip(*outcomes, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
+
+
+def test_gradients_that_are_set_to_zero_move_no_row() -> None:
+    setting = Setting(weight_decay=0.0)
+    net = Net(setting)
+    before = net.words.weight.detach().clone()
+    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    batch = torch.tensor([[1, 2]])
+    optimizer.read(batch)
+    backward(net, batch, 0)
+    optimizer.zero_grad()
+    optimizer.step()
+    optimizer.settle()
+    assert torch.equal(net.words.weight, before)
+
+
+def test_weights_that_another_module_reads_too_are_an_error() -> None:
+    """Its gradient would be lost: the table's own rows are written over the update."""
+    setting = Setting()
+    net = Net(setting)
+    other = nn.Embedding(ROWS, WIDTH)
+    other.weight = net.words.weight
+    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer.read(torch.tensor([[1, 2]]))
+    other(torch.tensor([[3]])).sum().backward()
+    with pytest.raises(RuntimeError, match="another module"):
+        optimizer.step()
+
+
+def test_an_interrupt_while_rows_are_read_or_let_go_leaves_a_whole_module() -> None:
+    """Ctrl-C may come between any two lines; `settle` follows."""
+    setting = Setting()
+    steps = random_steps(6)
+    lines = 0
+    for stop in itertools.count():
+        net = Net(setting)
+        optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+        seen = 0
+
+        def interrupt(frame: Any, event: str, _: Any, stop: int = stop) -> Any:
+            nonlocal seen
+            if frame.f_code.co_name in ("read", "let_go") and "optimizer" in frame.f_code.co_filename:
+                if event == "line":
+                    seen += 1
+                    if seen == stop + 1:
+                        sys.settrace(None)
+                        raise KeyboardInterrupt
+                return interrupt
+            return None
+
+        sys.settrace(interrupt)
+        try:
+            for number, batches in enumerate(steps):
+                optimizer.read(*batches)
+                backward(net, batches[0], number)
+                optimizer.step()
+                optimizer.zero_grad()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        optimizer.settle()
+        assert "forward" not in vars(net.words)
+        assert net(torch.tensor([[NEVER]])).isfinite().all()
+        lines = max(lines, seen)
+        if seen < stop + 1:
+            break
+    assert lines > 50

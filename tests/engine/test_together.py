@@ -14,15 +14,15 @@ from torch import Tensor
 
 from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
-from distilkit.engine.loop import EpochRecord, StepRecord, fit
+from distilkit.engine.loop import LOG_STEPS, EpochRecord, StepRecord, fit, model_inputs
 from distilkit.engine.losses import distillation_loss, distillation_losses
-from distilkit.engine.precision import make_accelerator
+from distilkit.engine.precision import autocast, make_accelerator
 from distilkit.engine.together import clip_each, fit_together
 from distilkit.errors import UserError
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from distilkit.models.bilstm_stack import BiLSTMStack
 
-ROWS, WORDS, CLASSES = 37, 23, 3
+ROWS, WORDS, CLASSES = 45, 23, 3  # 45 rows of 2 x 8 a step leave a batch of 5 for the last
 ALPHAS, SEEDS = (0.0, 0.4, 1.0, 0.4, 0.7), (1, 1, 1, 2, 3)
 
 
@@ -34,14 +34,15 @@ def student(seed: int, **options: Any) -> BiLSTMForSequenceClassification:
 
 
 def encoded(siamese: bool = False, rows: int = ROWS) -> Encoded:
-    """Rows of 2 to 9 tokens, a class that follows from their first, and logits of some teacher."""
+    """Rows of 2 to 9 tokens and one of none, a class that follows from a token, logits of some teacher."""
     random = np.random.default_rng(0)
     lengths = random.integers(2, 10, rows)
+    lengths[3] = 0
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     ids = random.integers(1, WORDS, offsets[-1])
     flat = {"input_ids": torch.from_numpy(ids.astype(np.int32))}
     if siamese:  # the second text begins somewhere within
-        kinds = np.concatenate([np.arange(length) >= random.integers(1, length) for length in lengths])
+        kinds = np.concatenate([np.arange(length) >= length // 2 for length in lengths])
         flat["token_type_ids"] = torch.from_numpy(kinds.astype(np.uint8))
     return Encoded(
         flat,
@@ -178,10 +179,10 @@ def test_a_student_whose_last_step_diverges_is_not_the_best() -> None:
         def __call__(self, batches: Any) -> Tensor:
             return stack(batches)
 
-        def hand_back(self) -> None:
+        def hand_back(self, numbers: Sequence[int]) -> None:
             with torch.no_grad():
                 stack.weights["classifier.bias"][1] = float("inf")
-            stack.hand_back()
+            stack.hand_back(numbers)
 
     arguments = settings(epochs=1)
     found = list(
@@ -208,6 +209,66 @@ def test_patience_is_each_students_own() -> None:
     found = together(models, [0.5, 0.5], [one, one], "cpu", validate=validate, patience=2, epochs=5)
     assert [record.improved for record in found[0]] == [True, False, False]
     assert [record.improved for record in found[1]] == [True] * 5
+
+
+def test_a_student_whose_patience_has_ended_stays_as_it_was() -> None:
+    rows = encoded()
+    models = [student(1), student(2)]
+    ended: list[Tensor] = []
+    seen: list[Tensor] = []
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        if model is models[0]:
+            ended.append(parameters(model))
+            return {"accuracy": -float(len(ended))}
+        seen.append(parameters(model))
+        return {"accuracy": float(len(seen))}
+
+    one = loader(rows, 1)
+    together(models, [0.5, 0.5], [one, one], "cpu", validate=validate, patience=1, epochs=4)
+    assert len(ended) == 2 and len(seen) == 4 and torch.equal(parameters(models[0]), ended[-1])
+
+
+def test_a_long_epoch_is_told_of_and_one_that_diverges_in_it_is_given_up_there() -> None:
+    rows = encoded(rows=60 * 8)
+    models = [student(1), student(2), student(3)]
+    with torch.no_grad():
+        models[1].classifier.bias[0] = float("nan")
+    one = loader(rows, 1)
+    arguments = settings(epochs=1)
+    records = list(
+        fit_together(
+            BiLSTMStack(models),
+            [one] * 3,
+            [0.5] * 3,
+            device=torch.device("cpu"),
+            precision="fp32",
+            **arguments,
+        )
+    )
+    failed, step, *epochs = records
+    assert isinstance(failed, tuple) and failed[0] == 1 and f"by step {LOG_STEPS}" in str(failed[1])
+    assert isinstance(step, StepRecord) and step.step == LOG_STEPS and step.steps == 60
+    assert [record[0] for record in epochs if isinstance(record, tuple)] == [0, 2]
+    assert 0 < step.loss < 20
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_in_bf16_every_gradient_is_near_that_of_fp32(device: str) -> None:
+    """A product that is cast on its own, out of autograd's sight, trains on in fp32 and not in bf16."""
+    batch = encoded().to(torch.device(device)).batch(range(ROWS))
+    gradients = []
+    for precision in ("fp32", "bf16"):
+        stack = BiLSTMStack([student(seed, dropout=0.0, hidden_size=16).to(device) for seed in (1, 2)])
+        with autocast(torch.device(device), precision):  # type: ignore[arg-type]
+            logits = stack([model_inputs(batch)] * 2)
+        teacher = torch.stack([batch["teacher_logits"]] * 2)
+        (logits.float() - teacher).square().mean().backward()
+        gradients.append({name: weight.grad for name, weight in stack.weights.items()})
+    for name, full in gradients[0].items():
+        low = gradients[1][name]
+        assert full is not None and low is not None
+        assert (full - low).norm() < 0.15 * full.norm(), name
 
 
 def test_the_caller_may_save_each_student_before_training_goes_on() -> None:

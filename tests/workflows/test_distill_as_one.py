@@ -1,5 +1,6 @@
 """BiLSTMs whose steps are computed as one model, as on CUDA: whole runs, each as it would be alone."""
 
+import errno
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distilkit import DistillConfig, UserError, distill
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
 from distilkit.runs import Run
-from distilkit.workflows import distillation
+from distilkit.workflows import distillation, fitting
 from distilkit.workflows.distillation import distill_many
 
 Make = Callable[..., DistillConfig]
@@ -25,7 +26,7 @@ def as_one(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """CUDA chooses this way by itself; a CPU is told to take it."""
     if request.param == "cpu":
         monkeypatch.setattr(distillation, "stackable", lambda device, precision: True)
-        monkeypatch.setattr(distillation, "students_that_fit", lambda *_: 4)
+    monkeypatch.setattr(distillation, "TOGETHER", 4)
 
 
 @pytest.fixture
@@ -94,9 +95,8 @@ def test_each_run_is_what_distill_makes_of_its_config_alone(
     assert all((a - b).abs().max() > within for a, b in itertools.combinations(logits, 2)), "they are six"
 
 
-def test_a_run_says_how_many_shared_its_steps(config: Make, as_one: None, monkeypatch: Any) -> None:
+def test_a_run_says_how_many_shared_its_steps(config: Make, as_one: None) -> None:
     """Its seconds are those of all of them."""
-    monkeypatch.setattr(distillation, "students_that_fit", lambda *_: 4)
     notes = Notes()
     runs = distill_many(grid(config, "runs"), notes)
     assert [run.environment["trained_together"] for run in runs] == [4, 4, 4, 4, 2, 2]
@@ -163,16 +163,76 @@ def test_fp16_and_cpus_train_in_other_ways() -> None:
     assert not distillation.stackable(cuda, "fp16") and not distillation.stackable(cpu, "fp32")
 
 
-def test_as_many_go_together_as_memory_takes(monkeypatch: pytest.MonkeyPatch, config: Make) -> None:
-    """20 bytes a parameter is the least that AdamW in fp32 needs beside the student's own copy."""
-    from distilkit.models.bilstm import BiLSTMConfig
+def test_students_that_do_not_fit_together_are_halved_until_they_do(
+    config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out in the second epoch must not leave half-trained students behind as a start."""
+    original, sizes = fitting.fit_together, []
 
-    model = BiLSTMForSequenceClassification(BiLSTMConfig(vocab_size=1000, embedding_size=6, hidden_size=6))
-    least = 20 * sum(parameter.numel() for parameter in model.parameters())
-    one = distillation.resolve(config("a"))
-    fit = []
-    for students in (0, 5, 500):
-        free = students * least
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, free))
-        fit.append(distillation.students_that_fit(model, one, torch.device("cuda")))
-    assert fit[0] == 1 and 1 <= fit[1] < 5 and 100 < fit[2] < 500
+    def hungry(stack: Any, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(stack.students))
+        for record in original(stack, *arguments, **options):
+            if len(stack.students) > 2 and isinstance(record, tuple) and record[1].epoch == 2:
+                raise torch.OutOfMemoryError("out of memory")
+            yield record
+
+    monkeypatch.setattr(fitting, "fit_together", hungry)
+    notes = Notes()
+    four = distill_many(grid(config, "halved")[:4], notes)
+    assert sizes == [4, 2, 2]
+    assert "4 students do not fit together, trying 2" in " ".join(notes.notes)
+    monkeypatch.setattr(fitting, "fit_together", original)
+    for halved, whole in zip(four, distill_many(grid(config, "whole")[:4]), strict=True):
+        assert [record["epoch"] for record in halved.history] == [1, 2, 3]
+        torch.testing.assert_close(logits_of(halved), logits_of(whole), atol=1e-3, rtol=0)
+
+
+def test_a_folder_filled_before_training_costs_only_its_own_run(
+    config: Make, tmp_path: Path, as_one: None
+) -> None:
+    class Filling(Notes):
+        def note(self, message: str) -> None:
+            super().note(message)
+            if message.startswith("student: "):
+                (tmp_path / "b").mkdir()
+                (tmp_path / "b" / "thesis.txt").write_text("mine")
+
+    with pytest.raises(UserError, match=r"b: (.|\n)*not empty(.|\n)*The other 2 finished"):
+        distill_many([config(name, seed=seed) for seed, name in enumerate("abc")], Filling())
+    assert [len(Run.load(tmp_path / name).history) for name in "ac"] == [3, 3]
+
+
+def test_a_disk_that_refuses_one_run_costs_only_that_one(
+    config: Make, tmp_path: Path, as_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = fitting.save_model
+
+    def full(model: Any, tokenizer: Any, folder: Path) -> None:
+        if folder.parent.name.startswith(".b."):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(model, tokenizer, folder)
+
+    monkeypatch.setattr(fitting, "save_model", full)
+    with pytest.raises(UserError, match=r"b: --output-dir .*No space left(.|\n)*The other 2 finished"):
+        distill_many([config(name, seed=seed) for seed, name in enumerate("abc")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]
+
+
+def test_one_of_a_kind_is_trained_as_it_would_be_alone(
+    config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A learning rate each is a kind each: cuDNN's LSTM is the better one for a single student."""
+    monkeypatch.delattr(fitting, "fit_together")
+    distill_many([config("a", learning_rate=1e-2), config("b", learning_rate=2e-2)])
+
+
+def test_labels_and_teacher_reach_those_who_need_them_whoever_comes_last(config: Make, as_one: None) -> None:
+    """Of 1 and 0 the one has no logits joined to its rows and the other no labels."""
+    for alphas in ((1, 0), (0, 1), (1, 1), (0, 0)):
+        name = f"{alphas}"
+        runs = distill_many(
+            [config(f"{name}/{seed}", alpha=alpha, seed=seed) for seed, alpha in enumerate(alphas)]
+        )
+        for run, alpha in zip(runs, alphas, strict=True):
+            last = run.history[-1]
+            assert (last["soft_loss"] is None, last["hard_loss"] is None) == (alpha == 1, alpha == 0)
