@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.data.encoding import Encoded, Tokenizer, encode
+from distilkit.engine.kernels import FastKernels
 from distilkit.engine.precision import Resolved, autocast, explaining_memory
 
 # Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
 TOKENS = {"cpu": 4096, "cuda": 1 << 16}
+LANES = 8  # batches at a time on a CPU: Python serves no more
 CHUNK = 8192  # texts that are tokenized, and sorted by length, together
 
 
@@ -59,8 +61,8 @@ def predict_texts(
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
     """`positions` and their logits, float32 `[n, C]` on the CPU, chunk by chunk of 8192 texts.
 
-    What is in memory at a time does not grow with the number of texts. On CUDA the next chunk is tokenized
-    while the device computes; on a CPU both would want the same cores.
+    What is in memory at a time does not grow with the number of texts. The next chunk is tokenized while the
+    device computes.
 
     Args:
         positions: which of `texts` are read, in any order.
@@ -77,14 +79,11 @@ def predict_texts(
             model=model,
         )
 
-    on_cpu = next(model.parameters()).device.type == "cpu"
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
-        upcoming = None
+        upcoming = [ahead.submit(encoded, chunk) for chunk in chunks[:1]]
         for number, chunk in enumerate(chunks):
-            rows = upcoming.result() if upcoming else encoded(chunk)
-            upcoming = None
-            if number + 1 < len(chunks) and not on_cpu:
-                upcoming = ahead.submit(encoded, chunks[number + 1])
+            rows = upcoming.pop().result()
+            upcoming += [ahead.submit(encoded, chunk) for chunk in chunks[number + 1 : number + 2]]
             yield chunk, _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
 
 
@@ -136,31 +135,72 @@ def _predict(
     device = next(model.parameters()).device
     budget = tokens or TOKENS.get(device.type, TOKENS["cpu"])
     rows = rows.to(device)
-    waiting = list(token_batches(rows.lengths, budget))[::-1]
-    order: list[NDArray[np.int64]] = []
+    batches = list(token_batches(rows.lengths, budget))
     parts: list[Tensor] = []
-    with (
-        torch.inference_mode(),
-        autocast(device, "fp32" if precision == "bf16" else precision),
-        explaining_memory(),
-    ):
-        while waiting:
-            indices = waiting.pop()
+    computing = partial(_computing, device, "fp32" if precision == "bf16" else precision)
+    with computing(), explaining_memory():
+        while len(parts) < len(batches):
+            waiting = batches[len(parts) :]
             try:
-                parts.append(model(**rows.inputs(indices)).logits.float())
+                for logits in _forward(model, rows, waiting, computing):
+                    parts.append(logits)
+                    advance(sum(map(len, parts)))
             except torch.OutOfMemoryError:
-                if len(indices) == 1:
+                waiting = batches[len(parts) :]
+                if len(waiting[0]) == 1:
                     raise
-                rest = np.concatenate([indices, *waiting[::-1]])
+                rest = np.concatenate(waiting)
                 budget //= 2
-                waiting = [rest[batch] for batch in token_batches(rows.lengths[rest], budget)][::-1]
-                continue
-            order.append(indices)
-            advance(sum(map(len, order)))
+                again = token_batches(rows.lengths[rest], budget)
+                batches[len(parts) :] = [rest[batch] for batch in again]
     logits = torch.cat(parts).cpu()
     restored = torch.empty_like(logits)
-    restored[torch.from_numpy(np.concatenate(order))] = logits
+    restored[torch.from_numpy(np.concatenate(batches))] = logits
     return restored
+
+
+def _forward(
+    model: torch.nn.Module,
+    rows: Encoded,
+    batches: Sequence[NDArray[np.int64]],
+    computing: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Tensor]:
+    """Float32 logits of each batch; on a CPU, a batch on each core at a time.
+
+    Cores that share a batch wait for each other at every operation, and for whichever of them another process
+    is using.
+    """
+
+    def run(indices: NDArray[np.int64]) -> Tensor:
+        logits: Tensor = model(**rows.inputs(indices)).logits.float()
+        return logits
+
+    def run_in_lane(indices: NDArray[np.int64]) -> Tensor:
+        with computing():
+            return run(indices)
+
+    # All cores take the longest batch, for what models may keep of a length, such as tables of positions.
+    yield run(batches[0])
+    threads = torch.get_num_threads() if rows.device.type == "cpu" else 1
+    lanes = min(threads, LANES, len(batches) - 1)
+    if lanes < 2:
+        yield from map(run, batches[1:])
+        return
+    try:
+        with ThreadPoolExecutor(
+            lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)
+        ) as pool:
+            yield from pool.map(run_in_lane, batches[1:])
+    finally:
+        torch.set_num_threads(threads)  # what threads that start later begin with
+
+
+@contextmanager
+def _computing(device: torch.device, precision: Resolved) -> Iterator[None]:
+    """What the forward passes of a thread run within."""
+    fast = FastKernels() if device.type == "cpu" else nullcontext()
+    with torch.inference_mode(), autocast(device, precision), fast:
+        yield
 
 
 def _add(before: int, advance: Callable[[int], None], done: int) -> None:

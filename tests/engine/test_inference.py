@@ -1,6 +1,9 @@
 """Logits come back in the caller's order, whatever they were batched with."""
 
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -365,3 +368,74 @@ def test_logits_on_cuda_equal_those_on_the_cpu(bert: Any, rows: Encoded, alone: 
     finally:
         bert.cpu()
     torch.testing.assert_close(logits, alone, atol=1e-3, rtol=1e-3)
+
+
+# --- several batches at a time ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        yield
+        assert torch.get_num_threads() == 2, "the number of threads is put back"
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2, "for threads that start later too"
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("tokens", [1, 20, 40])
+def test_batches_computed_at_the_same_time_are_answered_in_the_callers_order(
+    bert: Any, rows: Encoded, alone: Tensor, tokens: int
+) -> None:
+    told: list[int] = []
+    threads: list[tuple[str, int, bool]] = []
+
+    def note(module: Any, arguments: Any) -> None:
+        threads.append(
+            (threading.current_thread().name, torch.get_num_threads(), torch.is_inference_mode_enabled())
+        )
+
+    hook = bert.register_forward_pre_hook(note)
+    try:
+        logits = predict_logits(bert, rows, tokens=tokens, precision="fp32", advance=told.append)
+    finally:
+        hook.remove()
+    torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-4)
+    assert told == sorted(set(told)) and told[-1] == len(TEXTS)
+    main = threading.current_thread().name
+    assert threads[0] == (main, 2, True), "the longest batch goes first, and alone"
+    assert all(name != main and (number, inference) == (1, True) for name, number, inference in threads[1:])
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_memory_that_runs_out_in_a_lane_loses_no_row(bert: Any, rows: Encoded, alone: Tensor) -> None:
+    told: list[int] = []
+    with little_memory(bert, fits=20) as tried:
+        logits = predict_logits(bert, rows, tokens=80, precision="fp32", advance=told.append)
+    torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-4)
+    assert max(count * width for count, width in tried) > 20
+    assert told == sorted(set(told)) and told[-1] == len(TEXTS)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_an_error_in_a_lane_ends_the_others_soon(bert: Any, rows: Encoded) -> None:
+    calls = 0
+
+    def refuse_the_second(module: Any, arguments: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("broken")
+        time.sleep(0.05 if calls > 2 else 0)
+
+    hook = bert.register_forward_pre_hook(refuse_the_second)
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            predict_logits(bert, rows, tokens=1, precision="fp32")
+    finally:
+        hook.remove()
+    assert calls < len(rows)
