@@ -1,13 +1,16 @@
 """The same numbers from a CPU's faster kernels, whatever model asks for them."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, scaled_dot_product_attention
+from torch.nn.functional import dropout, linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+
+from distilkit.models.dropout import draw, drop
 
 KEYS = 32  # the number of keys that torch's CPU attention is fastest with
 
@@ -29,6 +32,78 @@ class FastKernels(TorchFunctionMode):
             query, key, value = args
             return packed_attention(query, key, value, kwargs.get("attn_mask"), kwargs.get("scale"))
         return func(*args, **kwargs)
+
+
+class FastDropout(TorchFunctionMode):
+    """Within it, dropout takes a CPU less time, also that of attention: other numbers, equally distributed.
+
+    The numbers follow from torch's seed when this is made, and from nothing else that runs later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is dropout and len(args) == 1 and kwargs.get("training", True) and not kwargs.get("inplace"):
+            return self._drop(args[0], kwargs.get("p", 0.5))
+        if func is scaled_dot_product_attention and len(args) == 3 and _has_only_dropout(*args, **kwargs):
+            return self._attend(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _drop(self, values: Tensor, probability: float) -> Tensor:
+        dropped = round(probability * 2**16)
+        if dropped in (0, 2**16) or values.device.type != "cpu":
+            return dropout(values, probability)
+        return drop(values, dropped, draw(values.numel(), self.generator).view(values.shape))
+
+    def _attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        dropout_p: float,
+        attn_mask: Tensor | None = None,
+        scale: float | None = None,
+        **_: Any,
+    ) -> Tensor:
+        """As torch's on a CPU, which no fast kernel serves, but in the format of its inputs throughout."""
+        scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
+        elif attn_mask is not None:
+            scores = scores + attn_mask
+        weights = torch.softmax(scores, dim=-1).to(value.dtype)
+        return self._drop(weights, dropout_p) @ value
+
+
+def fast_dropout(model: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
+    """What training steps on a CPU run forward in; nothing where there is no dropout of torch's.
+
+    Nor where a backward pass computes layers again, which has to drop the same values.
+    """
+    known = any(isinstance(module, nn.Dropout) for module in model.modules())
+    again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return FastDropout() if device.type == "cpu" and known and not again else nullcontext()
+
+
+def _has_only_dropout(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> bool:
+    """Whether dropout is all that this attention has beside a mask."""
+    return query.device.type == "cpu" and dropout_p > 0 and not (is_causal or enable_gqa)
 
 
 def _is_plain_bf16(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:

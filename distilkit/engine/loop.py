@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
+from distilkit.engine.kernels import fast_dropout
 from distilkit.engine.losses import Losses
 from distilkit.engine.optimizer import RowAdamW
 from distilkit.engine.precision import Resolved, autocast
@@ -96,6 +97,7 @@ def fit(
     fused = accelerator.mixed_precision != "fp16"
     groups = parameter_groups(model, weight_decay)
     optimizer = RowAdamW(groups, tables, lr=learning_rate, fused=fused, aside=aside)
+    cheap_dropout = fast_dropout(model, accelerator.device)
     steps = epochs * len(loader)
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
@@ -111,7 +113,7 @@ def fit(
                 optimizer.read(*[batch["input_ids"] for batch in batches])
                 for batch in batches:
                     share = len(batch["input_ids"]) / step_rows
-                    with autocast(accelerator.device, precision):
+                    with autocast(accelerator.device, precision), cheap_dropout:
                         logits = model(**model_inputs(batch)).logits
                     losses = loss(logits.float(), batch)
                     accelerator.backward(losses.total * share)

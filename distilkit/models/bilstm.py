@@ -17,6 +17,8 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
+from distilkit.models.dropout import Dropout
+
 
 class BiLSTMConfig(PreTrainedConfig):
     """Sizes of a BiLSTM; defaults are those of Tang et al. for single sentences.
@@ -71,48 +73,6 @@ class BiLSTMPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.Linear):
             init.xavier_uniform_(module.weight)
             init.zeros_(module.bias)
-
-
-class Dropout(nn.Module):
-    """Inverted dropout whose random numbers are the module's own, and cheap: two bytes a value.
-
-    The numbers follow from torch's seed when the module is made, and from nothing else that runs later:
-    students that are trained at the same time draw what each would draw alone. The probability is a multiple
-    of 2^-16, and kept values are scaled by exactly that.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.dropped = round(probability * 2**16)
-        self.seed = int(torch.randint(2**62, (), device="cpu"))
-        self._generators: dict[torch.device, torch.Generator] = {}
-
-    def forward(self, values: Tensor) -> Tensor:
-        """`values`, some of them zero, in training; as they are otherwise."""
-        if not self.training or not self.dropped:
-            return values
-        return self.drop(values, self.draw(values.numel(), values.device).view(values.shape))
-
-    def draw(self, number: int, device: torch.device) -> Tensor:
-        """The module's next random numbers, int16 `[number]`, uniform."""
-        if device not in self._generators:
-            self._generators[device] = torch.Generator(device).manual_seed(self.seed)
-        random = torch.empty(-(-number // 4), dtype=torch.int64, device=device)
-        random.random_(-(2**63), None, generator=self._generators[device])
-        return random.view(torch.int16)[:number]
-
-    def drop(self, values: Tensor, random: Tensor) -> Tensor:
-        """`values`, those zero whose `random` number, of `draw`, is small."""
-        kept = random >= self.dropped - 2**15
-        return values * kept.to(values.dtype).mul_(2**16 / (2**16 - self.dropped))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Dropout":
-        """The same numbers from the start: generators cannot be copied."""
-        other = Dropout.__new__(Dropout)
-        nn.Module.__init__(other)
-        other.dropped, other.seed, other.training = self.dropped, self.seed, self.training
-        other._generators = {}
-        return other
 
 
 Turn = Callable[[Tensor], Tensor]

@@ -13,11 +13,11 @@ from torch.func import stack_module_state
 
 from distilkit.models.bilstm import (
     BiLSTMForSequenceClassification,
-    Dropout,
     both_texts,
     compact,
     compared,
 )
+from distilkit.models.dropout import Dropout, drop
 
 Batch = dict[str, Tensor]
 TABLE = "encoder.embeddings.weight"
@@ -162,4 +162,4 @@ def _drop_each(dropouts: Sequence[Dropout], states: Tensor, widths: Sequence[int
     random = torch.zeros(len(states), rows, longest, width, dtype=torch.int16, device=states.device)
     for numbers, dropout, own in zip(random, dropouts, widths, strict=True):
         numbers[:, :own] = dropout.draw(rows * own * width, states.device).view(rows, own, width)
-    return dropouts[0].drop(states, random.transpose(1, 2))
+    return drop(states, dropouts[0].dropped, random.transpose(1, 2))

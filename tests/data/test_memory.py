@@ -1,5 +1,6 @@
 """Texts stay on disk: what is in memory does not grow with the rows."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -129,12 +130,11 @@ def test_a_second_loading_frees_the_first_ones_file(big: tuple[Path, int], scrat
         maps = Path("/proc/self/maps").read_text()
         return sum("distilkit-" in line and "(deleted)" in line for line in maps.splitlines())
 
+    gc.collect()  # what earlier tests held
     before = held()
     data = load(big[0])
     assert held() > before
     del data
-    import gc
-
     gc.collect()
     assert held() == before
     assert os.listdir(scratch) == []

@@ -20,6 +20,7 @@ from distilkit.data.encoding import Encoded, encode
 from distilkit.engine import inference
 from distilkit.engine.inference import native, predict_logits, predict_texts, token_batches
 from distilkit.errors import UserError
+from distilkit.workflows.lanes import one_thread
 
 # Lengths go up and down, so that rows sorted by length are in another order than these.
 TEXTS = [text for both in zip(GOOD, BAD, strict=True) for text in both] + [
@@ -115,14 +116,14 @@ def test_logits_are_float32_on_the_cpu_and_carry_no_gradient(bert: Any, rows: En
 
 def test_progress_counts_every_row_once(bert: Any, rows: Encoded) -> None:
     told: list[int] = []
-    with watched(bert) as shapes:
+    with one_thread(), watched(bert) as shapes:
         predict_logits(bert, rows, tokens=40, precision="fp32", advance=told.append)
     assert told == np.cumsum([shape[0] for shape in shapes]).tolist()
     assert len(told) > 2 and told[-1] == len(TEXTS)
 
 
 def test_the_longest_rows_go_first_so_that_memory_runs_out_at_once(bert: Any, rows: Encoded) -> None:
-    with watched(bert) as shapes:
+    with one_thread(), watched(bert) as shapes:
         predict_logits(bert, rows, tokens=10, precision="fp32")
     widths = [shape[1] for shape in shapes]
     assert widths == sorted(widths, reverse=True) and widths[0] == rows.lengths.max()

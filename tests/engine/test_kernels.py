@@ -1,14 +1,14 @@
 """The faster kernels answer what the ordinary ones do, and leave alone what they do not know."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from conftest import lively, tiny_bert, tiny_tokenizer
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 from transformers import (
     AutoModelForSequenceClassification,
     DistilBertConfig,
@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from distilkit.engine import kernels
-from distilkit.engine.kernels import FastKernels, packed_attention
+from distilkit.engine.kernels import FastDropout, FastKernels, fast_dropout, packed_attention
 
 SIZES: dict[str, Any] = {"vocab_size": 40, "pad_token_id": 0}
 NARROW = SIZES | {
@@ -201,3 +201,115 @@ def test_other_linear_layers_go_the_ordinary_way(layer: nn.Linear, values: Tenso
         expected = layer(values)
         with FastKernels():
             assert torch.equal(layer(values), expected)
+
+
+# --- dropout in training -----------------------------------------------------------------------------------
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(500, 400, requires_grad=True)
+    with FastDropout():
+        found = nn.Dropout(0.1)(values)
+    found.sum().backward()
+    assert values.grad is not None
+    assert abs(float((found == 0).float().mean()) - 0.1) < 0.005
+    torch.testing.assert_close(found.unique(), torch.tensor([0, 1 / 0.9]), atol=1e-4, rtol=0)
+    assert torch.equal(found.detach(), values.grad), "the same values are dropped on the way back"
+
+
+@pytest.mark.parametrize("module", [nn.Dropout(0.5).eval(), nn.Dropout(0.0), nn.Dropout(1.0)])
+def test_dropout_that_leaves_nothing_to_chance_is_exact(module: nn.Dropout) -> None:
+    values = torch.randn(5, 8)
+    with FastDropout():
+        assert torch.equal(module(values), torch.zeros(5, 8) if module.p == 1 else values)
+
+
+def test_dropout_in_place_stays_in_place() -> None:
+    values = torch.ones(40)
+    with FastDropout():
+        assert dropout(values, 0.5, inplace=True) is values and (values == 0).any()
+
+
+@pytest.mark.parametrize("kind", ["none", "keys", "added"])
+def test_attention_with_dropout_is_attention_in_expectation(kind: str) -> None:
+    """The mean over many draws: weights dropped before the softmax, or not scaled, would give another."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 3, 10, 8)
+    masks: dict[str, Any] = {
+        "none": None,
+        "keys": torch.arange(10) < torch.tensor([10, 3, 7, 1])[:, None, None, None],
+        "added": torch.randn(4, 1, 10, 10),
+    }
+    mask = masks[kind]
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.4)
+    with FastDropout():
+        draws = [
+            scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=0.2, scale=0.4)
+            for _ in range(3000)
+        ]
+        tiny = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=1e-9, scale=0.4)
+        plain = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=1e-9)
+    torch.testing.assert_close(torch.stack(draws).mean(0), expected, atol=0.08, rtol=0)
+    assert not torch.equal(draws[0], draws[1])
+    assert (draws[0] != 0).all() or kind == "keys", "weights are dropped, not what they add up to"
+    torch.testing.assert_close(tiny, expected, atol=1e-5, rtol=1e-5)
+    ordinary = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(plain, ordinary, atol=1e-5, rtol=1e-5)
+
+
+def test_causal_attention_with_dropout_goes_the_ordinary_way() -> None:
+    query, key, value = torch.randn(3, 4, 3, 10, 8)
+    answers = []
+    for context in (nullcontext(), FastDropout()):
+        torch.manual_seed(1)
+        with context:
+            answers.append(scaled_dot_product_attention(query, key, value, dropout_p=0.2, is_causal=True))
+    assert torch.equal(*answers)
+
+
+def gradients(model: Any, context: Any) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradients of one step in training mode."""
+    model.train().zero_grad()
+    inputs = batch(8, 12, padded=True)
+    with context:
+        loss = model(**inputs, labels=torch.arange(8) % 2).loss
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
+def test_encoders_train_the_same_but_for_what_is_dropped(kind: str) -> None:
+    """With so little dropped that nothing is, loss and gradients are those of torch's own kernels."""
+    model = tiny(kind)
+    names = list(model.state_dict())
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 1e-9
+    expected = gradients(model, nullcontext())
+    torch.testing.assert_close(
+        gradients(model, fast_dropout(model, torch.device("cpu"))), expected, atol=1e-4, rtol=1e-3
+    )
+    assert list(model.state_dict()) == names
+
+
+def test_what_is_dropped_follows_from_the_seed_at_the_start_alone() -> None:
+    """A run that depended on what else draws random numbers could not be repeated."""
+    model = tiny("bert")
+    losses = []
+    for seed, drawn in ((1, 0), (1, 5), (2, 0)):
+        torch.manual_seed(seed)
+        context = FastDropout()
+        torch.rand(drawn)
+        losses.append(gradients(model, context)[0])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_dropout_is_left_to_torch_where_it_must_be() -> None:
+    """Layers computed again on the way back would drop other values than before, and a GPU has its own."""
+    model, cpu = tiny_bert(), torch.device("cpu")
+    assert isinstance(fast_dropout(model, cpu), FastDropout)
+    assert not isinstance(fast_dropout(model, torch.device("cuda")), FastDropout)
+    assert not isinstance(fast_dropout(nn.Linear(2, 2), cpu), FastDropout)
+    model.bert.encoder.layer[0].gradient_checkpointing = True
+    assert not isinstance(fast_dropout(model, cpu), FastDropout)

@@ -448,6 +448,24 @@ def test_the_caller_may_save_before_training_goes_on() -> None:
 # --- losses that are no numbers ----------------------------------------------------------------------------
 
 
+def test_what_is_dropped_depends_on_the_seed_and_on_nothing_that_runs_beside() -> None:
+    """On a CPU dropout is our own, whose numbers nobody else draws."""
+
+    def train(seed: int, drawn: int) -> Tensor:
+        def loss(logits: Tensor, batch: dict[str, Tensor]) -> Losses:
+            torch.rand(drawn)
+            return labels_only(logits, batch)
+
+        model = Bag()
+        model.out = torch.nn.Sequential(torch.nn.Dropout(0.5), model.out)  # type: ignore[assignment]
+        torch.manual_seed(seed)
+        list(run(model, encoded(40), loss=loss))
+        return parameters(model)
+
+    assert torch.equal(train(1, drawn=0), train(1, drawn=3))
+    assert not torch.equal(train(1, drawn=0), train(2, drawn=0))
+
+
 @pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_ends_training_before_its_epoch_can_be_saved(poison: float) -> None:
     calls = 0

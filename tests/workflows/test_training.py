@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUICK, Interrupt, Notes, pair_rows, rows, weights, write_jsonl
+from conftest import (
+    QUICK,
+    Interrupt,
+    Notes,
+    lively,
+    pair_rows,
+    rows,
+    tiny_bert,
+    tiny_tokenizer,
+    weights,
+    write_jsonl,
+)
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import TrainConfig, UserError, train
@@ -210,8 +221,11 @@ def test_a_head_for_other_classes_is_replaced_and_classes_of_ones_own_keep_their
     values = [{"text": text, "label": label} for label, text in texts.items() for _ in range(4)]
     for split in ("train", "validation"):
         write_jsonl(tmp_path / "own" / f"{split}.jsonl", values)
+    lively(tiny_bert(), factor=10).save_pretrained(tmp_path / "bert")  # the tiny one as it is learns by luck
+    tiny_tokenizer().save_pretrained(tmp_path / "bert")
+    own = {"dataset": None, "data_dir": tmp_path / "own", "model": str(tmp_path / "bert")}
     reporter = Notes()
-    run = train(config(dataset=None, data_dir=tmp_path / "own", epochs=30, learning_rate=2e-3), reporter)
+    run = train(config(**own, epochs=30, learning_rate=5e-3), reporter)
     model = AutoModelForSequenceClassification.from_pretrained(run.model_path)
     assert model.config.id2label == {0: "bad", 1: "good", 2: "so-so"}
     assert "new: classifier.bias, classifier.weight" in " ".join(reporter.notes)
