@@ -63,7 +63,7 @@ def test_models_whose_tables_are_updated_by_the_row_train_as_with_all_rows(kind:
     moved = max(
         float((a - b).detach().abs().max()) for a, b in zip(trained[1], small(kind).parameters(), strict=True)
     )
-    assert moved > 5e-2
+    assert moved > 3e-2
     for one, other in zip(*trained, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=0)  # eps, where gradients are tiny
 
