@@ -22,8 +22,7 @@ from benchmarks.common import (
     synchronize,
     teacher,
 )
-from benchmarks.ours import teacher_logits, together
-from distilkit import DistillConfig
+from benchmarks.ours import student_config, teacher_logits, together
 
 
 def median(work: Callable[[], Any], repeats: int) -> float:
@@ -101,14 +100,13 @@ def students(options: Options, run: Path, number: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         together(
             [
-                DistillConfig(
-                    dataset="sst2",
-                    data_dir=options.data / "sst2",
-                    teacher=(str(run),),
+                student_config(
+                    options,
+                    run,
+                    Path(folder) / str(seed),
                     epochs=1,
                     seed=seed,
                     max_train_samples=256 if options.quick else options.extra.student_rows,
-                    output_dir=Path(folder) / str(seed),
                 )
                 for seed in range(number)
             ]

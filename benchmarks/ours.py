@@ -65,15 +65,14 @@ def distill_once(
     """
     with tempfile.TemporaryDirectory() as folder:
         made = distill(
-            DistillConfig(
-                dataset="sst2",
-                data_dir=options.data / "sst2",
-                teacher=(str(run),),
+            student_config(
+                options,
+                run,
+                Path(folder) / "run",
                 alpha=ALPHA,
                 epochs=epochs,
                 max_train_samples=options.rows,
                 seed=SEED,
-                output_dir=Path(folder) / "run",
                 **settings,
             )
         )
@@ -87,6 +86,17 @@ def distill_once(
             rows=made.environment["dataset"]["rows"]["train"],
             parameters=made.metrics["parameters"],
         )
+
+
+def student_config(options: Options, run: Path, output_dir: Path, **settings: Any) -> DistillConfig:
+    """A student of `run` on SST-2."""
+    return DistillConfig(
+        dataset="sst2",
+        data_dir=options.data / "sst2",
+        teacher=(str(run),),
+        output_dir=output_dir,
+        **settings,
+    )
 
 
 def together(configs: Sequence[DistillConfig]) -> list[Run]:

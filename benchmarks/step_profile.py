@@ -17,8 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import SEED, Options, Results, cache_folder, device, parse, synchronize, teacher
-from benchmarks.ours import together
-from distilkit import DistillConfig
+from benchmarks.ours import student_config, together
 from distilkit.engine.loop import LOG_STEPS, StepRecord
 from distilkit.workflows import fitting
 
@@ -86,17 +85,16 @@ def profiled(options: Options, run: Path, students: int, **settings: Any) -> dic
     before = fitting.fit, fitting.fit_together
     with tempfile.TemporaryDirectory() as folder:
         configs = [
-            DistillConfig(
-                dataset="sst2",
-                data_dir=options.data / "sst2",
-                teacher=(str(run),),
+            student_config(
+                options,
+                run,
+                Path(folder) / str(number),
                 epochs=1,
                 batch_size=BATCH,
                 seed=SEED,
                 alpha=round(number / max(1, students), 3),
                 max_train_samples=options.rows,
                 max_eval_samples=64,
-                output_dir=Path(folder) / str(number),
                 **settings,
             )
             for number in range(students)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distilkit.data.batching import made_ahead
 from distilkit.data.encoding import Encoded, Tokenizer, encode
 from distilkit.engine.kernels import FastKernels
 from distilkit.engine.precision import Resolved, autocast, explaining_memory
@@ -80,11 +81,8 @@ def predict_texts(
         )
 
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
-        upcoming = [ahead.submit(encoded, chunk) for chunk in chunks[:1]]
-        for number, chunk in enumerate(chunks):
-            rows = upcoming.pop().result()
-            upcoming += [ahead.submit(encoded, chunk) for chunk in chunks[number + 1 : number + 2]]
-            yield chunk, _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
+        for number, rows in enumerate(made_ahead(map(encoded, chunks), ahead)):
+            yield chunks[number], _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
 
 
 def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,10 @@ class FastKernels(TorchFunctionMode):
         if func is linear and not kwargs and _is_plain_bf16(*args):
             # `linear` copies its bias into the output before every product; this adds it at the end.
             return torch.ops.mkldnn._linear_pointwise(*args, "none", [], "")
-        if func is scaled_dot_product_attention and len(args) == 3 and _is_short(*args, **kwargs):
-            query, key, value = args
-            return packed_attention(query, key, value, kwargs.get("attn_mask"), kwargs.get("scale"))
+        if func is scaled_dot_product_attention and len(args) == 3:
+            call = _Attention(*args, **kwargs)
+            if call.is_short:
+                return packed_attention(call.query, call.key, call.value, call.attn_mask, call.scale)
         return func(*args, **kwargs)
 
 
@@ -50,8 +51,10 @@ class FastDropout(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is dropout and len(args) == 1 and kwargs.get("training", True) and not kwargs.get("inplace"):
             return self._drop(args[0], kwargs.get("p", 0.5))
-        if func is scaled_dot_product_attention and len(args) == 3 and _has_only_dropout(*args, **kwargs):
-            return self._attend(*args, **kwargs)
+        if func is scaled_dot_product_attention and len(args) == 3:
+            call = _Attention(*args, **kwargs)
+            if call.has_only_dropout:
+                return self._attend(call)
         return func(*args, **kwargs)
 
     def _drop(self, values: Tensor, probability: float) -> Tensor:
@@ -60,25 +63,16 @@ class FastDropout(TorchFunctionMode):
             return dropout(values, probability)
         return drop(values, dropped, draw(values.numel(), self.generator).view(values.shape))
 
-    def _attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *,
-        dropout_p: float,
-        attn_mask: Tensor | None = None,
-        scale: float | None = None,
-        **_: Any,
-    ) -> Tensor:
+    def _attend(self, call: "_Attention") -> Tensor:
         """As torch's on a CPU, which no fast kernel serves, but in the format of its inputs throughout."""
-        scores = (query * (query.shape[-1] ** -0.5 if scale is None else scale)) @ key.transpose(-1, -2)
-        if attn_mask is not None and attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, torch.finfo(scores.dtype).min)
-        elif attn_mask is not None:
-            scores = scores + attn_mask
-        weights = torch.softmax(scores, dim=-1).to(value.dtype)
-        return self._drop(weights, dropout_p) @ value
+        scale = call.query.shape[-1] ** -0.5 if call.scale is None else call.scale
+        scores, mask = (call.query * scale) @ call.key.transpose(-1, -2), call.attn_mask
+        if mask is not None and mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        elif mask is not None:
+            scores = scores + mask
+        weights = torch.softmax(scores, dim=-1).to(call.value.dtype)
+        return self._drop(weights, call.dropout_p) @ call.value
 
 
 def fast_dropout(model: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
@@ -91,19 +85,40 @@ def fast_dropout(model: nn.Module, device: torch.device) -> AbstractContextManag
     return FastDropout() if device.type == "cpu" and known and not again else nullcontext()
 
 
-def _has_only_dropout(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> bool:
-    """Whether dropout is all that this attention has beside a mask."""
-    return query.device.type == "cpu" and dropout_p > 0 and not (is_causal or enable_gqa)
+class _Attention(NamedTuple):
+    """A call of `scaled_dot_product_attention`, with its defaults."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+    @property
+    def has_only_dropout(self) -> bool:
+        """Whether dropout, on a CPU, is all that there is beside a mask."""
+        on_cpu = self.query.device.type == "cpu"
+        return on_cpu and self.dropout_p > 0 and not (self.is_causal or self.enable_gqa)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether `packed_attention` answers the same, in less time."""
+        rows, length = self.query.shape[0], self.query.shape[-2]
+        return (
+            self.query.device.type == "cpu"
+            and self.query.ndim == 4
+            and self.query.shape == self.key.shape == self.value.shape
+            and length < KEYS
+            and rows * length >= 2 * KEYS
+            and not (self.is_causal or self.dropout_p or self.enable_gqa)
+            and (
+                self.attn_mask is None
+                or self.attn_mask.shape in ((rows, 1, 1, length), (rows, 1, length, length))
+            )
+        )
 
 
 def _is_plain_bf16(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
@@ -122,30 +137,6 @@ def _has_bf16_linear() -> bool:
     """Whether this torch, on this CPU, has the private operation that is used here."""
     ops: Any = torch.ops.mkldnn
     return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
-
-
-def _is_short(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> bool:
-    """Whether `packed_attention` answers the same, in less time."""
-    rows, length = query.shape[0], query.shape[-2]
-    return (
-        query.device.type == "cpu"
-        and query.ndim == 4
-        and query.shape == key.shape == value.shape
-        and length < KEYS
-        and rows * length >= 2 * KEYS
-        and not (is_causal or dropout_p or enable_gqa)
-        and (attn_mask is None or attn_mask.shape in ((rows, 1, 1, length), (rows, 1, length, length)))
-    )
 
 
 def packed_attention(

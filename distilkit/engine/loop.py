@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_linear_schedule_with_warmup
 
+from distilkit.data.batching import made_ahead
 from distilkit.engine.kernels import fast_dropout
 from distilkit.engine.losses import Losses
 from distilkit.engine.optimizer import RowAdamW
@@ -108,7 +109,7 @@ def fit(
             loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
             model.train()
             sums, rows, started = Sums(), 0, time.perf_counter()
-            for batches in loader if aside is None else _ahead(loader, aside):
+            for batches in loader if aside is None else made_ahead(loader, aside):
                 step_rows = sum(len(batch["input_ids"]) for batch in batches)
                 optimizer.read(*[batch["input_ids"] for batch in batches])
                 for batch in batches:
@@ -153,15 +154,6 @@ def fit(
                 break
 
 
-def _ahead(items: Iterable[Any], aside: Executor) -> Iterator[Any]:
-    """The items, of which the next is made while the caller has one."""
-    iterator, end = iter(items), object()
-    upcoming = aside.submit(next, iterator, end)
-    while (item := upcoming.result()) is not end:
-        upcoming = aside.submit(next, iterator, end)
-        yield item
-
-
 @contextmanager
 def _settling(optimizer: RowAdamW) -> Iterator[None]:
     """However training ends, the model is whole afterwards."""
@@ -184,10 +176,15 @@ def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay; biases, norms and other vectors without."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return groups_of([parameter for parameter in model.parameters() if parameter.requires_grad], weight_decay)
+
+
+def groups_of(weights: Iterable[Tensor], weight_decay: float, matrix: int = 2) -> list[dict[str, Any]]:
+    """Weights of `matrix` dimensions and more with weight decay, others without."""
+    weights = list(weights)
     return [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [weight for weight in weights if weight.ndim >= matrix], "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.ndim < matrix], "weight_decay": 0.0},
     ]
 
 

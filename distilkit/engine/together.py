@@ -18,6 +18,7 @@ from distilkit.engine.loop import (
     Sums,
     check_means,
     check_parameters,
+    groups_of,
     model_inputs,
 )
 from distilkit.engine.losses import distillation_losses
@@ -74,10 +75,10 @@ def fit_together(
     """
     if precision == "fp16":
         raise ValueError("students are not trained together in fp16")
-    optimizer = torch.optim.AdamW(
-        _groups(stack, weight_decay), lr=learning_rate, betas=BETAS, eps=EPS, fused=True
-    )
     weights = list(stack.weights.values())
+    optimizer = torch.optim.AdamW(
+        groups_of(weights, weight_decay, matrix=3), lr=learning_rate, betas=BETAS, eps=EPS, fused=True
+    )
     steps = epochs * len(loaders[0])
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
     weighted = torch.tensor(alphas, dtype=torch.float32, device=device)
@@ -173,15 +174,6 @@ def clip_each(gradients: list[Tensor], max_norm: float) -> None:
     factors = (max_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
-
-
-def _groups(stack: Stack, weight_decay: float) -> list[dict[str, Any]]:
-    """As `parameter_groups`: a stacked matrix has three dimensions."""
-    weights = stack.weights.values()
-    return [
-        {"params": [weight for weight in weights if weight.ndim >= 3], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim < 3], "weight_decay": 0.0},
-    ]
 
 
 def _joined(batches: Sequence[Batch], name: str) -> Tensor | None:

@@ -31,9 +31,10 @@ from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.models.loading import Source, count_parameters, save_model
 from distilkit.progress import NamedReporter, Reporter
 
-LOOK_UP_THEIR_INPUT = {
-    *("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
-}
+# Model families of which `RowAdamW` may take the word table.
+LOOK_UP_THEIR_INPUT = frozenset(
+    ("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+)
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,13 @@ def fit_into_runs(
             books.append(book)
         opened = [book for book in books if not book.outcome]
         models: list[Any] = [book.job.model.to(device) for book in opened]  # type: ignore[arg-type]
+        configs: list[Any] = [book.job.config for book in opened]
         records: Iterator[Any] = iter(())
         if opened:
             records = fit_together(
                 BiLSTMStack(models),
-                [loaders[book.job.config.seed] for book in opened],
-                [book.job.config.alpha for book in opened if isinstance(book.job.config, DistillConfig)],
+                [loaders[config.seed] for config in configs],
+                [config.alpha for config in configs],
                 device=device,
                 validate=partial(_scores, jobs[0], validation_rows),
                 **_settings(jobs[0]),

@@ -1,6 +1,8 @@
 """Every row comes once an epoch, in steps that change with the epoch and repeat with the seed."""
 
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilkit.data.batching import WINDOW, LengthBatchSampler, step_loader
+from distilkit.data.batching import WINDOW, LengthBatchSampler, made_ahead, step_loader
 from distilkit.data.encoding import Encoded
 
 
@@ -82,3 +84,15 @@ def test_a_step_is_cut_into_batches_after_it_is_drawn(batch_size: int, accumulat
         row for batches in loader for batch in batches for row in batch["input_ids"][:, 0].tolist()
     )
     assert seen == Counter(range(77))
+
+
+def test_batches_made_ahead_are_all_of_them_in_their_order_and_errors_arrive() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("unreadable")
+
+    with ThreadPoolExecutor(1) as aside:
+        assert list(made_ahead(range(5), aside)) == list(range(5))
+        assert list(made_ahead([], aside)) == []
+        with pytest.raises(ValueError, match="unreadable"):
+            list(made_ahead(broken(), aside))

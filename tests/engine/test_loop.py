@@ -586,18 +586,6 @@ def test_fit_on_cuda_equals_fit_on_the_cpu() -> None:
 # --- a core to spare ---------------------------------------------------------------------------------------
 
 
-def test_batches_made_ahead_are_all_of_them_in_their_order_and_errors_arrive() -> None:
-    def broken() -> Iterator[int]:
-        yield 1
-        raise ValueError("unreadable")
-
-    with ThreadPoolExecutor(1) as aside:
-        assert list(loop._ahead(range(5), aside)) == list(range(5))
-        assert list(loop._ahead([], aside)) == []
-        with pytest.raises(ValueError, match="unreadable"):
-            list(loop._ahead(broken(), aside))
-
-
 def test_a_second_core_changes_no_bit_of_a_training() -> None:
     rows, models = encoded(40), (Bag(words=300), Bag(words=300))
     with ThreadPoolExecutor(1) as executor:

@@ -85,6 +85,14 @@ def backward(net: Net, batch: Tensor, step: int) -> None:
     (net(batch) - target(step)).square().mean().backward()
 
 
+def step_of_rows(net: Net, optimizer: RowAdamW, batch: Tensor, number: int) -> None:
+    """A whole step of one batch."""
+    optimizer.read(batch)
+    backward(net, batch, number)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def train_dense(setting: Setting, steps: Sequence[Step]) -> tuple[Net, torch.optim.AdamW]:
     net = Net(setting)
     optimizer = torch.optim.AdamW(
@@ -296,10 +304,7 @@ def test_without_tables_it_is_adamw_to_the_bit() -> None:
     optimizer = RowAdamW(groups_of(net, setting), [], lr=setting.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps)))
     for number, (batch,) in enumerate(steps):
-        optimizer.read(batch)
-        backward(net, batch, number)
-        optimizer.step()
-        optimizer.zero_grad()
+        step_of_rows(net, optimizer, batch, number)
         schedule.step()
     assert not net.words.weight.is_sparse and net.words.sparse is False
     for mine, other in zip(net.parameters(), dense.parameters(), strict=True):
@@ -333,10 +338,7 @@ def test_its_state_can_be_saved_and_goes_on_as_if_nothing_had_been(fused: bool) 
             optimizer.load_state_dict(optimizer.state_dict())
         optimizer.param_groups[0]["lr"] = 5e-3
         for number, (batch,) in enumerate(steps):
-            optimizer.read(batch)
-            backward(net, batch, number)
-            optimizer.step()
-            optimizer.zero_grad()
+            step_of_rows(net, optimizer, batch, number)
         optimizer.settle()
         results.append(net.words.weight.detach())
     assert torch.equal(*results)
@@ -570,10 +572,7 @@ def test_a_table_long_shrunk_starts_anew_before_its_numbers_run_out() -> None:
     net = Net(setting)
     optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=4.0)
     for number, (batch,) in enumerate(random_steps(3300)):
-        optimizer.read(batch)
-        backward(net, batch, number)
-        optimizer.step()
-        optimizer.zero_grad()
+        step_of_rows(net, optimizer, batch, number)
     optimizer.settle()
     assert net.words.weight.isfinite().all()
 
