@@ -108,9 +108,17 @@ class DataConfig:
 
     @model_validator(mode="after")
     def _has_data(self) -> "DataConfig":
-        if self.dataset is None and self.data_dir is None:
-            raise ValueError("no data: give --dataset (sst2, mrpc, imdb, rotten_tomatoes) or --data-dir DIR")
+        if not self.has_dataset:
+            self._check_without_dataset()
         return self
+
+    def _check_without_dataset(self) -> None:
+        raise ValueError("no data: give --dataset (sst2, mrpc, imdb, rotten_tomatoes) or --data-dir DIR")
+
+    @property
+    def has_dataset(self) -> bool:
+        """Whether there is a dataset to read."""
+        return self.dataset is not None or self.data_dir is not None
 
     @property
     def is_pair(self) -> bool:
@@ -186,6 +194,18 @@ class TrainConfig(FitConfig):
 class DistillConfig(FitConfig):
     """Distill a teacher into a student: loss = alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)."""
 
+    transfer: Strings = option(
+        (),
+        panel="Data",
+        help="Text without labels for the teacher to label, repeatable: .txt (a row a line), .parquet, .csv, "
+        ".tsv, .jsonl, or `unsupervised`, that split of the dataset.",
+    )
+    transfer_ratio: float | None = option(
+        None,
+        gt=0,
+        panel="Data",
+        help="Rows of --transfer per training row in an epoch, others each time. (default: all of them)",
+    )
     teacher: Strings = option(
         (),
         panel="Model",
@@ -237,8 +257,31 @@ class DistillConfig(FitConfig):
     )
     dropout: float | None = option(None, ge=0, lt=1, panel="Model", help="bilstm: dropout. (default: 0.1)")
 
+    def _check_without_dataset(self) -> None:
+        if not self.transfer:
+            super()._check_without_dataset()
+        if self.alpha > 0:
+            raise ValueError(
+                f"alpha {self.alpha:g} reads labels, and --transfer has none: give --dataset or --data-dir, "
+                "or --alpha 0 for the teacher alone"
+            )
+
+    @property
+    def data_name(self) -> str:
+        """As `DataConfig`; without a dataset, the name of the first transfer file."""
+        return super().data_name if self.has_dataset else Path(self.transfer[0]).stem
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DistillConfig":
+        if twice := [name for name in self.transfer if self.transfer.count(name) > 1]:
+            raise ValueError(f"--transfer {twice[0]} is given twice: leave one out")
+        if self.transfer and self.alpha == 1:
+            raise ValueError("--transfer has no labels, so alpha 1 learns nothing from it: lower --alpha")
+        if self.transfer_ratio is not None and not (self.transfer and self.has_dataset):
+            raise ValueError(
+                f"--transfer-ratio {self.transfer_ratio:g} is rows of --transfer per training row: "
+                "give --transfer and a dataset, or leave it out"
+            )
         if twice := [name for name in self.teacher if self.teacher.count(name) > 1]:
             raise ValueError(f"--teacher {twice[0]} is given twice: leave one out, or use --teacher-weight")
         if self.teacher_weight and len(self.teacher_weight) != len(self.teacher):

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from distilkit.data.encoding import Encoded
@@ -26,14 +27,30 @@ class LengthBatchSampler:
 
     The seed decides which rows are together; in which order the lengths come, only the epoch. So students of
     different seeds that are trained together read steps of like length and equally many rows at a time.
+
+    Args:
+        mix: `(own, others)`: an epoch has the first `own` rows, and `others` of those behind them: the next
+            ones of a shuffled row that starts anew when it is used up, whatever the seed.
     """
 
-    def __init__(self, rows: Encoded, batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed = rows.lengths, batch_size, seed
+    def __init__(self, rows: Encoded, batch_size: int, seed: int, mix: tuple[int, int] | None = None) -> None:
+        self.lengths, self.batch_size, self.seed, self.mix = rows.lengths, batch_size, seed, mix
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-len(self.lengths) // self.batch_size)
+        return -(-(len(self.lengths) if self.mix is None else sum(self.mix)) // self.batch_size)
+
+    def _chosen(self) -> NDArray[np.int64]:
+        """Numbers of the rows of this epoch."""
+        if self.mix is None:
+            return np.arange(len(self.lengths))
+        own, others = self.mix
+        behind = len(self.lengths) - own
+        begin, end = self.epoch * others, (self.epoch + 1) * others
+        rounds = range(begin // behind, -(-end // behind))
+        shuffled = [np.random.default_rng([behind, number]).permutation(behind) for number in rounds]
+        drawn = np.concatenate(shuffled)[begin % behind :][:others]
+        return np.concatenate([np.arange(own), own + drawn])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch; the same seed and epoch give the same order."""
@@ -41,7 +58,7 @@ class LengthBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
-        shuffled = random.permutation(len(self.lengths))
+        shuffled = random.permutation(self._chosen())
         steps: list[list[int]] = []
         for start in range(0, len(shuffled), WINDOW * self.batch_size):
             window = shuffled[start : start + WINDOW * self.batch_size]
@@ -54,12 +71,17 @@ class LengthBatchSampler:
 
 
 def step_loader(
-    rows: Encoded, *, batch_size: int, gradient_accumulation_steps: int, seed: int
+    rows: Encoded,
+    *,
+    batch_size: int,
+    gradient_accumulation_steps: int,
+    seed: int,
+    mix: tuple[int, int] | None = None,
 ) -> DataLoader[Any]:
     """A loader of optimizer steps, each a list of at most `gradient_accumulation_steps` batches.
 
     A step draws its `batch_size * gradient_accumulation_steps` rows at once and cuts them up afterwards, so
-    8 x 4 and 32 x 1 train on the same rows in the same steps.
+    8 x 4 and 32 x 1 train on the same rows in the same steps. `mix` is as in `LengthBatchSampler`.
     """
 
     def collate(indices: list[int]) -> list[dict[str, torch.Tensor]]:
@@ -67,7 +89,7 @@ def step_loader(
 
     return DataLoader(
         range(len(rows)),  # type: ignore[arg-type]  # a row's number stands for it until collate
-        batch_sampler=LengthBatchSampler(rows, batch_size * gradient_accumulation_steps, seed),
+        batch_sampler=LengthBatchSampler(rows, batch_size * gradient_accumulation_steps, seed, mix),
         collate_fn=collate,
         generator=torch.Generator(),  # else each epoch would draw from torch's own, which dropout draws from
     )

@@ -1,11 +1,7 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
-import json
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,14 +10,12 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.config import DataConfig
+from distilkit.data.files import ENDINGS, check_texts, read_file
 from distilkit.data.labels import label_ids, label_names
 from distilkit.errors import UserError
 
@@ -29,9 +23,7 @@ from distilkit.errors import UserError
 # study, must train and validate on the same rows.
 DATA_SEED = 42
 SPLITS = ("train", "validation", "test", "unsupervised")
-ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
 _LIST = ", ".join(ENDINGS)
-PIECE = 1024  # rows that are read and written at a time
 
 
 @dataclass(frozen=True)
@@ -83,6 +75,10 @@ class TextData:
         """Class ids of a split, int64 `[N]`."""
         return torch.from_numpy(self.labels_of[split])
 
+    def labelled(self, split: str, labels: Tensor) -> "TextData":
+        """The same data with `labels`, int64 `[N]`, for a split that has none."""
+        return replace(self, labels_of=self.labels_of | {split: labels.numpy()})
+
     def fingerprint(self, split: str, labels: bool = True) -> str:
         """SHA-256 of the texts of a split, in order, and of its labels where they play a part."""
         digest = sha256()
@@ -100,6 +96,7 @@ def load_for_training(
     *,
     train_labels: bool = True,
     names: Sequence[str] | None = None,
+    needs_train: bool = True,
 ) -> TextData:
     """The splits `train` and `validation`; never the test split.
 
@@ -110,12 +107,15 @@ def load_for_training(
             and its labels are not checked unless a validation split must be cut from them.
         names: the classes of data without names of its own, where they are known (the teacher's); otherwise
             they are those of the training split.
+        needs_train: false where `validation` alone is enough.
 
     Raises:
         UserError: naming file, column and row of what is wrong.
     """
     source = _Source(config)
-    splits = {"train": source.read("train")}
+    splits = {}
+    if needs_train or "train" in source.available() or "validation" not in source.available():
+        splits["train"] = source.read("train")
     cut = "validation" not in source.available()
     if not cut:
         splits["validation"] = source.read("validation")
@@ -145,8 +145,9 @@ def load_for_training(
             "are held out (stratified, the same for every run)"
         )
     for split, limit in (("train", max_train_samples), ("validation", config.max_eval_samples)):
-        splits[split], note = source.sample(splits[split], split, labels_of, limit)
-        notes += note
+        if split in splits:
+            splits[split], note = source.sample(splits[split], split, labels_of, limit)
+            notes += note
     return source.data(splits, tuple(names), labels_of, notes)
 
 
@@ -164,6 +165,20 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
     labels_of = {split: label_ids(source.raw_labels(split, rows), names, source.where(split))}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
     return source.data({split: rows}, names, labels_of, notes)
+
+
+def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
+    """The checked texts of a split, and what to call it in a message; its labels are not looked at."""
+    source = _Source(config)
+    return source.read(split), source.where(split)
+
+
+def contents(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """The texts of each row without regard to case and space: rows of equal content are the same example."""
+    for start in range(0, len(rows), 1000):
+        taken = rows[start : start + 1000]
+        for texts in zip(*(taken[column] for column in columns), strict=True):
+            yield tuple(" ".join(text.casefold().split()) for text in texts)
 
 
 def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.int64]:
@@ -225,7 +240,7 @@ class _Source:
             )
         columns = [column for column in (self.text, self.pair) if column]
         if self.config.data_dir:
-            rows = _read_file(self._files[split], [*columns, self.label])
+            rows = read_file(self._files[split], [*columns, self.label])
         else:
             rows = self.hub()[split]
         if len(rows) == 0:
@@ -233,7 +248,7 @@ class _Source:
         for option, column in (("--text-column", self.text), ("--text-pair-column", self.pair)):
             if column:
                 self._require(rows, column, option, split)
-                _check_texts(rows.data.column(column), f"{self.where(split)}, column {column}")
+                check_texts(rows.data.column(column), f"{self.where(split)}, column {column}")
         return rows
 
     def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
@@ -313,97 +328,3 @@ def _find_files(folder: Path) -> dict[str, Path]:
             f"--data-dir {folder} has no data. It must hold train, validation or test as {_LIST}."
         )
     return files
-
-
-def _read_file(file: Path, columns: list[str]) -> datasets.Dataset:
-    """The rows of a file, from where they lie in Arrow's format on disk: memory does not grow with them.
-
-    Parquet is read piece by piece, the text formats at once.
-    """
-    readers: dict[str, Callable[[], pa.Table]] = {
-        ".csv": lambda: _read_delimited(file, columns, delimiter=",", newlines_in_values=True),
-        # As GLUE writes it: a quotation mark is a character, and a line is a row.
-        ".tsv": lambda: _read_delimited(file, columns, delimiter="\t", quote_char=False),
-        ".jsonl": lambda: _read_jsonl(file, columns),
-    }
-    try:
-        if file.suffix == ".parquet":
-            reader = pyarrow.parquet.ParquetFile(file)
-            schema, pieces = reader.schema_arrow, reader.iter_batches(batch_size=PIECE)
-        elif _is_binary(file):
-            raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
-        else:
-            table = readers[file.suffix]()
-            schema, pieces = table.schema, iter(table.to_batches(max_chunksize=PIECE))
-        if twice := [name for name in schema.names if schema.names.count(name) > 1]:
-            raise UserError(f"{file} has two columns {twice[0]!r}. Rename or drop one.")
-        return _from_disk(schema, pieces)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
-
-
-def _from_disk(schema: pa.Schema, pieces: Iterator[pa.RecordBatch]) -> datasets.Dataset:
-    descriptor, name = tempfile.mkstemp(prefix="distilkit-", suffix=".arrow")
-    os.close(descriptor)
-    try:
-        with pa.OSFile(name, "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-            for piece in pieces:
-                stream.write_batch(piece)
-        return datasets.Dataset.from_file(name)
-    finally:
-        with suppress(OSError):  # where the system keeps a file that is in use, it stays until it is cleaned
-            os.unlink(name)
-
-
-def _is_binary(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return b"\0" in stream.read(65536)
-
-
-def _read_delimited(file: Path, columns: list[str], **parsing: Any) -> pa.Table:
-    # Texts and labels are read as texts whatever they look like: "null", "12" and "NA" are words here, and
-    # labels 1, 2, 3 of one file are those of another that has "4+" as well.
-    options = {
-        "parse_options": pyarrow.csv.ParseOptions(**parsing),
-        "convert_options": pyarrow.csv.ConvertOptions(
-            column_types={column: pa.string() for column in columns}, strings_can_be_null=False
-        ),
-    }
-    try:
-        return pyarrow.csv.read_csv(file, **options)
-    except pa.ArrowInvalid:  # one thread knows the row that is wrong
-        return pyarrow.csv.read_csv(file, read_options=pyarrow.csv.ReadOptions(use_threads=False), **options)
-
-
-def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
-    try:
-        table = pyarrow.json.read_json(file)
-    except pa.ArrowInvalid:  # it counts from a block's start; say which row of the file it is
-        for row, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                parsed = json.loads(line) if line.strip() else {}
-            except ValueError as error:
-                raise UserError(f"{file} cannot be read as jsonl: row {row} is no JSON: {error}.") from None
-            if not isinstance(parsed, dict):
-                raise UserError(f"{file} cannot be read as jsonl: row {row} is no object {{…}}.") from None
-        raise
-    # Texts that all look like dates were read as dates; read again, told that they are texts.
-    dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
-    if dates := [name for name in dates if name in columns]:
-        texts = pa.schema([(name, pa.string()) for name in dates])
-        table = pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(explicit_schema=texts))
-    return table
-
-
-def _check_texts(column: pa.ChunkedArray, where: str) -> None:
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise UserError(f"{where}: it holds {column.type}, not text.")
-    seen = 0
-    for chunk in column.chunks:  # one by one, so that a copy of all texts is never in memory
-        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(chunk), ""), True)
-        if row := pc.index(empty, True).as_py() + 1:
-            raise UserError(
-                f"{where}, row {seen + row}: the text is missing or empty. Fill it in or drop the row."
-            )
-        seen += len(chunk)

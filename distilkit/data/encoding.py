@@ -59,6 +59,14 @@ class Encoded:
                 raise ValueError(f"{len(column)} values cannot be joined to {len(self)} rows")
         return replace(self, labels=labels, teacher_logits=teacher_logits)
 
+    def followed_by(self, others: "Encoded") -> "Encoded":
+        """These rows and then the `others` of the same inputs; what is joined to either is left behind."""
+        return Encoded(
+            flat={name: torch.cat([values, others.flat[name]]) for name, values in self.flat.items()},
+            offsets=np.concatenate([self.offsets, self.offsets[-1] + others.offsets[1:]]),
+            padding=self.padding,
+        )
+
     def to(self, device: torch.device) -> "Encoded":
         """The same rows, ready to be batched on `device`."""
         return replace(

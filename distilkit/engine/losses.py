@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_LABEL = -100  # the label of a row that has none
+
 
 class Losses(NamedTuple):
     """Scalars, or `[K]` of K students trained together. A part that was not computed is `None`."""

@@ -108,7 +108,7 @@ def _bilstm(
         size, max_length = config.vocabulary_size, config.max_length
         tokenizer = words or word_tokenizer(training_texts, size, pairs=pairs, max_length=max_length)
         rows = len(tokenizer)
-    origin = f"random weights, {rows:,} words of the training split"
+    origin = f"random weights, {rows:,} words of the training text"
     table = None
     if config.init == "teacher":
         assert teacher is not None and teacher.model is not None

@@ -5,7 +5,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.config import DistillConfig, field_infos, flag, resolve
-from distilkit.data import datasets
+from distilkit.data import transfer
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Encoded, Tokenizer
 from distilkit.data.labels import match_labels
 from distilkit.engine.inference import predict_texts
 from distilkit.engine.logit_store import LogitStore, cache_root
-from distilkit.engine.losses import distillation_loss, formula
+from distilkit.engine.losses import NO_LABEL, distillation_loss, formula
 from distilkit.engine.precision import Resolved, default_device, make_accelerator, resolve_precision
 from distilkit.engine.teacher_logits import describe_teacher, gather_teacher_logits, row_keys, teacher_key
 from distilkit.errors import UserError
@@ -79,21 +79,18 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     hard, soft = any(config.alpha > 0 for config in configs), any(config.alpha < 1 for config in configs)
     teachers = _load_teachers(shared, soft)
     known = [teacher for teacher in teachers if teacher.model]
-    data = datasets.load_for_training(
-        shared,
-        shared.max_train_samples,
-        train_labels=hard,
-        # Without training labels the teacher is the one who knows all classes.
-        names=_names(known[0]) if known and not hard else None,
-    )
+    # Without training labels the teacher is the one who knows all classes.
+    data = transfer.load(shared, labelled=hard, names=_names(known[0]) if known and not hard else None)
     for note in data.notes:
         reporter.note(note)
     columns = [_columns(teacher, data, reporter) for teacher in known]
+    splits = [split for split in ("train", transfer.SPLIT) if split in data.splits]  # all to train on
     # The students' words are learned once; a lock, because all models take their seed from torch's.
     making = threading.Lock()
 
     def make(config: DistillConfig, tokenizer: Tokenizer | None = None) -> Student:
-        texts = itertools.chain(data.texts("train"), data.pairs("train") or [])
+        columns = [column for split in splits for column in (data.texts(split), data.pairs(split) or [])]
+        texts = itertools.chain.from_iterable(columns)
         with making, one_thread():  # orthogonal matrices are rounded as one thread does it
             set_seed(config.seed)
             return make_student(config, data.names, teachers[0] if teachers else None, texts, tokenizer)
@@ -106,12 +103,18 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     shared = configs[0]
     accelerator = make_accelerator(precision)
     encoded = partial(encode_split, data, student.tokenizer, student.model, shared.max_length, reporter)
-    rows, validation_rows = encoded("train"), encoded("validation")
-    labels = data.labels("train") if hard else None
+    rows, validation_rows = reduce(Encoded.followed_by, map(encoded, splits)), encoded("validation")
+    own, others = len(data.splits["train"]), len(rows) - len(data.splits["train"])
+    mix = (own, max(1, round(shared.transfer_ratio * own))) if shared.transfer_ratio else None
+    labels = torch.cat([data.labels("train"), torch.full((others,), NO_LABEL)]) if hard else None
     facts: dict[str, Any] = {}
     teacher_logits = None
     if soft:
-        facts["teachers"], teacher_logits = _run_teachers(shared, known, columns, data, precision, reporter)
+        run = partial(_run_teachers, shared, known, columns, data, precision, reporter)
+        answers = [run(split) for split in splits]
+        facts["teachers"], teacher_logits = answers[0][0], torch.cat([logits for _, logits in answers])
+        if "validation" not in data.labels_of:
+            data = data.labelled("validation", run("validation")[1].argmax(dim=1))
 
     first = [student]
 
@@ -129,6 +132,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             ),
             formula=formula(config.alpha),
             precision=precision,
+            mix=mix,
             facts={
                 "student": {"class": type(own.model).__name__, "origin": own.origin},
                 **(facts if config.alpha < 1 else {}),
@@ -259,16 +263,17 @@ def _run_teachers(
     data: TextData,
     precision: Resolved,
     reporter: Reporter,
+    split: str,
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """The teachers as `environment.json` names them, and the weighted mean of their logits, `[N, C]`."""
-    keys = row_keys(data.texts("train"), data.pairs("train"))
+    keys = row_keys(data.texts(split), data.pairs(split))
     weights = config.teacher_weight or (1.0,) * len(teachers)
     mean, facts = torch.zeros(len(keys), len(data.names)), []
     for teacher, weight, own in zip(teachers, weights, columns, strict=True):
         assert teacher.model is not None
         share = weight / sum(weights)
         model_fingerprint = fingerprint(teacher.model)
-        logits = _run_teacher(config, teacher, model_fingerprint, keys, data, precision, reporter)
+        logits = _run_teacher(config, teacher, model_fingerprint, keys, data, precision, reporter, split)
         mean += share * logits[:, own]
         facts.append({"name": teacher.source.name, "fingerprint": model_fingerprint, "share": share})
     return facts, mean
@@ -282,6 +287,7 @@ def _run_teacher(
     data: TextData,
     precision: Resolved,
     reporter: Reporter,
+    split: str,
 ) -> Tensor:
     """One teacher's logits of the training rows, float32 `[N, C]`: stored ones, and computed ones."""
     name, max_length = teacher.source.name, config.max_length
@@ -294,12 +300,12 @@ def _run_teacher(
         return predict_texts(
             model.to(default_device()),
             teacher.tokenizer,
-            data.texts("train"),
-            data.pairs("train"),
+            data.texts(split),
+            data.pairs(split),
             positions,
             max_length=max_length,
             precision=precision,
-            advance=lambda done: reporter.advance("teacher", done, len(positions)),
+            advance=lambda done: reporter.advance(f"teacher, {split}", done, len(positions)),
         )
 
     gathered = gather_teacher_logits(
@@ -313,7 +319,7 @@ def _run_teacher(
     model.cpu()
     checked = f" ({gathered.checked} of them compared with the live teacher)" if gathered.checked else ""
     reporter.note(
-        f"teacher: {name}, logits of {gathered.cached:,} distinct rows from the cache{checked}, "
+        f"teacher: {name}, logits of {gathered.cached:,} distinct {split} rows from the cache{checked}, "
         f"of {gathered.computed:,} computed"
     )
     if gathered.damaged:

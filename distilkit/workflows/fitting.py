@@ -39,7 +39,11 @@ LOOK_UP_THEIR_INPUT = frozenset(
 
 @dataclass(frozen=True)
 class Job:
-    """One training: everything loaded, nothing trained yet. `facts` go into `environment.json`."""
+    """One training: everything loaded, nothing trained yet.
+
+    `facts` go into `environment.json`; `mix` is how many labelled and how many other rows are in an epoch
+    (`LengthBatchSampler`).
+    """
 
     command: str
     config: TrainConfig | DistillConfig
@@ -50,6 +54,7 @@ class Job:
     formula: str
     precision: Resolved
     facts: Mapping[str, Any]
+    mix: tuple[int, int] | None = None
 
 
 def within_reach(given: AnyFit, resolved: AnyFit, readers: Iterable[tuple[Tokenizer, Any]]) -> AnyFit:
@@ -276,6 +281,7 @@ def _loader(job: Job, rows: Encoded) -> DataLoader[Any]:
         batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         seed=config.seed,
+        mix=job.mix,
     )
 
 
@@ -295,7 +301,9 @@ def _settings(job: Job) -> dict[str, Any]:
 
 
 def _scores(job: Job, rows: Encoded, model: torch.nn.Module) -> dict[str, float]:
-    return score(predict_logits(model, rows, precision=job.precision), job.data.labels("validation"))
+    scores = score(predict_logits(model, rows, precision=job.precision), job.data.labels("validation"))
+    # Where the teacher gave the labels, to be right is to agree with it.
+    return {"agreement": scores["accuracy"]} if job.data.metric == "agreement" else scores
 
 
 def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[torch.nn.Embedding]:
@@ -325,6 +333,7 @@ def _save_best(job: Job, draft: Path) -> None:
 
 
 def _environment(job: Job, train_rows: Encoded, device: torch.device, together: int) -> dict[str, Any]:
+    read = {"validation"} | ({"train"} if train_rows.labels is not None else set())  # splits, for labels
     return {
         "command": job.command,
         **runs.describe_environment(),
@@ -338,8 +347,7 @@ def _environment(job: Job, train_rows: Encoded, device: torch.device, together: 
             "name": job.data.name,
             "rows": {split: len(rows) for split, rows in job.data.splits.items()},
             "fingerprint": {
-                split: job.data.fingerprint(split, labels=split != "train" or train_rows.labels is not None)
-                for split in job.data.splits
+                split: job.data.fingerprint(split, labels=split in read) for split in job.data.splits
             },
             "notes": list(job.data.notes),
         },
@@ -355,7 +363,7 @@ def describe_epoch(record: EpochRecord, epochs: int, metric: str) -> str:
         if value is not None
     ]
     loss = f"loss {record.loss:.4f}" + (f" ({', '.join(parts)})" if len(parts) == 2 else "")
-    names = dict.fromkeys((metric, "accuracy"))
+    names = [name for name in dict.fromkeys((metric, "accuracy")) if name in record.validation]
     scores = "  ".join(f"{name} {record.validation[name]:.4f}" for name in names)
     return (
         f"epoch {record.epoch}/{epochs}  {loss}  validation {scores}  "

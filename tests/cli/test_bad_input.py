@@ -280,6 +280,58 @@ def test_a_column_that_is_not_there(option: str, call: Call, here: Path) -> None
     refused(call, here, (*STUDENT, option, "nope"), ".jsonl: no column 'nope'", option, "sentence, label")
 
 
+# Transfer text --------------------------------------------------------------------------------------------
+
+SOFT = ("--alpha", "0")
+TRANSFER_FILES: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
+    "no such column": ("more.jsonl", jsonl({"body": "a"}), ("more.jsonl: no column 'sentence'", "'text'")),
+    "empty text": ("more.jsonl", jsonl(A, {"sentence": " "}), ("more.jsonl, column sentence, row 2",)),
+    "numbers": ("more.parquet", parquet(sentence=[1, 2]), ("more.parquet", "int64")),
+    "no row": ("more.txt", b"\n \n", ("more.txt: there is no row",)),
+    "binary text": ("more.txt", b"a\0b", ("more.txt", "binary")),
+    "not UTF-8": ("more.txt", "caf\u00e9".encode("latin-1"), ("more.txt", "cannot be read as text")),
+    "csv named parquet": ("more.parquet", HEAD + b"a film,0\n", ("as parquet",)),
+    "unknown ending": ("more.doc", b"a film\n", ("--transfer more.doc", ".txt")),
+    "all in validation": ("more.txt", b"a great film\n", ("validation split",)),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "named"), TRANSFER_FILES.values(), ids=TRANSFER_FILES)
+def test_a_wrong_transfer_file(
+    name: str, content: bytes, named: tuple[str, ...], call: Call, here: Path
+) -> None:
+    Path(name).write_bytes(content)
+    refused(call, here, (*FROM_TEACHER, *SOFT, "--transfer", name), *named)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--transfer", "nowhere.txt"), ("--transfer nowhere.txt", "no such file")),
+        (("--transfer", "data"), ("--transfer data", "no such file")),
+        (("--transfer", "test"), ("--transfer test", "unsupervised")),
+        (("--transfer", "unsupervised"), ("no unsupervised split",)),
+        (("--transfer", "a.txt", "--transfer", "a.txt"), ("--transfer a.txt is given twice",)),
+        (("--transfer", "a.txt", "--alpha", "1"), ("--transfer", "alpha 1")),
+        (("--transfer-ratio", "2"), ("--transfer-ratio 2", "--transfer")),
+        (("--transfer", "a.txt", "--transfer-ratio", "0"), ("--transfer-ratio", "greater than 0")),
+        (("--transfer", "a.txt", "--text-pair-column", "label"), ("label",)),
+    ],
+)
+def test_wrong_transfer_options(
+    arguments: tuple[str, ...], named: tuple[str, ...], call: Call, here: Path
+) -> None:
+    Path("a.txt").write_text("a new film\n", encoding="utf-8")
+    refused(call, here, (*FROM_TEACHER, *SOFT, *arguments), *named)
+
+
+def test_labels_wanted_of_text_that_has_none(call: Call, here: Path) -> None:
+    Path("a.txt").write_text("a new film\n" * 4, encoding="utf-8")
+    command = ("distill", "-t", "teacher", "--transfer", "a.txt", *OUT)
+    refused(call, here, (*command, "--alpha", "0.5"), "alpha 0.5 reads labels", "--alpha 0")
+    refused(call, here, (*command, *SOFT, "--transfer-ratio", "2"), "--transfer-ratio 2")
+
+
 # Models ---------------------------------------------------------------------------------------------------
 
 

@@ -96,3 +96,30 @@ def test_batches_made_ahead_are_all_of_them_in_their_order_and_errors_arrive() -
         assert list(made_ahead([], aside)) == []
         with pytest.raises(ValueError, match="unreadable"):
             list(made_ahead(broken(), aside))
+
+
+@given(
+    own=st.integers(1, 20),
+    behind=st.integers(1, 30),
+    others=st.integers(1, 70),
+    batch_size=st.integers(1, 9),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_mix_has_every_own_row_and_the_others_in_turn(
+    own: int, behind: int, others: int, batch_size: int
+) -> None:
+    """Over some epochs every other row must come equally often, or much of the transfer text is never read."""
+    rows = rows_of([1 + i % 5 for i in range(own + behind)])
+    sampler = LengthBatchSampler(rows, batch_size, seed=1, mix=(own, others))
+    other_seed = LengthBatchSampler(rows, batch_size, seed=2, mix=(own, others))
+    seen: Counter[int] = Counter()
+    for epoch in range(7):
+        steps = epoch_of(sampler, epoch)
+        numbers = Counter(row for step in steps for row in step)
+        assert len(steps) == len(sampler)
+        assert {row: times for row, times in numbers.items() if row < own} == dict.fromkeys(range(own), 1)
+        assert sum(numbers.values()) == own + others
+        assert numbers == Counter(row for step in epoch_of(other_seed, epoch) for row in step)
+        seen += Counter({row: times for row, times in numbers.items() if row >= own})
+    turns = [seen[row] for row in range(own, own + behind)]
+    assert max(turns) - min(turns) <= 1

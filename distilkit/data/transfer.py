@@ -1,0 +1,141 @@
+"""Text without labels to distill on: augmented, collected, or the dataset's own `unsupervised` split."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import datasets
+import numpy as np
+
+from distilkit.config import DistillConfig
+from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, contents, load_for_training, read_split
+from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines
+from distilkit.errors import UserError
+
+SPLIT = "transfer"
+OTHER_TEXT = "text"  # the column to read where the dataset's is missing
+HELD_OUT = 2000  # rows of unlabelled text to validate on, at most
+
+
+def load(config: DistillConfig, *, labelled: bool, names: Sequence[str] | None) -> TextData:
+    """What `distill` trains and validates on: labelled rows, unlabelled ones, or both.
+
+    Text of `--transfer` becomes the split `transfer`, or `train` where the dataset has none or there is no
+    dataset. Its labels, if it has any, are not read, and rows equal to a validation row are left out. Without
+    a dataset some of the text is held out as `validation`, for the teacher to judge: it has no labels.
+
+    Args:
+        labelled: whether labels of training rows are read.
+        names: as `load_for_training`.
+
+    Raises:
+        UserError: naming file, column and row of what is wrong.
+    """
+    if not config.transfer:
+        return load_for_training(config, config.max_train_samples, train_labels=labelled, names=names)
+    if not config.has_dataset:
+        assert names is not None
+        return _alone(config, tuple(names))
+    data = load_for_training(
+        config, config.max_train_samples, train_labels=labelled, names=names, needs_train=labelled
+    )
+    unlabelled, notes = read_transfer(config, data.text_column, data.pair_column)
+    unlabelled, more = _without(unlabelled, data)
+    split = SPLIT if "train" in data.splits else "train"
+    splits = datasets.DatasetDict(data.splits | {split: unlabelled})
+    return replace(data, splits=splits, notes=(*data.notes, *notes, *more))
+
+
+def _alone(config: DistillConfig, names: tuple[str, ...]) -> TextData:
+    text, pair = config.text_column or "text", config.text_pair_column
+    rows, notes = read_transfer(config, text, pair)
+    if len(rows) < 2:
+        raise UserError("--transfer: one row cannot be split into training and validation.")
+    order = np.random.default_rng(DATA_SEED).permutation(len(rows))
+    held_out = min(config.max_eval_samples or HELD_OUT, max(1, len(rows) // 10))
+    return TextData(
+        name=config.data_name,
+        splits=datasets.DatasetDict(
+            train=rows.select(np.sort(order[held_out:])), validation=rows.select(np.sort(order[:held_out]))
+        ),
+        text_column=text,
+        pair_column=pair,
+        label_column=config.label_column or "label",
+        names=names,
+        metric="agreement",
+        labels_of={},
+        notes=(
+            *notes,
+            f"there are no labels: {held_out:,} of {len(rows):,} rows are held out (the same for every run), "
+            "and the epoch is kept that agrees most with the teacher on them",
+        ),
+    )
+
+
+def read_transfer(
+    config: DistillConfig, text_column: str, pair_column: str | None
+) -> tuple[datasets.Dataset, list[str]]:
+    """The rows of every `--transfer`, in order, with these columns alone; and a note on each."""
+    columns = [column for column in (text_column, pair_column) if column]
+    features = datasets.Features({column: datasets.Value("string") for column in columns})
+    parts, notes = [], []
+    for name in config.transfer:
+        rows, where = _read(config, name, [*columns, OTHER_TEXT], pairs=pair_column is not None)
+        if len(columns) == 1 and text_column not in rows.column_names and OTHER_TEXT in rows.column_names:
+            rows = rows.rename_column(OTHER_TEXT, text_column)
+        for column in columns:
+            if column not in rows.column_names:
+                raise UserError(
+                    f"--transfer {where}: no column {column!r}, only {', '.join(rows.column_names)}. "
+                    "It needs the column names of the dataset"
+                    + (f", or {OTHER_TEXT!r}." if len(columns) == 1 else ".")
+                )
+            check_texts(rows.data.column(column), f"--transfer {where}, column {column}")
+        if not len(rows):
+            raise UserError(f"--transfer {where}: there is no row in it.")
+        parts.append(rows.select_columns(columns).cast(features))
+        notes.append(f"transfer: {len(rows):,} rows of {Path(name).name}, without labels")
+    return datasets.concatenate_datasets(parts), notes
+
+
+def _read(
+    config: DistillConfig, name: str, columns: list[str], *, pairs: bool
+) -> tuple[datasets.Dataset, str]:
+    file = Path(name)
+    if name in SPLITS and not file.exists():
+        if name != "unsupervised":
+            raise UserError(
+                f"--transfer {name}: the only split to take text from is unsupervised. "
+                "The training split is read anyway, and others are for evaluation."
+            )
+        if not config.has_dataset:
+            raise UserError("--transfer unsupervised is a split of a dataset: give --dataset or --data-dir.")
+        return read_split(config, name)
+    readers: dict[str, Callable[[], datasets.Dataset]] = {
+        ending: partial(read_file, file, columns) for ending in ENDINGS
+    }
+    if not pairs:
+        readers[".txt"] = partial(read_lines, file, columns[0])
+    elif file.suffix == ".txt":
+        raise UserError(f"--transfer {name}: a line of text is no pair. Use {', '.join(ENDINGS)}.")
+    if not file.is_file():
+        raise UserError(
+            f"--transfer {name}: there is no such file. Give a file ({', '.join(readers)}) or `unsupervised`."
+        )
+    if file.suffix not in readers:
+        raise UserError(f"--transfer {name}: the ending must be one of {', '.join(readers)}.")
+    return readers[file.suffix](), name
+
+
+def _without(rows: datasets.Dataset, data: TextData) -> tuple[datasets.Dataset, list[str]]:
+    """`rows` without those that are validation rows: a student must not have seen what it is judged on."""
+    columns = [column for column in (data.text_column, data.pair_column) if column]
+    held_out = set(contents(data.splits["validation"], columns))
+    seen = np.fromiter((content in held_out for content in contents(rows, columns)), bool, len(rows))
+    if not seen.any():
+        return rows, []
+    if seen.all():
+        raise UserError("--transfer: every row is a row of the validation split too. Give other text.")
+    left = rows.select(np.flatnonzero(~seen))
+    return left, [f"transfer: {np.count_nonzero(seen):,} rows that are in validation too are left out"]

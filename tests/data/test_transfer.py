@@ -1,0 +1,128 @@
+"""Unlabelled text: every format reads alike, labels stay unread, and validation rows never come in."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import BAD, GOOD, pair_rows, rows, write_jsonl
+
+from distilkit import DistillConfig, UserError
+from distilkit.data import transfer
+from distilkit.data.datasets import TextData
+
+TEXTS = ["one more film", 'a "quoted" line, with a comma', "ünïcode — too"]
+NAMES = ("negative", "positive")
+
+
+@pytest.fixture
+def load(sst2_dir: Path, tmp_path: Path) -> Callable[..., TextData]:
+    def call(*files: object, **options: Any) -> TextData:
+        known: dict[str, Any] = {"dataset": "sst2", "data_dir": sst2_dir, "teacher": "t", "alpha": 0.5}
+        config = DistillConfig(
+            **(known | options), transfer=tuple(map(str, files)), output_dir=tmp_path / "run"
+        )
+        return transfer.load(config, labelled=config.alpha > 0, names=NAMES)
+
+    return call
+
+
+def write(file: Path, column: str = "sentence") -> Path:
+    quoted = [text.replace('"', '""') for text in TEXTS]
+    if file.suffix == ".txt":
+        file.write_text("\n" + "\n\n".join(f"  {text} " for text in TEXTS), encoding="utf-8")
+    elif file.suffix == ".jsonl":
+        write_jsonl(file, [{"n": 1, column: text, "label": "unread"} for text in TEXTS])
+    elif file.suffix == ".csv":
+        file.write_text(f"{column},label\n" + "".join(f'"{text}",-1\n' for text in quoted), encoding="utf-8")
+    elif file.suffix == ".tsv":
+        file.write_text(f"label\t{column}\n" + "".join(f"?\t{text}\n" for text in TEXTS), encoding="utf-8")
+    else:
+        pq.write_table(pa.table({column: TEXTS, "source": [1, 2, 3]}), file)
+    return file
+
+
+@pytest.mark.parametrize("column", ["sentence", "text"])
+@pytest.mark.parametrize("ending", [".txt", ".jsonl", ".csv", ".tsv", ".parquet"])
+def test_every_format_gives_the_same_rows(
+    ending: str, column: str, load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    data = load(write(tmp_path / f"more{ending}", column))
+    assert list(data.texts("transfer")) == TEXTS
+    assert len(data.splits["train"]) == 16
+    assert any(note == f"transfer: 3 rows of more{ending}, without labels" for note in data.notes)
+
+
+def test_several_files_come_in_their_order(load: Callable[..., TextData], tmp_path: Path) -> None:
+    first, second = write(tmp_path / "b.txt"), write(tmp_path / "a.jsonl")
+    assert list(load(first, second).texts("transfer")) == TEXTS * 2
+
+
+def test_rows_of_validation_are_left_out_whatever_their_case_and_spaces(
+    load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    """A student that has learned what the teacher says of them would be judged on what it has seen."""
+    file = tmp_path / "more.txt"
+    file.write_text(f"{GOOD[0].upper()}\nnew\n {BAD[0].replace(' ', '   ')}\n", encoding="utf-8")
+    data = load(file)
+    assert list(data.texts("transfer")) == ["new"]
+    assert "transfer: 2 rows that are in validation too are left out" in data.notes
+    file.write_text(f"{GOOD[0]}\n", encoding="utf-8")
+    with pytest.raises(UserError, match="every row is a row of the validation split"):
+        load(file)
+
+
+def test_a_pair_is_left_out_as_a_pair(
+    load: Callable[..., TextData], mrpc_dir: Path, tmp_path: Path
+) -> None:
+    first, second = pair_rows(1)[0], {"sentence1": GOOD[0], "sentence2": "new"}
+    file = write_jsonl(tmp_path / "more.jsonl", [second, first])
+    data = load(file, dataset="mrpc", data_dir=mrpc_dir)
+    assert list(data.texts("transfer")) == [GOOD[0]] and list(data.pairs("transfer") or []) == ["new"]
+
+
+def test_the_unsupervised_split_of_the_dataset(load: Callable[..., TextData], tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "imdb" / "train.jsonl", rows())
+    write_jsonl(tmp_path / "imdb" / "unsupervised.jsonl", [{"sentence": text, "label": -1} for text in TEXTS])
+    data = load("unsupervised", data_dir=tmp_path / "imdb")
+    assert list(data.texts("transfer")) == TEXTS
+    assert {split: len(split_rows) for split, split_rows in data.splits.items()} == {
+        "train": 15,
+        "validation": 1,
+        "transfer": 3,
+    }
+
+
+@pytest.mark.parametrize("split", ["test", "validation", "train"])
+def test_no_other_split_is_taken(split: str, load: Callable[..., TextData]) -> None:
+    with pytest.raises(UserError, match=f"--transfer {split}: the only split"):
+        load(split)
+
+
+def test_without_a_dataset_some_text_is_held_out_the_same_rows_every_time(
+    load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    file = tmp_path / "more.txt"
+    file.write_text("".join(f"line {number}\n" for number in range(40)), encoding="utf-8")
+    options: dict[str, Any] = {"dataset": None, "data_dir": None, "alpha": 0}
+    data = load(file, **options)
+    held_out, trained_on = list(data.texts("validation")), list(data.texts("train"))
+    assert len(held_out) == 4 and len(trained_on) == 36 and not set(held_out) & set(trained_on)
+    assert held_out == list(load(file, **options, seed=1).texts("validation"))
+    assert (data.metric, data.names, data.labels_of, data.name) == ("agreement", NAMES, {}, "more")
+    file.write_text("one line\n", encoding="utf-8")
+    with pytest.raises(UserError, match="one row cannot be split"):
+        load(file, **options)
+
+
+def test_validation_alone_is_enough_where_no_label_is_trained_on(
+    load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "data" / "validation.jsonl", rows(1))
+    file = write(tmp_path / "more.txt")
+    data = load(file, data_dir=tmp_path / "data", alpha=0)
+    assert list(data.texts("train")) == TEXTS and len(data.labels("validation")) == 8
+    with pytest.raises(UserError, match="no train split"):
+        load(file, data_dir=tmp_path / "data", alpha=0.5)
