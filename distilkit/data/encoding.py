@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from distilkit.errors import UserError
 
 Tokenizer = PreTrainedTokenizerBase
+NO_LABEL = -100  # in `labels`: what torch's cross-entropy leaves out
 CHUNK = 1024  # texts per tokenizer call: enough for its threads, little enough for memory and progress
 
 
@@ -42,6 +43,13 @@ class Encoded:
         return np.diff(self.offsets)
 
     @property
+    def labelled_share(self) -> float:
+        """Share of the rows that have a label; -100 is none."""
+        if self.labels is None or not len(self):
+            return 0.0
+        return int((self.labels != NO_LABEL).sum()) / len(self)
+
+    @property
     def device(self) -> torch.device:
         """Where batches come into being."""
         return self.flat["input_ids"].device
@@ -53,7 +61,7 @@ class Encoded:
         return sum(column.numel() * column.element_size() for column in columns if column is not None)
 
     def join(self, *, labels: Tensor | None = None, teacher_logits: Tensor | None = None) -> "Encoded":
-        """The same rows with `labels` int64 `[N]` and `teacher_logits` float32 `[N, C]` beside them."""
+        """The same rows with `labels` int64 `[N]`, -100 for none, and `teacher_logits` float32 `[N, C]`."""
         for column in (labels, teacher_logits):
             if column is not None and len(column) != len(self):
                 raise ValueError(f"{len(column)} values cannot be joined to {len(self)} rows")

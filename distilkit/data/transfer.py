@@ -79,6 +79,7 @@ def read_transfer(
     """The rows of every `--transfer`, in order, with these columns alone; and a note on each."""
     columns = [column for column in (text_column, pair_column) if column]
     features = datasets.Features({column: datasets.Value("string") for column in columns})
+    schema = features.arrow_schema
     parts, notes = [], []
     for name in config.transfer:
         rows, where = _read(config, name, [*columns, OTHER_TEXT], pairs=pair_column is not None)
@@ -94,7 +95,9 @@ def read_transfer(
             check_texts(rows.data.column(column), f"--transfer {where}, column {column}")
         if not len(rows):
             raise UserError(f"--transfer {where}: there is no row in it.")
-        parts.append(rows.select_columns(columns).cast(features))
+        rows = rows.select_columns(columns)
+        # As `rows.cast` does, but that one shows a progress bar.
+        parts.append(rows if rows.features == features else datasets.Dataset(rows.data.cast(schema)))
         notes.append(f"transfer: {len(rows):,} rows of {Path(name).name}, without labels")
     return datasets.concatenate_datasets(parts), notes
 

@@ -5,8 +5,6 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-NO_LABEL = -100  # the label of a row that has none
-
 
 class Losses(NamedTuple):
     """Scalars, or `[K]` of K students trained together. A part that was not computed is `None`."""
@@ -16,18 +14,24 @@ class Losses(NamedTuple):
     soft: Tensor | None
 
 
-def hard_loss(student_logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy with the labels, mean over rows.
+def hard_loss(student_logits: Tensor, labels: Tensor, labelled_share: float = 1.0) -> Tensor:
+    """Cross-entropy with the labels, mean over the rows that have one.
+
+    `sum over labelled rows of CE / (N * labelled_share)`. It divides by what is labelled of all rows trained
+    on, not by what happens to be labelled in this batch: so every labelled row counts the same, parts of a
+    batch add up, and one without any label gives 0.
 
     Args:
         student_logits: float `[N, C]`.
-        labels: int64 `[N]`.
+        labels: int64 `[N]`; -100 where there is none.
+        labelled_share: share of the training rows that have a label, in `(0, 1]`.
     """
     if student_logits.ndim != 2 or labels.shape != student_logits.shape[:1]:
         raise ValueError(
             f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}: want [N], [N, C]"
         )
-    return F.cross_entropy(student_logits.float(), labels)
+    _check_share(labelled_share)
+    return F.cross_entropy(student_logits.float(), labels, reduction="sum") / (len(labels) * labelled_share)
 
 
 def soft_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -49,7 +53,12 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
 
 
 def distillation_loss(
-    student_logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, alpha: float
+    student_logits: Tensor,
+    labels: Tensor | None,
+    teacher_logits: Tensor | None,
+    alpha: float,
+    *,
+    labelled_share: float = 1.0,
 ) -> Losses:
     """`alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits)`.
 
@@ -58,9 +67,10 @@ def distillation_loss(
 
     Args:
         student_logits: float `[N, C]`.
-        labels: int64 `[N]`; may be `None` when `alpha` is 0.
+        labels: int64 `[N]`, -100 where there is none; may be `None` when `alpha` is 0.
         teacher_logits: float `[N, C]`; may be `None` when `alpha` is 1.
         alpha: weight of the hard loss, in `[0, 1]`.
+        labelled_share: as `hard_loss`.
 
     Raises:
         ValueError: when a tensor that `alpha` weighs is missing or has another shape.
@@ -71,7 +81,7 @@ def distillation_loss(
     if alpha > 0:
         if labels is None:
             raise ValueError(f"alpha {alpha:g} weighs the labels, but the batch has none")
-        hard = hard_loss(student_logits, labels)
+        hard = hard_loss(student_logits, labels, labelled_share)
     if alpha < 1:
         if teacher_logits is None:
             raise ValueError(f"alpha {alpha:g} weighs the teacher, but the batch has no teacher_logits")
@@ -85,15 +95,21 @@ def distillation_loss(
 
 
 def distillation_losses(
-    student_logits: Tensor, labels: Tensor | None, teacher_logits: Tensor | None, alphas: Tensor
+    student_logits: Tensor,
+    labels: Tensor | None,
+    teacher_logits: Tensor | None,
+    alphas: Tensor,
+    *,
+    labelled_share: float = 1.0,
 ) -> Losses:
     """`distillation_loss` of K students at once, each with its own alpha.
 
     Args:
         student_logits: float `[K, N, C]`.
-        labels: int64 `[K, N]`; may be `None` when every alpha is 0.
+        labels: int64 `[K, N]`, -100 where there is none; may be `None` when every alpha is 0.
         teacher_logits: float `[K, N, C]`; may be `None` when every alpha is 1.
         alphas: float `[K]`, each in `[0, 1]`, on the device of the logits.
+        labelled_share: as `hard_loss`; they all learn from the same rows.
 
     Returns:
         Losses `[K]`. A part that a student's alpha leaves out has no weight in its total.
@@ -106,8 +122,9 @@ def distillation_losses(
     if labels is not None:
         if labels.shape != (students, rows):
             raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(student_logits.shape)}")
+        _check_share(labelled_share)
         each = F.cross_entropy(student_logits.float().flatten(0, 1), labels.flatten(), reduction="none")
-        hard = each.view(students, rows).mean(dim=1)
+        hard = each.view(students, rows).mean(dim=1) / labelled_share
     if teacher_logits is not None:
         if teacher_logits.shape != student_logits.shape:
             raise ValueError(
@@ -124,11 +141,18 @@ def distillation_losses(
     return Losses(alphas * hard + (1 - alphas) * soft, hard, soft)
 
 
-def formula(alpha: float) -> str:
+def formula(alpha: float, labelled_share: float = 1.0) -> str:
     """The loss with its numbers in it, as every run prints and saves it."""
     hard, soft = "CE(student, labels)", "MSE(student_logits, teacher_logits)"
+    if labelled_share < 1:
+        hard += f" over labelled rows ({labelled_share:.1%} of all)"
     if alpha == 1:
         return f"loss = {hard}"
     if alpha == 0:
         return f"loss = {soft}"
     return f"loss = {alpha:g} * {hard} + {1 - alpha:.12g} * {soft}"
+
+
+def _check_share(labelled_share: float) -> None:
+    if not 0 < labelled_share <= 1:
+        raise ValueError(f"labelled_share must lie in (0, 1], got {labelled_share}: is any row labelled?")

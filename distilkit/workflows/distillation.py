@@ -17,11 +17,11 @@ from torch import Tensor
 from distilkit.config import DistillConfig, field_infos, flag, resolve
 from distilkit.data import transfer
 from distilkit.data.datasets import TextData
-from distilkit.data.encoding import Encoded, Tokenizer
+from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
 from distilkit.data.labels import match_labels
 from distilkit.engine.inference import predict_texts
 from distilkit.engine.logit_store import LogitStore, cache_root
-from distilkit.engine.losses import NO_LABEL, distillation_loss, formula
+from distilkit.engine.losses import Losses, distillation_loss, formula
 from distilkit.engine.precision import Resolved, default_device, make_accelerator, resolve_precision
 from distilkit.engine.teacher_logits import describe_teacher, gather_teacher_logits, row_keys, teacher_key
 from distilkit.errors import UserError
@@ -121,26 +121,31 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     def prepare(number: int) -> tuple[Job, Encoded]:
         config = configs[number]
         own = first.pop() if first and not number else make(config, student.tokenizer)
+        train_rows = rows.join(
+            labels=labels if config.alpha > 0 else None,
+            teacher_logits=teacher_logits if config.alpha < 1 else None,
+        )
+        labelled_share = mix[0] / sum(mix) if mix and config.alpha > 0 else train_rows.labelled_share
+
+        def loss(logits: Tensor, batch: dict[str, Tensor]) -> Losses:
+            known, taught = batch.get("labels"), batch.get("teacher_logits")
+            return distillation_loss(logits, known, taught, config.alpha, labelled_share=labelled_share)
+
         job = Job(
             command="distill",
             config=config,
             data=data,
             model=own.model,
             tokenizer=own.tokenizer,
-            loss=lambda logits, batch: distillation_loss(
-                logits, batch.get("labels"), batch.get("teacher_logits"), config.alpha
-            ),
-            formula=formula(config.alpha),
+            loss=loss,
+            formula=formula(config.alpha, labelled_share),
             precision=precision,
+            labelled_share=labelled_share,
             mix=mix,
             facts={
                 "student": {"class": type(own.model).__name__, "origin": own.origin},
                 **(facts if config.alpha < 1 else {}),
             },
-        )
-        train_rows = rows.join(
-            labels=labels if config.alpha > 0 else None,
-            teacher_logits=teacher_logits if config.alpha < 1 else None,
         )
         return job, train_rows
 
@@ -291,6 +296,7 @@ def _run_teacher(
 ) -> Tensor:
     """One teacher's logits of the training rows, float32 `[N, C]`: stored ones, and computed ones."""
     name, max_length = teacher.source.name, config.max_length
+    kind = "" if split == "train" else f"{split} "
     assert teacher.model is not None and max_length
     model: torch.nn.Module = teacher.model
     description = describe_teacher(name, model, teacher.tokenizer, model_fingerprint, max_length, precision)
@@ -319,7 +325,7 @@ def _run_teacher(
     model.cpu()
     checked = f" ({gathered.checked} of them compared with the live teacher)" if gathered.checked else ""
     reporter.note(
-        f"teacher: {name}, logits of {gathered.cached:,} distinct {split} rows from the cache{checked}, "
+        f"teacher: {name}, logits of {gathered.cached:,} distinct {kind}rows from the cache{checked}, "
         f"of {gathered.computed:,} computed"
     )
     if gathered.damaged:

@@ -41,8 +41,8 @@ LOOK_UP_THEIR_INPUT = frozenset(
 class Job:
     """One training: everything loaded, nothing trained yet.
 
-    `facts` go into `environment.json`; `mix` is how many labelled and how many other rows are in an epoch
-    (`LengthBatchSampler`).
+    `facts` go into `environment.json`. `labelled_share` is that of an epoch's rows; `mix` says how many of
+    them are training rows and how many others (`LengthBatchSampler`).
     """
 
     command: str
@@ -54,6 +54,7 @@ class Job:
     formula: str
     precision: Resolved
     facts: Mapping[str, Any]
+    labelled_share: float = 1.0
     mix: tuple[int, int] | None = None
 
 
@@ -171,6 +172,7 @@ def fit_into_runs(
                 [config.alpha for config in configs],
                 device=device,
                 validate=partial(_scores, jobs[0], validation_rows),
+                labelled_share=max(job.labelled_share for job in jobs),
                 **_settings(jobs[0]),
             )
         for record in records:

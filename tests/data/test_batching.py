@@ -108,7 +108,7 @@ def test_batches_made_ahead_are_all_of_them_in_their_order_and_errors_arrive() -
 def test_a_mix_has_every_own_row_and_the_others_in_turn(
     own: int, behind: int, others: int, batch_size: int
 ) -> None:
-    """Over some epochs every other row must come equally often, or much of the transfer text is never read."""
+    """In time the other rows must come equally often, or much of the transfer text is never read."""
     rows = rows_of([1 + i % 5 for i in range(own + behind)])
     sampler = LengthBatchSampler(rows, batch_size, seed=1, mix=(own, others))
     other_seed = LengthBatchSampler(rows, batch_size, seed=2, mix=(own, others))

@@ -177,3 +177,10 @@ def test_no_text_is_no_row() -> None:
 def test_more_than_the_model_reads_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"--max-length 65 .* use 64 or less"):
         encode(tiny_tokenizer(), TEXTS, None, max_length=65, model=tiny_bert())
+
+
+def test_the_labelled_share_counts_rows_whose_label_is_not_minus_100() -> None:
+    encoded = flat_of([([1], [0]), ([2, 3], [0, 0]), ([4], [0]), ([5], [0])], {"input_ids": 0})
+    assert encoded.labelled_share == 0
+    for labels, share in (([0, 1, 2, 1], 1), ([-100, 1, -100, -100], 0.25), ([-100] * 4, 0)):
+        assert encoded.join(labels=torch.tensor(labels)).labelled_share == share

@@ -74,9 +74,7 @@ def test_rows_of_validation_are_left_out_whatever_their_case_and_spaces(
         load(file)
 
 
-def test_a_pair_is_left_out_as_a_pair(
-    load: Callable[..., TextData], mrpc_dir: Path, tmp_path: Path
-) -> None:
+def test_a_pair_is_left_out_as_a_pair(load: Callable[..., TextData], mrpc_dir: Path, tmp_path: Path) -> None:
     first, second = pair_rows(1)[0], {"sentence1": GOOD[0], "sentence2": "new"}
     file = write_jsonl(tmp_path / "more.jsonl", [second, first])
     data = load(file, dataset="mrpc", data_dir=mrpc_dir)

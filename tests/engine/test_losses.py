@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distilkit.engine.losses import distillation_loss, formula, hard_loss, soft_loss
+from distilkit.engine.losses import (
+    distillation_loss,
+    distillation_losses,
+    formula,
+    hard_loss,
+    soft_loss,
+)
 
 STUDENT = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
 TEACHER = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 2.0, 1.0]])
@@ -165,6 +171,77 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
     losses = distillation_loss(student, torch.tensor([1]), torch.tensor([[10.01, -10.01]]), 0.5)
     assert losses.total.dtype == torch.float32
     assert losses.soft is not None and losses.soft.item() == pytest.approx(1e-4, rel=0.01)
+
+
+# --- rows without a label ----------------------------------------------------------------------------------
+
+
+def partly_labelled(rows: int = 12) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Logits, labels of which every third is -100, teacher's logits, and the share that is labelled."""
+    random = torch.Generator().manual_seed(5)
+    logits, teacher = (torch.randn(rows, 3, generator=random) for _ in range(2))
+    labels = torch.randint(3, (rows,), generator=random)
+    labels[::3] = -100
+    return logits, labels, teacher, float((labels != -100).double().mean())
+
+
+def test_the_hard_loss_of_all_rows_is_the_mean_over_those_with_a_label() -> None:
+    logits, labels, _, share = partly_labelled()
+    known = labels != -100
+    expected = cross_entropy_by_hand(logits[known].numpy(), labels[known].numpy())
+    assert hard_loss(logits, labels, share).item() == pytest.approx(expected)
+    assert hard_loss(logits[known], labels[known]).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("sizes", [(12,), (1,) * 12, (5, 5, 2)])
+def test_parts_of_a_step_add_up_whatever_is_labelled_in_each(sizes: tuple[int, ...]) -> None:
+    """A mean over what is labelled in a part would weigh its rows by how many others there have no label."""
+    logits, labels, teacher, share = partly_labelled()
+    whole = distillation_loss(logits, labels, teacher, 0.7, labelled_share=share)
+    parts = [
+        distillation_loss(*part, 0.7, labelled_share=share)
+        for part in zip(logits.split(sizes), labels.split(sizes), teacher.split(sizes), strict=True)
+    ]
+    for name in ("total", "hard", "soft"):
+        summed = sum(getattr(part, name) * size for part, size in zip(parts, sizes, strict=True))
+        torch.testing.assert_close(summed / 12, getattr(whole, name))
+
+
+def test_a_batch_without_any_label_has_no_hard_loss_and_is_finite() -> None:
+    """Torch's own mean is 0 / 0 there, and one such batch would end the training."""
+    student = STUDENT.clone().requires_grad_()
+    losses = distillation_loss(student, torch.tensor([-100, -100]), TEACHER, 0.5, labelled_share=0.1)
+    assert losses.hard is not None and losses.hard.item() == 0
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, 0.5 * 2 * (STUDENT - TEACHER) / 6)
+
+
+def test_rows_without_a_label_are_taught_by_the_teacher_alone() -> None:
+    logits, labels, teacher, share = partly_labelled()
+    student = logits.clone().requires_grad_()
+    distillation_loss(student, labels, teacher, 1.0, labelled_share=share).total.backward()  # type: ignore[no-untyped-call]
+    assert student.grad is not None
+    assert (student.grad[labels == -100] == 0).all() and (student.grad[labels != -100] != 0).all()
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="labelled_share"):
+        hard_loss(STUDENT, LABELS, share)
+    with pytest.raises(ValueError, match="labelled_share"):
+        distillation_losses(
+            STUDENT[None], LABELS[None], TEACHER[None], torch.tensor([0.5]), labelled_share=share
+        )
+
+
+def test_the_formula_says_that_only_labelled_rows_count() -> None:
+    text = "loss = 0.5 * CE(student, labels) over labelled rows (12.5% of all) + 0.5 * MSE"
+    assert formula(0.5, 0.125).startswith(text)
+    assert "labelled rows" not in formula(0.5) + formula(0.0, 0.125)
+
+
+# --- the formula in words ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

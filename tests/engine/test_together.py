@@ -77,10 +77,13 @@ def told(model: torch.nn.Module) -> dict[str, float]:
 def alone(
     model: BiLSTMForSequenceClassification, alpha: float, rows: Any, device: str, **options: Any
 ) -> list[EpochRecord]:
-    def loss(logits: Tensor, batch: dict[str, Tensor]) -> Any:
-        return distillation_loss(logits, batch.get("labels"), batch.get("teacher_logits"), alpha)
-
     known = settings(**options)
+    share = known.pop("labelled_share", 1.0)
+
+    def loss(logits: Tensor, batch: dict[str, Tensor]) -> Any:
+        taught = batch.get("teacher_logits")
+        return distillation_loss(logits, batch.get("labels"), taught, alpha, labelled_share=share)
+
     tables = [model.get_input_embeddings()] if device == "cpu" else []
     records = fit(model, rows, loss, accelerator=make_accelerator("fp32"), tables=tables, **known)
     return [record for record in records if isinstance(record, EpochRecord)]
@@ -137,6 +140,23 @@ def test_students_trained_together_equal_those_trained_alone(
                 assert getattr(one, name) == pytest.approx(getattr(other, name), abs=10 * within), name
     trained = [parameters(model) for model in models]
     assert all((one - other).abs().max() > 1e-2 for one, other in pairwise(trained)), "alpha and seed act"
+
+
+def test_students_trained_together_leave_out_the_same_rows_without_a_label() -> None:
+    rows = encoded()
+    assert rows.labels is not None
+    labels = rows.labels.clone()
+    labels[::3] = -100
+    rows = rows.join(labels=labels, teacher_logits=rows.teacher_logits)
+    options = {"labelled_share": rows.labelled_share}
+    models = [student(1, dropout=0.0) for _ in (0, 1)]
+    found = together(models, [0.4, 1.0], [loader(rows, 1, 2)] * 2, "cpu", **options)
+    for number, alpha in enumerate((0.4, 1.0)):
+        own = student(1, dropout=0.0)
+        records = alone(own, alpha, loader(rows, 1, 2), "cpu", **options)
+        torch.testing.assert_close(parameters(models[number]), parameters(own), atol=2e-4, rtol=0)
+        expected = [record.hard_loss for record in records]
+        assert [record.hard_loss for record in found[number]] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -317,6 +337,19 @@ def test_losses_of_many_are_the_losses_of_each() -> None:
                 torch.testing.assert_close(whole[number], own)
     assert distillation_losses(logits, labels, None, torch.ones(3)).soft is None
     assert distillation_losses(logits, None, teacher, torch.zeros(3)).hard is None
+
+
+def test_losses_of_many_are_the_losses_of_each_where_rows_have_no_label() -> None:
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(3, 8, 4), torch.randn(3, 8, 4)
+    labels = torch.randint(4, (3, 8))
+    labels[0, :2] = labels[1, 2:] = -100
+    found = distillation_losses(logits, labels, teacher, torch.full((3,), 0.3), labelled_share=0.6)
+    for number in range(3):
+        parts = logits[number], labels[number], teacher[number]
+        for one, whole in zip(distillation_loss(*parts, 0.3, labelled_share=0.6), found, strict=True):
+            assert one is not None and whole is not None
+            torch.testing.assert_close(whole[number], one)
 
 
 def test_losses_of_tensors_that_do_not_fit_are_refused() -> None:

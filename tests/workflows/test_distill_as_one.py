@@ -95,6 +95,24 @@ def test_each_run_is_what_distill_makes_of_its_config_alone(
     assert all((a - b).abs().max() > within for a, b in itertools.combinations(logits, 2)), "they are six"
 
 
+def test_rows_without_a_label_weigh_the_same_in_company(
+    config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = distillation.TextData.labels
+
+    def half(self: Any, split: str) -> Tensor:
+        labels = original(self, split).clone()
+        labels[: len(labels) // 2 if split == "train" else 0] = -100
+        return labels
+
+    monkeypatch.setattr(distillation.TextData, "labels", half)
+    options = {"dropout": 0.0, "learning_rate": 5e-2}
+    together = distill_many([config(f"together/{seed}", alpha=0.4, seed=seed, **options) for seed in (1, 2)])
+    alone = distill(config("alone", alpha=0.4, seed=2, **options))
+    for mine, theirs in zip(together[1].history, alone.history, strict=True):
+        assert mine["hard_loss"] == pytest.approx(theirs["hard_loss"], abs=2e-2)
+
+
 def test_a_run_says_how_many_shared_its_steps(config: Make, as_one: None) -> None:
     """Its seconds are those of all of them."""
     notes = Notes()

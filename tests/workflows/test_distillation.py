@@ -130,6 +130,26 @@ def test_both_parts_are_logged_and_add_up(config: Any) -> None:
     assert formula in reporter.notes and run.environment["loss"] == formula
 
 
+def test_rows_without_a_label_do_not_thin_out_the_hard_loss(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Divided by all rows of a batch, the labels would lose weight with every row of unlabelled text."""
+    original = distillation.TextData.labels
+
+    def half(self: Any, split: str) -> Tensor:
+        labels = original(self, split).clone()
+        labels[: len(labels) // 2 if split == "train" else 0] = -100
+        return labels
+
+    options = {"learning_rate": 1e-9, "epochs": 1, "alpha": 1, "dropout": 0.0}
+    plain = distill(config(**options))
+    monkeypatch.setattr(distillation.TextData, "labels", half)
+    run = distill(config(output_dir=tmp_path / "half", **options))
+    # An untrained student is about as wrong on one class as on the other.
+    assert run.history[0]["hard_loss"] == pytest.approx(plain.history[0]["hard_loss"], rel=0.1)
+    assert run.environment["loss"] == "loss = CE(student, labels) over labelled rows (50.0% of all)"
+
+
 # --- the teacher -------------------------------------------------------------------------------------------
 
 
