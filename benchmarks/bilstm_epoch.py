@@ -45,6 +45,7 @@ def ours(options: Options, run: Path, **settings: Any) -> Made:
         options,
         run,
         student="bilstm",
+        pooling="last",  # as in the tutorials' network
         learning_rate=LEARNING_RATE,
         batch_size=competitors.BATCH,
         **settings,

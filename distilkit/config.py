@@ -19,6 +19,7 @@ from distilkit.errors import UserError
 
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Init = Literal["pretrained", "teacher", "random"]
+Pooling = Literal["last", "max", "both"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Split = Literal["train", "validation", "test"]
 Vocabulary = Literal["words", "teacher"]
@@ -256,6 +257,11 @@ class DistillConfig(FitConfig):
         None, ge=1, panel="Model", help="bilstm: width of the word vectors. (default: 300, or the teacher's)"
     )
     dropout: float | None = option(None, ge=0, lt=1, panel="Model", help="bilstm: dropout. (default: 0.1)")
+    pooling: Pooling | None = option(
+        None,
+        panel="Model",
+        help="bilstm: of its states, the last, their maximum over the tokens, or both. (default: both)",
+    )
 
     def _check_without_dataset(self) -> None:
         if not self.transfer:
@@ -301,7 +307,7 @@ class DistillConfig(FitConfig):
         if self.student == "bilstm":
             self._check_bilstm()
         else:
-            for name in ("vocabulary", "vocabulary_size", "embedding_size", "dropout"):
+            for name in BILSTM_ONLY:
                 if getattr(self, name) is not None:
                     raise ValueError(
                         f"{flag(name)} is for --student bilstm, not {self.student}: leave it out"
@@ -399,6 +405,7 @@ AnyFit = TypeVar("AnyFit", bound=FitConfig)
 TRAIN_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
 BILSTM_DEFAULTS = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
 ENCODER_DEFAULTS = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
+BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling")
 OWN_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 
 
@@ -427,6 +434,7 @@ def resolve(config: AnyFit) -> AnyFit:
             "layers": OWN_LAYERS["bilstm"],
             "hidden_size": 300 if config.is_pair else 150,
             "dropout": 0.1,
+            "pooling": "both",
         }
         if words:
             found |= {"vocabulary_size": 20_000}

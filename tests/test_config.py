@@ -71,6 +71,7 @@ FULL: list[Any] = [
         vocabulary="teacher",
         embedding_size=11,
         dropout=0.0,
+        pooling="max",
         output_dir="out",
     ),
     DistillConfig(
@@ -230,6 +231,12 @@ def test_resolve_gives_a_pair_the_wide_bilstm_and_imdb_the_long_input() -> None:
     assert (pair.max_length, single.max_length) == (128, 256)
 
 
+def test_resolve_lets_a_bilstm_pool_both_ways_and_no_other_student_at_all() -> None:
+    bilstm = resolve(DistillConfig(dataset="sst2", teacher="t", output_dir="o"))
+    other = resolve(DistillConfig(dataset="sst2", teacher="t", student="tinybert", output_dir="o"))
+    assert (bilstm.pooling, other.pooling) == ("both", None)
+
+
 def test_a_bilstm_from_the_teachers_embeddings_has_no_width_of_its_own() -> None:
     resolved = resolve(DistillConfig(dataset="sst2", teacher="t", vocabulary="teacher", output_dir="o"))
     assert (resolved.init, resolved.embedding_size, resolved.vocabulary_size) == ("teacher", None, None)
@@ -266,7 +273,13 @@ def test_trap_12_a_misspelt_python_argument_is_an_error() -> None:
         DistillConfig(dataset="sst2", output_dir="o", teacher="t", alfa=0.1)  # type: ignore[call-arg]
 
 
-BILSTM_ONLY = {"vocabulary": "words", "vocabulary_size": 100, "embedding_size": 10, "dropout": 0.2}
+BILSTM_ONLY = {
+    "vocabulary": "words",
+    "vocabulary_size": 100,
+    "embedding_size": 10,
+    "dropout": 0.2,
+    "pooling": "max",
+}
 
 
 @pytest.mark.parametrize(

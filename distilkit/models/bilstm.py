@@ -17,6 +17,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
+from distilkit.config import Pooling
 from distilkit.models.dropout import Dropout
 
 
@@ -31,6 +32,8 @@ class BiLSTMConfig(PreTrainedConfig):
         head_size: width of the hidden layer before the classifier.
         dropout: on word vectors, between LSTM layers and on the hidden layer.
         siamese: encode the two texts of a pair apart, told apart by `token_type_ids`.
+        pooling: what represents a text, of either direction: `last` its final state, `max` the maximum of
+            its states over the tokens (Conneau et al. 2017, section 3.2.2), `both` one beside the other.
     """
 
     model_type = "bilstm"
@@ -44,6 +47,12 @@ class BiLSTMConfig(PreTrainedConfig):
     dropout: float = 0.1
     siamese: bool = False
     pad_token_id: int = 0
+    pooling: Pooling = "last"
+
+    @property
+    def text_size(self) -> int:
+        """Width of what represents a text."""
+        return 2 * self.hidden_size * (2 if self.pooling == "both" else 1)
 
 
 class BiLSTMPreTrainedModel(PreTrainedModel):
@@ -130,11 +139,12 @@ def _read(turn: Turn, pick: Turn, states: Tensor, *weights: Tensor) -> Tensor:
 
 
 class BiLSTMModel(BiLSTMPreTrainedModel):
-    """Word vectors and LSTM: token ids to the final states of both directions.
+    """Word vectors and LSTM: token ids to the pooled states of both directions.
 
     Each direction is an LSTM of its own that reads the tokens from its end, so padding comes after the last
     token in both and can reach no state that is used: logits depend neither on padding nor on batch mates,
-    and nothing needs to be packed (packed sequences keep the CPU from its bf16 kernels).
+    and nothing needs to be packed (packed sequences keep the CPU from its bf16 kernels). A text without
+    tokens is read as one of padding.
 
     With `at_once`, training on a CPU computes the two directions on a core each.
     """
@@ -163,25 +173,28 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         return_dict: bool | None = None,
         **_: Any,
     ) -> BaseModelOutput:
-        """Final states, float `[N, 2 * hidden_size]`, of `input_ids` int64 `[N, L]`."""
+        """Pooled states, float `[N, text_size]`, of `input_ids` int64 `[N, L]`."""
         if attention_mask is None:
             attention_mask = input_ids.ne(self.config.pad_token_id)
         if _is_full(attention_mask):  # rows of one length, of which nothing has to be picked out
-            turn, last = _flip, _last
+            turn, last, largest = _flip, _last, _largest
         else:
             input_ids, lengths = compact(input_ids, attention_mask.bool())
             end = (lengths - 1).clamp(min=0)[:, None, None]
             position = torch.arange(input_ids.shape[1], device=input_ids.device)[:, None]
             mirror = (end - position).clamp(min=0)  # token i <-> token (length - 1 - i)
             turn, last = partial(_gather, mirror), partial(_gather_last, end)
+            largest = partial(_largest_until, position > end)
+        pools: dict[str, Turn] = {"last": last, "max": largest, "both": partial(_beside, last, largest)}
+        pool = pools[self.config.pooling]
         states = self.dropout(self.embeddings(input_ids))
         for layer, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             final = layer + 1 == self.config.num_layers
             if layer:
                 states = self.dropout(states)
             reads = (
-                partial(_read, _as_it_is, last if final else _as_it_is),
-                partial(_read, turn, last if final else turn),
+                partial(_read, _as_it_is, pool if final else _as_it_is),
+                partial(_read, turn, pool if final else turn),
             )
             states = torch.cat(self._both(reads, states, ahead, back), dim=-1)
         return BaseModelOutput(last_hidden_state=states)
@@ -218,6 +231,18 @@ def _gather_last(end: Tensor, states: Tensor) -> Tensor:
     return _gather(end, states).squeeze(1)
 
 
+def _largest(states: Tensor) -> Tensor:
+    return states.amax(dim=1)
+
+
+def _largest_until(beyond: Tensor, states: Tensor) -> Tensor:
+    return states.masked_fill(beyond, float("-inf")).amax(dim=1)
+
+
+def _beside(one: Turn, other: Turn, states: Tensor) -> Tensor:
+    return torch.cat([one(states), other(states)], dim=-1)
+
+
 class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
     """`BiLSTMModel`, a hidden layer with ReLU, and a classifier.
 
@@ -228,7 +253,7 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
     def __init__(self, config: BiLSTMConfig) -> None:
         super().__init__(config)
         self.encoder = BiLSTMModel(config)
-        self.hidden = nn.Linear(2 * config.hidden_size * (4 if config.siamese else 1), config.head_size)
+        self.hidden = nn.Linear(config.text_size * (4 if config.siamese else 1), config.head_size)
         self.dropout = Dropout(config.dropout)
         self.classifier = nn.Linear(config.head_size, len(config.id2label or ()))
         self.post_init()  # type: ignore[no-untyped-call]

@@ -64,20 +64,18 @@ class BiLSTMStack:
         end = (lengths - 1).clamp(min=0)[:, None, :, None]
         position = torch.arange(longest, device=device)[:, None, None]
         mirror = (end - position).clamp(min=0)  # as in BiLSTMModel: token i <-> token (length - 1 - i)
+        beyond = position > end
 
         table = self.weights[TABLE].flatten(0, 1)
         states = nn.functional.embedding(ids + self._first_row, table)
         dropouts = [student.encoder.dropout for student in self.students]
         states = _drop_each(dropouts, states, widths)
-        for layer in range(self.config.num_layers):
-            if layer:
-                states = _drop_each(dropouts, states, widths)
-            ahead, back = self._read(layer, states, mirror).chunk(2)
-            final = layer + 1 == self.config.num_layers
-            ahead, back = (_at(end, ahead), _at(end, back)) if final else (ahead, _at(mirror, back))
-            states = torch.cat([ahead, back], dim=-1)
+        ahead, back = self._read(0, states, mirror).chunk(2)
+        for layer in range(1, self.config.num_layers):
+            states = torch.cat([ahead, _at(mirror, back)], dim=-1)
+            ahead, back = self._read(layer, _drop_each(dropouts, states, widths), mirror).chunk(2)
 
-        features = states.squeeze(1)
+        features = torch.cat([self._pooled(way, end, beyond) for way in (ahead, back)], dim=-1)
         if self.config.siamese:
             features = compared(*features.chunk(2, dim=1))
         hidden = self._linear("hidden", features).relu()
@@ -127,6 +125,15 @@ class BiLSTMStack:
             hidden = out.sigmoid() * cell.tanh()
             outputs.append(hidden)
         return torch.stack(outputs, dim=1)
+
+    def _pooled(self, states: Tensor, end: Tensor, beyond: Tensor) -> Tensor:
+        """What a direction of BiLSTMModel pools, `[K, N, width]`, of `states` `[K, L, N, hidden]`."""
+        parts = []
+        if self.config.pooling != "max":
+            parts.append(_at(end, states).squeeze(1))
+        if self.config.pooling != "last":
+            parts.append(states.masked_fill(beyond, float("-inf")).amax(dim=1))
+        return torch.cat(parts, dim=-1)
 
     def _lstm(self, layer: int, *names: str) -> Tensor:
         """A parameter of the LSTMs that read forwards, then of those that read backwards: `[2K, ...]`.

@@ -97,6 +97,7 @@ def _bilstm(
     words: Tokenizer | None,
 ) -> Student:
     assert config.max_length and config.hidden_size and config.layers and config.dropout is not None
+    assert config.pooling
     pairs = config.is_pair
     tokenizer: Tokenizer
     if config.vocabulary == "teacher":
@@ -130,6 +131,7 @@ def _bilstm(
         dropout=config.dropout,
         siamese=pairs,
         pad_token_id=tokenizer.pad_token_id,
+        pooling=config.pooling,
     )
     model = BiLSTMForSequenceClassification(label_config(sizes, names))
     if table is not None:

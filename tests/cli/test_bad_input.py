@@ -96,6 +96,8 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*STUDENT, "--learning-rate", "inf"), ("--learning-rate", "inf")),
     ((*STUDENT, "--seed", "4294967296"), ("--seed", "4294967296")),
     ((*STUDENT, "--dropout", "1"), ("--dropout", "1")),
+    ((*STUDENT, "--pooling", "mean"), ("--pooling", "mean")),
+    ((*STUDENT, "--student", "tinybert", "--pooling", "max"), ("--pooling", "tinybert")),
     ((*STUDENT, "--precision", "int8"), ("--precision", "int8")),
     ((*STUDENT, "--dataset", "sst3"), ("--dataset", "sst3")),
     ((*STUDENT, "--max-length"), ("--max-length",)),

@@ -112,15 +112,23 @@ def parameters(model: torch.nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("layers", "siamese", "accumulation"),
-    [(1, False, 1), (2, False, 1), (1, True, 1), (2, True, 1), (1, False, 2)],
+    ("layers", "siamese", "accumulation", "pooling"),
+    [
+        (1, False, 1, "last"),
+        (2, False, 1, "last"),
+        (1, True, 1, "last"),
+        (2, True, 1, "both"),
+        (1, False, 2, "both"),
+        (1, False, 1, "max"),
+        (2, True, 1, "max"),
+    ],
 )
 def test_students_trained_together_equal_those_trained_alone(
-    layers: int, siamese: bool, accumulation: int, device: str
+    layers: int, siamese: bool, accumulation: int, pooling: str, device: str
 ) -> None:
     """Seeds and alphas of their own, one order of rows for some and others for the rest."""
     rows = encoded(siamese).to(torch.device(device))
-    make = partial(student, num_layers=layers, siamese=siamese)
+    make = partial(student, num_layers=layers, siamese=siamese, pooling=pooling)
     seeds_of = {seed: loader(rows, seed, accumulation) for seed in set(SEEDS)}
     models = [make(seed).to(device) for seed in SEEDS]
     found = together(models, ALPHAS, [seeds_of[seed] for seed in SEEDS], device)
@@ -274,12 +282,14 @@ def test_a_long_epoch_is_told_of_and_one_that_diverges_in_it_is_given_up_there()
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_in_bf16_every_gradient_is_near_that_of_fp32(device: str) -> None:
+@pytest.mark.parametrize("pooling", ["last", "both"])
+def test_in_bf16_every_gradient_is_near_that_of_fp32(pooling: str, device: str) -> None:
     """A product that is cast on its own, out of autograd's sight, trains on in fp32 and not in bf16."""
     batch = encoded().to(torch.device(device)).batch(range(ROWS))
     gradients = []
     for precision in ("fp32", "bf16"):
-        stack = BiLSTMStack([student(seed, dropout=0.0, hidden_size=16).to(device) for seed in (1, 2)])
+        make = partial(student, dropout=0.0, hidden_size=16, pooling=pooling)
+        stack = BiLSTMStack([make(seed).to(device) for seed in (1, 2)])
         with autocast(torch.device(device), precision):  # type: ignore[arg-type]
             logits = stack([model_inputs(batch)] * 2)
         teacher = torch.stack([batch["teacher_logits"]] * 2)

@@ -1,6 +1,7 @@
 """The BiLSTM is torch's own, reads each row by itself, and is an ordinary transformers model."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import DEVICES
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from distilkit.models import bilstm
@@ -21,6 +22,7 @@ from distilkit.models.bilstm import (
 )
 
 LENGTHS = [3, 7, 1, 5]
+POOLINGS = pytest.mark.parametrize("pooling", ["last", "max", "both"])
 
 
 def small(**options: Any) -> BiLSTMForSequenceClassification:
@@ -63,9 +65,12 @@ def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_trap_11_padding_and_batch_mates_reach_no_logit(layers: int, side: str, device: str) -> None:
-    """Padding read into a final state makes an answer depend on what it happens to be batched with."""
-    model, rows = small(num_layers=layers).to(device), sentences(LENGTHS)
+@POOLINGS
+def test_trap_11_padding_and_batch_mates_reach_no_logit(
+    pooling: str, layers: int, side: str, device: str
+) -> None:
+    """Padding read into a pooled state makes an answer depend on what it happens to be batched with."""
+    model, rows = small(num_layers=layers, pooling=pooling).to(device), sentences(LENGTHS)
     alone = torch.cat([logits_of(model, padded([row], len(row))) for row in rows])
     assert torch.pdist(alone).min() > 1e-2
     for width in (7, 12):
@@ -75,8 +80,20 @@ def test_trap_11_padding_and_batch_mates_reach_no_logit(layers: int, side: str, 
     torch.testing.assert_close(turned, alone, atol=1e-5, rtol=1e-5)
 
 
-def test_what_stands_in_the_padding_does_not_matter() -> None:
-    model, batch = small(num_layers=2), padded(sentences(LENGTHS), 9)
+@POOLINGS
+def test_padding_reaches_no_logit_in_bf16_either(pooling: str) -> None:
+    """Numbers of another format could be masked by something that is not the lowest among them."""
+    model, rows = small(num_layers=2, pooling=pooling), sentences(LENGTHS)
+    with torch.autocast("cpu", torch.bfloat16):
+        alone = torch.cat([logits_of(model, padded([row], len(row))) for row in rows])
+        together = logits_of(model, padded(rows, 12))
+    assert torch.pdist(alone.float()).min() > 0.1
+    torch.testing.assert_close(together, alone, atol=3e-2, rtol=3e-2)
+
+
+@POOLINGS
+def test_what_stands_in_the_padding_does_not_matter(pooling: str) -> None:
+    model, batch = small(num_layers=2, pooling=pooling), padded(sentences(LENGTHS), 9)
     rubbish = torch.where(batch["attention_mask"].bool(), batch["input_ids"], 17)
     other = {"input_ids": rubbish, "attention_mask": batch["attention_mask"]}
     torch.testing.assert_close(logits_of(model, other), logits_of(model, batch), atol=1e-6, rtol=1e-6)
@@ -102,8 +119,9 @@ def test_the_order_of_words_matters_in_both_directions() -> None:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_it_is_torchs_own_bidirectional_lstm_over_packed_sequences(layers: int) -> None:
-    ours = small(num_layers=layers).encoder
+@POOLINGS
+def test_it_is_torchs_own_bidirectional_lstm_over_packed_sequences(pooling: str, layers: int) -> None:
+    ours = small(num_layers=layers, pooling=pooling).encoder
     theirs = torch.nn.LSTM(6, 5, num_layers=layers, bidirectional=True, batch_first=True)
     weights = {}
     for layer in range(layers):
@@ -115,8 +133,11 @@ def test_it_is_torchs_own_bidirectional_lstm_over_packed_sequences(layers: int) 
     packed = pack_padded_sequence(
         ours.embeddings(batch["input_ids"]), torch.tensor(LENGTHS), batch_first=True, enforce_sorted=False
     )
-    _, (hidden, _) = theirs(packed)
-    expected = torch.cat([hidden[-2], hidden[-1]], dim=1)  # the last layer's two directions
+    output, (hidden, _) = theirs(packed)
+    last = [hidden[-2], hidden[-1]]  # the last layer's two directions
+    largest = pad_packed_sequence(output, batch_first=True, padding_value=-9)[0].amax(dim=1).split(5, dim=1)
+    parts = {"last": last, "max": largest, "both": [last[0], largest[0], last[1], largest[1]]}
+    expected = torch.cat(list(parts[pooling]), dim=1)
     torch.testing.assert_close(ours(**batch).last_hidden_state, expected, atol=1e-6, rtol=1e-5)
 
 
@@ -129,8 +150,11 @@ def pair(first: Tensor, second: Tensor, width: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_trap_11_a_pair_is_its_two_texts_encoded_alone_and_combined_by_hand(layers: int) -> None:
-    model = small(num_layers=layers, siamese=True)
+@POOLINGS
+def test_trap_11_a_pair_is_its_two_texts_encoded_alone_and_combined_by_hand(
+    pooling: str, layers: int
+) -> None:
+    model = small(num_layers=layers, siamese=True, pooling=pooling)
     firsts, seconds = sentences([3, 6, 2], seed=1), sentences([5, 1, 4], seed=2)
     expected = []
     with torch.no_grad():
@@ -159,9 +183,10 @@ def test_a_siamese_model_says_so_when_the_texts_are_not_told_apart() -> None:
 
 
 @pytest.mark.parametrize("siamese", [False, True])
-def test_a_row_without_any_token_gives_finite_logits_and_gradients(siamese: bool) -> None:
+@POOLINGS
+def test_a_row_without_any_token_gives_finite_logits_and_gradients(pooling: str, siamese: bool) -> None:
     """One empty text (or one cut away) must not turn the whole batch into NaN."""
-    model = small(siamese=siamese, num_layers=2)
+    model = small(siamese=siamese, num_layers=2, pooling=pooling)
     batch = padded([torch.tensor([], dtype=torch.int64), *sentences([4])], 4)
     batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
     logits = model(**batch).logits
@@ -173,13 +198,17 @@ def test_a_row_without_any_token_gives_finite_logits_and_gradients(siamese: bool
 
 
 @pytest.mark.parametrize("siamese", [False, True])
-def test_gradient_reaches_every_parameter(siamese: bool) -> None:
-    """A direction or layer that is cut off stays random, and the student is merely worse."""
-    model = small(siamese=siamese, num_layers=2)
-    batch = pair(*sentences([4, 5]), 9)
+@pytest.mark.parametrize("width", [9, 12])
+@POOLINGS
+def test_gradient_reaches_every_parameter(pooling: str, width: int, siamese: bool) -> None:
+    """A direction, layer or part of the pooling that is cut off stays random, and the student is worse."""
+    model = small(siamese=siamese, num_layers=2, pooling=pooling)
+    batch = pair(*sentences([4, 5]), width)
     model(**batch).logits.square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    inputs = model.hidden.weight.grad.abs().sum(dim=0)
+    assert inputs.gt(0).float().mean() > 0.9, "what is pooled reaches the hidden layer"
 
 
 def test_the_padding_vector_starts_at_zero_and_stays_there_through_training() -> None:
@@ -195,7 +224,11 @@ def test_the_padding_vector_starts_at_zero_and_stays_there_through_training() ->
     assert not torch.equal(table[1:], before)
 
 
-@pytest.mark.parametrize("options", [{}, {"siamese": True, "num_layers": 2}], ids=["single", "pairs"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"siamese": True, "num_layers": 2}, {"pooling": "both"}, {"pooling": "max"}],
+    ids=["single", "pairs", "both", "max"],
+)
 def test_it_comes_back_from_disk_with_equal_logits_and_its_class_names(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -212,6 +245,20 @@ def test_it_comes_back_from_disk_with_equal_logits_and_its_class_names(
     assert again.config.id2label == {0: "bad", 1: "fine", 2: "good"}
     for size in ("vocab_size", "embedding_size", "hidden_size", "num_layers", "head_size", "siamese"):
         assert getattr(again.config, size) == getattr(model.config, size)
+    assert again.config.pooling == model.config.pooling
+
+
+def test_a_folder_from_before_there_was_a_choice_of_pooling_is_read_as_it_was(tmp_path: Path) -> None:
+    """Read in another way, a student that was trained long ago would fail or answer otherwise."""
+    model = small(pooling="last")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    del values["pooling"]
+    file.write_text(json.dumps(values))
+    again: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    batch = padded(sentences(LENGTHS), 9)
+    assert torch.equal(logits_of(again, batch), logits_of(model, batch))
 
 
 def test_its_body_loads_through_automodel(tmp_path: Path) -> None:
@@ -234,6 +281,9 @@ def test_sizes_are_those_of_the_config() -> None:
     assert model.get_input_embeddings().weight.shape == (40, 6)
     assert [layer.weight_ih_l0.shape[1] for layer in model.encoder.forwards] == [6, 10]
     assert model.hidden.in_features == 10 and small(siamese=True).hidden.in_features == 40
+    assert small(pooling="max").hidden.in_features == 10
+    assert small(pooling="both").hidden.in_features == 20
+    assert small(pooling="both", siamese=True).hidden.in_features == 80
     assert model.classifier.out_features == 3
 
 
@@ -264,16 +314,18 @@ def test_compact_moves_the_chosen_tokens_to_the_front_in_their_order() -> None:
 
 @pytest.mark.parametrize("siamese", [False, True])
 @pytest.mark.parametrize("layers", [1, 2])
+@POOLINGS
 def test_rows_of_one_length_take_a_short_cut_to_the_same_logits_and_gradients(
-    layers: int, siamese: bool, monkeypatch: pytest.MonkeyPatch
+    pooling: str, layers: int, siamese: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The way without padding is another piece of code: a direction read wrong there would go unseen."""
     rows = sentences([6, 6, 6, 6])
     full = padded(rows, 6) | {"token_type_ids": torch.tensor([[0, 0, 0, 1, 1, 1]] * 4)}
-    model, other = (small(num_layers=layers, siamese=siamese, dropout=0.0).train() for _ in range(2))
+    options = {"num_layers": layers, "siamese": siamese, "dropout": 0.0, "pooling": pooling}
+    model, other = (small(**options).train() for _ in range(2))
     taken = []
-    original = bilstm._last
-    monkeypatch.setattr(bilstm, "_last", lambda states: taken.append(1) or original(states))
+    original = bilstm._flip
+    monkeypatch.setattr(bilstm, "_flip", lambda states: taken.append(1) or original(states))
     quick = model(**full).logits
     assert bool(taken) is not siamese, "the halves of a pair are padded to the whole"
     monkeypatch.setattr(bilstm, "_is_full", lambda mask: False)
@@ -289,13 +341,16 @@ def test_rows_of_one_length_take_a_short_cut_to_the_same_logits_and_gradients(
 @pytest.mark.parametrize("lengths", [[6, 6, 6], [6, 4, 2]], ids=["one length", "padded"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_two_directions_at_once_train_to_the_same_bits(layers: int, frozen: bool, lengths: list[int]) -> None:
+@POOLINGS
+def test_two_directions_at_once_train_to_the_same_bits(
+    pooling: str, layers: int, frozen: bool, lengths: list[int]
+) -> None:
     """A student that trains alone on two cores must be the one that trains beside others on one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     gradients = []
     for at_once in (False, True):
-        model = small(num_layers=layers, dropout=0.3).train()
+        model = small(num_layers=layers, dropout=0.3, pooling=pooling).train()
         model.encoder.embeddings.weight.requires_grad_(not frozen)
         model.encoder.at_once = at_once
         with torch.autocast("cpu", torch.bfloat16):
@@ -308,8 +363,9 @@ def test_two_directions_at_once_train_to_the_same_bits(layers: int, frozen: bool
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-def test_rows_of_one_length_answer_as_beside_longer_ones(layers: int) -> None:
-    model, rows = small(num_layers=layers), sentences([5, 5, 9])
+@POOLINGS
+def test_rows_of_one_length_answer_as_beside_longer_ones(pooling: str, layers: int) -> None:
+    model, rows = small(num_layers=layers, pooling=pooling), sentences([5, 5, 9])
     together = logits_of(model, padded(rows, 9))
     alone = logits_of(model, padded(rows[:2], 5))
     torch.testing.assert_close(alone, together[:2], atol=1e-6, rtol=1e-5)

@@ -257,6 +257,7 @@ OTHERS: dict[str, Any] = {
     "vocabulary_size": 99,
     "embedding_size": 7,
     "dropout": 0.2,
+    "pooling": "last",
     "precision": "bf16",
 }
 
