@@ -21,6 +21,7 @@ Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Init = Literal["pretrained", "teacher", "random"]
 Pooling = Literal["last", "max", "both"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+SoftLoss = Literal["mse", "kl"]
 Split = Literal["train", "validation", "test"]
 Vocabulary = Literal["words", "teacher"]
 
@@ -227,6 +228,17 @@ class DistillConfig(FitConfig):
         short="-a",
         help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label in it.",
     )
+    soft_loss: SoftLoss = option(
+        "mse",
+        panel="Training",
+        help="What the teacher's weight is on. mse: of the raw logits. kl: of the answers at --temperature.",
+    )
+    temperature: float | None = option(
+        None,
+        gt=0,
+        panel="Training",
+        help="kl: softens both answers, and the term is multiplied by its square. (default: 2)",
+    )
     init: Init | None = option(
         None,
         panel="Model",
@@ -301,6 +313,11 @@ class DistillConfig(FitConfig):
             raise ValueError(
                 f"alpha {self.alpha:g} needs a teacher: give --teacher RUN_OR_MODEL, or --alpha 1 "
                 "for labels only"
+            )
+        if self.temperature is not None and self.soft_loss != "kl":
+            raise ValueError(
+                f"--temperature {self.temperature:g} is for --soft-loss kl: with {self.soft_loss} it would "
+                "only rescale alpha. Leave it out, or add --soft-loss kl"
             )
         if not self.teacher and self.init == "teacher":
             raise ValueError("--init teacher needs a teacher: give --teacher RUN_OR_MODEL")
@@ -440,6 +457,9 @@ def resolve(config: AnyFit) -> AnyFit:
             found |= {"vocabulary_size": 20_000}
         if words or config.init == "random":
             found |= {"embedding_size": 300}
+    if isinstance(config, DistillConfig) and config.soft_loss == "kl":
+        # DistilBERT's. The higher it is, the more KL is MSE again, with another scale (Hinton, section 2.1).
+        found |= {"temperature": 2.0}
     unset = {name: value for name, value in found.items() if getattr(config, name) is None}
     return changed(config, **unset)
 

@@ -65,6 +65,8 @@ FULL: list[Any] = [
         teacher=("1e-4", "null"),
         teacher_weight=(1, 2.5),
         alpha=0.0,
+        soft_loss="kl",
+        temperature=1e-1,
         init="random",
         layers=2,
         hidden_size=10,
@@ -299,6 +301,8 @@ BILSTM_ONLY = {
         ({"vocabulary": "teacher", "embedding_size": 9}, ("--embedding-size", "--init random")),
         ({"vocabulary": "teacher", "teacher": None, "alpha": 1}, ("--vocabulary teacher", "--teacher")),
         ({"student": "tinybert", "init": "teacher", "teacher": None, "alpha": 1}, ("--init teacher",)),
+        ({"temperature": 3}, ("--temperature 3", "--soft-loss kl")),
+        ({"temperature": 3, "soft_loss": "mse"}, ("--temperature 3", "--soft-loss kl")),
         ({"teacher": None}, ("alpha 0.5", "--teacher")),
         ({"teacher": None, "alpha": 0}, ("alpha 0", "--teacher")),
     ],
@@ -311,6 +315,15 @@ def test_an_option_that_would_do_nothing_for_the_student_is_refused(
         make_config(DistillConfig, base | values)
     for text in named:
         assert text in str(error.value)
+
+
+def test_only_the_kl_has_a_temperature() -> None:
+    base = {"dataset": "sst2", "teacher": "t", "output_dir": "out"}
+    found = [
+        resolve(DistillConfig(**base, **options)).temperature
+        for options in ({}, {"soft_loss": "kl"}, {"soft_loss": "kl", "temperature": 5})
+    ]
+    assert found == [None, 2, 5]
 
 
 def test_every_bad_value_is_named_and_not_the_first_alone() -> None:

@@ -44,12 +44,24 @@ def soft_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
         student_logits: float `[N, C]`.
         teacher_logits: float `[N, C]`, without gradient.
     """
-    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
-            f"teacher_logits {tuple(teacher_logits.shape)} and student_logits {tuple(student_logits.shape)} "
-            "differ in shape; broadcasting them would hide a mistake"
-        )
+    _check_teacher(student_logits, teacher_logits)
     return F.mse_loss(student_logits.float(), teacher_logits.float())
+
+
+def kl_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Kullback-Leibler divergence of the softened answers, mean over rows (Hinton et al. 2015, section 2).
+
+    `T^2 * sum over rows and classes of p * (log p - log q) / N` with `p = softmax(teacher / T)` and
+    `q = softmax(student / T)`. It is a sum over classes: a mean over them, torch's default, would halve the
+    teacher's weight for two classes. Gradients shrink with `1 / T^2`, so `T^2` keeps alpha's meaning.
+
+    Args:
+        student_logits: float `[N, C]`.
+        teacher_logits: float `[N, C]`, without gradient.
+        temperature: T, above 0.
+    """
+    _check_teacher(student_logits, teacher_logits)
+    return _kl_of_rows(student_logits, teacher_logits, temperature).mean()
 
 
 def distillation_loss(
@@ -58,11 +70,13 @@ def distillation_loss(
     teacher_logits: Tensor | None,
     alpha: float,
     *,
+    temperature: float | None = None,
     labelled_share: float = 1.0,
 ) -> Losses:
     """`alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits)`.
 
     Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks", section 3.2.
+    With a `temperature`, `kl_loss` is in the place of the MSE.
     With `alpha=1` the teacher's logits are not looked at, with `alpha=0` the labels are not.
 
     Args:
@@ -70,6 +84,7 @@ def distillation_loss(
         labels: int64 `[N]`, -100 where there is none; may be `None` when `alpha` is 0.
         teacher_logits: float `[N, C]`; may be `None` when `alpha` is 1.
         alpha: weight of the hard loss, in `[0, 1]`.
+        temperature: of the soft loss, as `kl_loss`; `None` for the MSE.
         labelled_share: as `hard_loss`.
 
     Raises:
@@ -85,7 +100,10 @@ def distillation_loss(
     if alpha < 1:
         if teacher_logits is None:
             raise ValueError(f"alpha {alpha:g} weighs the teacher, but the batch has no teacher_logits")
-        soft = soft_loss(student_logits, teacher_logits)
+        if temperature is None:
+            soft = soft_loss(student_logits, teacher_logits)
+        else:
+            soft = kl_loss(student_logits, teacher_logits, temperature)
     if hard is None:
         assert soft is not None
         return Losses(soft, None, soft)
@@ -100,6 +118,7 @@ def distillation_losses(
     teacher_logits: Tensor | None,
     alphas: Tensor,
     *,
+    temperature: float | None = None,
     labelled_share: float = 1.0,
 ) -> Losses:
     """`distillation_loss` of K students at once, each with its own alpha.
@@ -109,6 +128,7 @@ def distillation_losses(
         labels: int64 `[K, N]`, -100 where there is none; may be `None` when every alpha is 0.
         teacher_logits: float `[K, N, C]`; may be `None` when every alpha is 1.
         alphas: float `[K]`, each in `[0, 1]`, on the device of the logits.
+        temperature: of the soft loss of all, as `distillation_loss`.
         labelled_share: as `hard_loss`; they all learn from the same rows.
 
     Returns:
@@ -131,7 +151,11 @@ def distillation_losses(
                 f"teacher_logits {tuple(teacher_logits.shape)} and student_logits "
                 f"{tuple(student_logits.shape)} differ in shape"
             )
-        soft = F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="none").mean(dim=(1, 2))
+        if temperature is None:
+            squares = F.mse_loss(student_logits.float(), teacher_logits.float(), reduction="none")
+            soft = squares.mean(dim=(1, 2))
+        else:
+            soft = _kl_of_rows(student_logits, teacher_logits, temperature).mean(dim=1)
     if hard is None and soft is None:
         raise ValueError("there are neither labels nor teacher_logits to learn from")
     if hard is None or soft is None:
@@ -141,16 +165,37 @@ def distillation_losses(
     return Losses(alphas * hard + (1 - alphas) * soft, hard, soft)
 
 
-def formula(alpha: float, labelled_share: float = 1.0) -> str:
+def formula(alpha: float, *, temperature: float | None = None, labelled_share: float = 1.0) -> str:
     """The loss with its numbers in it, as every run prints and saves it."""
     hard, soft = "CE(student, labels)", "MSE(student_logits, teacher_logits)"
     if labelled_share < 1:
         hard += f" over labelled rows ({labelled_share:.1%} of all)"
+    if temperature is not None:
+        by = "" if temperature == 1 else f" / {temperature:g}"
+        squared = "" if temperature == 1 else f"{temperature**2:g} * "
+        soft = f"{squared}KL(softmax(teacher_logits{by}) || softmax(student_logits{by}))"
     if alpha == 1:
         return f"loss = {hard}"
     if alpha == 0:
         return f"loss = {soft}"
     return f"loss = {alpha:g} * {hard} + {1 - alpha:.12g} * {soft}"
+
+
+def _kl_of_rows(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """`T^2 * KL` of each row, float32: `[..., C]` to `[...]`."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    ours = F.log_softmax(student_logits.float() / temperature, dim=-1)
+    theirs = F.log_softmax(teacher_logits.float() / temperature, dim=-1)
+    return temperature**2 * F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1)
+
+
+def _check_teacher(student_logits: Tensor, teacher_logits: Tensor) -> None:
+    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"teacher_logits {tuple(teacher_logits.shape)} and student_logits {tuple(student_logits.shape)} "
+            "differ in shape; broadcasting them would hide a mistake"
+        )
 
 
 def _check_share(labelled_share: float) -> None:

@@ -55,6 +55,7 @@ def fit_together(
     warmup_ratio: float = 0.1,
     max_grad_norm: float = 1.0,
     patience: int | None = None,
+    temperature: float | None = None,
     labelled_share: float = 1.0,
 ) -> Iterator[StepRecord | tuple[int, EpochRecord | UserError]]:
     """`fit` for the K students of a stack; each becomes what `fit` would make of it, up to rounding.
@@ -69,7 +70,7 @@ def fit_together(
         alphas: each student's weight of the hard loss.
         precision: fp32 or bf16: fp16's scaler would have to know each student's overflows apart.
         validate, metric, patience: as `fit`, called with one student at a time.
-        labelled_share: of the rows, as `hard_loss`.
+        temperature, labelled_share: as `distillation_losses`.
 
     Yields:
         A `StepRecord` with the students' mean loss, and for each student that still trains its number and an
@@ -122,6 +123,7 @@ def fit_together(
                     _joined(own, "labels"),
                     _joined(own, "teacher_logits"),
                     weighted,
+                    temperature=temperature,
                     labelled_share=labelled_share,
                 )
                 (losses.total.sum() * (batch_rows / step_rows)).backward()

@@ -39,6 +39,8 @@ TOGETHER = 64  # students that are computed as one, at most
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     """Train `config.student` with `alpha * CE(labels) + (1 - alpha) * MSE(teachers' mean logits)`.
 
+    With `soft_loss="kl"` it is the KL divergence at a temperature in the place of the MSE.
+
     A teacher runs once over a row, whatever is distilled from it later: its logits are kept on disk. With
     `alpha=1` it does not run. The validation split picks the epoch that is kept; the test split is never
     opened.
@@ -126,10 +128,14 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             teacher_logits=teacher_logits if config.alpha < 1 else None,
         )
         labelled_share = mix[0] / sum(mix) if mix and config.alpha > 0 else train_rows.labelled_share
+        terms: dict[str, Any] = {
+            "alpha": config.alpha,
+            "temperature": config.temperature,
+            "labelled_share": labelled_share,
+        }
 
         def loss(logits: Tensor, batch: dict[str, Tensor]) -> Losses:
-            known, taught = batch.get("labels"), batch.get("teacher_logits")
-            return distillation_loss(logits, known, taught, config.alpha, labelled_share=labelled_share)
+            return distillation_loss(logits, batch.get("labels"), batch.get("teacher_logits"), **terms)
 
         job = Job(
             command="distill",
@@ -138,7 +144,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             model=own.model,
             tokenizer=own.tokenizer,
             loss=loss,
-            formula=formula(config.alpha, labelled_share),
+            formula=formula(**terms),
             precision=precision,
             labelled_share=labelled_share,
             mix=mix,

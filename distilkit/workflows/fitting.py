@@ -172,6 +172,7 @@ def fit_into_runs(
                 [config.alpha for config in configs],
                 device=device,
                 validate=partial(_scores, jobs[0], validation_rows),
+                temperature=configs[0].temperature,
                 labelled_share=max(job.labelled_share for job in jobs),
                 **_settings(jobs[0]),
             )

@@ -12,6 +12,7 @@ from distilkit.engine.losses import (
     distillation_losses,
     formula,
     hard_loss,
+    kl_loss,
     soft_loss,
 )
 
@@ -133,6 +134,8 @@ def test_teacher_logits_of_another_shape_are_refused_and_never_broadcast(teacher
     with pytest.raises(ValueError, match="teacher_logits"):
         soft_loss(STUDENT, teacher)
     with pytest.raises(ValueError, match="teacher_logits"):
+        kl_loss(STUDENT, teacher, 2.0)
+    with pytest.raises(ValueError, match="teacher_logits"):
         distillation_loss(STUDENT, LABELS, teacher, 0.5)
 
 
@@ -171,6 +174,67 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
     losses = distillation_loss(student, torch.tensor([1]), torch.tensor([[10.01, -10.01]]), 0.5)
     assert losses.total.dtype == torch.float32
     assert losses.soft is not None and losses.soft.item() == pytest.approx(1e-4, rel=0.01)
+
+
+# --- KL ----------------------------------------------------------------------------------------------------
+
+
+def kl_by_hand(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
+    """T^2 * sum of p * log(p / q), divided by rows alone."""
+
+    def softened(logits: np.ndarray) -> np.ndarray:
+        values = np.exp(logits.astype(np.float64) / temperature)
+        return np.asarray(values / values.sum(axis=1, keepdims=True))
+
+    p, q = softened(teacher), softened(student)
+    return float(temperature**2 * (p * np.log(p / q)).sum() / len(student))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 8.0])
+def test_the_kl_is_the_formula_worked_out_by_hand(temperature: float) -> None:
+    expected = kl_by_hand(STUDENT.numpy(), TEACHER.numpy(), temperature)
+    assert kl_loss(STUDENT, TEACHER, temperature).item() == pytest.approx(expected, rel=1e-4)
+    losses = distillation_loss(STUDENT, LABELS, TEACHER, 0.3, temperature=temperature)
+    assert losses.soft is not None and losses.soft.item() == pytest.approx(expected, rel=1e-4)
+    hard = cross_entropy_by_hand(STUDENT.numpy(), LABELS.numpy())
+    assert losses.total.item() == pytest.approx(0.3 * hard + 0.7 * expected, rel=1e-4)
+
+
+def test_trap_13_the_kl_is_a_mean_over_rows_and_a_sum_over_classes() -> None:
+    """Torch's default, a mean over both, halves the teacher's weight for two classes."""
+    student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, -1.0]])
+    one = kl_loss(student, teacher, 1.0).item()
+    p = 1 / (1 + np.exp(-2.0))
+    assert one == pytest.approx(p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p)))
+    assert kl_loss(student.expand(7, 2), teacher.expand(7, 2), 1.0).item() == pytest.approx(one)
+
+
+def test_the_gradient_of_the_kl_keeps_its_size_at_any_temperature() -> None:
+    """Without T^2 it would fade with it, and alpha mean something else at each; for small logits it is
+    (student - teacher) / (N * C) for logits of mean 0 (Hinton et al. 2015, section 2.1)."""
+    student, teacher = (logits - logits.mean(dim=1, keepdim=True) for logits in (STUDENT, TEACHER))
+    student.requires_grad_()
+    (gradient,) = torch.autograd.grad(kl_loss(student, teacher, 1000.0), student)
+    torch.testing.assert_close(gradient, (student - teacher).detach() / 6, atol=1e-3, rtol=1e-2)
+
+
+def test_the_kl_is_zero_and_still_for_a_student_that_answers_as_its_teacher() -> None:
+    student = (TEACHER + 3).requires_grad_()  # the same answers: a softmax knows no offset
+    loss = kl_loss(student, TEACHER, 2.0)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert abs(loss.item()) < 1e-6 and gradient.abs().max() < 1e-6
+
+
+def test_the_kl_of_very_sure_answers_is_finite_and_float32() -> None:
+    student = torch.tensor([[300.0, -300.0]], dtype=torch.bfloat16)
+    loss = kl_loss(student, torch.tensor([[-300.0, 300.0]]), 1.0)
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(600, rel=0.01)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_temperature_that_is_none_is_refused(temperature: float) -> None:
+    with pytest.raises(ValueError, match="temperature"):
+        kl_loss(STUDENT, TEACHER, temperature)
 
 
 # --- rows without a label ----------------------------------------------------------------------------------
@@ -237,8 +301,8 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
 
 def test_the_formula_says_that_only_labelled_rows_count() -> None:
     text = "loss = 0.5 * CE(student, labels) over labelled rows (12.5% of all) + 0.5 * MSE"
-    assert formula(0.5, 0.125).startswith(text)
-    assert "labelled rows" not in formula(0.5) + formula(0.0, 0.125)
+    assert formula(0.5, labelled_share=0.125).startswith(text)
+    assert "labelled rows" not in formula(0.5) + formula(0.0, labelled_share=0.125)
 
 
 # --- the formula in words ----------------------------------------------------------------------------------
@@ -256,3 +320,10 @@ def test_the_formula_says_that_only_labelled_rows_count() -> None:
 )
 def test_the_formula_has_its_numbers_in_it(alpha: float, text: str) -> None:
     assert formula(alpha) == text
+
+
+def test_the_formula_of_the_kl_has_its_temperature_in_it() -> None:
+    text = "loss = 0.5 * CE(student, labels) + 0.5 * 4 * KL(softmax(teacher_logits / 2) || "
+    assert formula(0.5, temperature=2.0) == text + "softmax(student_logits / 2))"
+    assert formula(0, temperature=1.0) == "loss = KL(softmax(teacher_logits) || softmax(student_logits))"
+    assert formula(1, temperature=2.0) == formula(1)

@@ -78,11 +78,10 @@ def alone(
     model: BiLSTMForSequenceClassification, alpha: float, rows: Any, device: str, **options: Any
 ) -> list[EpochRecord]:
     known = settings(**options)
-    share = known.pop("labelled_share", 1.0)
+    terms = {name: known.pop(name) for name in ("temperature", "labelled_share") if name in known}
 
     def loss(logits: Tensor, batch: dict[str, Tensor]) -> Any:
-        taught = batch.get("teacher_logits")
-        return distillation_loss(logits, batch.get("labels"), taught, alpha, labelled_share=share)
+        return distillation_loss(logits, batch.get("labels"), batch.get("teacher_logits"), alpha, **terms)
 
     tables = [model.get_input_embeddings()] if device == "cpu" else []
     records = fit(model, rows, loss, accelerator=make_accelerator("fp32"), tables=tables, **known)
@@ -150,21 +149,24 @@ def test_students_trained_together_equal_those_trained_alone(
     assert all((one - other).abs().max() > 1e-2 for one, other in pairwise(trained)), "alpha and seed act"
 
 
-def test_students_trained_together_leave_out_the_same_rows_without_a_label() -> None:
+@pytest.mark.parametrize("temperature", [None, 2.0])
+def test_students_trained_together_have_the_loss_of_those_alone(temperature: float | None) -> None:
+    """With rows that have no label, and either soft loss."""
     rows = encoded()
     assert rows.labels is not None
     labels = rows.labels.clone()
     labels[::3] = -100
     rows = rows.join(labels=labels, teacher_logits=rows.teacher_logits)
-    options = {"labelled_share": rows.labelled_share}
+    options = {"labelled_share": rows.labelled_share, "temperature": temperature}
     models = [student(1, dropout=0.0) for _ in (0, 1)]
     found = together(models, [0.4, 1.0], [loader(rows, 1, 2)] * 2, "cpu", **options)
     for number, alpha in enumerate((0.4, 1.0)):
         own = student(1, dropout=0.0)
         records = alone(own, alpha, loader(rows, 1, 2), "cpu", **options)
         torch.testing.assert_close(parameters(models[number]), parameters(own), atol=2e-4, rtol=0)
-        expected = [record.hard_loss for record in records]
-        assert [record.hard_loss for record in found[number]] == pytest.approx(expected, abs=1e-3)
+        for name in ("hard_loss", "soft_loss"):
+            expected = [getattr(record, name) for record in records]
+            assert [getattr(record, name) for record in found[number]] == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -332,15 +334,17 @@ def test_fp16_is_refused() -> None:
 # --- its parts ---------------------------------------------------------------------------------------------
 
 
-def test_losses_of_many_are_the_losses_of_each() -> None:
+@pytest.mark.parametrize("temperature", [None, 3.0])
+def test_losses_of_many_are_the_losses_of_each(temperature: float | None) -> None:
     torch.manual_seed(0)
     logits, teacher = torch.randn(3, 7, 4), torch.randn(3, 7, 4)
     labels = torch.randint(4, (3, 7))
     alphas = torch.tensor([0.0, 0.3, 1.0])
-    found = distillation_losses(logits, labels, teacher, alphas)
+    found = distillation_losses(logits, labels, teacher, alphas, temperature=temperature)
     assert found.hard is not None and found.soft is not None
     for number, alpha in enumerate((0.0, 0.3, 1.0)):
-        one = distillation_loss(logits[number], labels[number], teacher[number], alpha)
+        parts = logits[number], labels[number], teacher[number]
+        one = distillation_loss(*parts, alpha, temperature=temperature)
         torch.testing.assert_close(found.total[number], one.total)
         for own, whole in ((one.hard, found.hard), (one.soft, found.soft)):
             if own is not None:

@@ -125,8 +125,9 @@ def test_a_run_says_how_many_shared_its_steps(config: Make, as_one: None) -> Non
 def test_students_trained_in_other_ways_are_not_put_together(config: Make, as_one: None) -> None:
     """One schedule and one batch size serve all of a stack."""
     ways: list[dict[str, Any]] = [{"seed": 1}, {"learning_rate": 3e-2}, {"seed": 2}, {"batch_size": 4}]
+    ways += [{"soft_loss": "kl", "seed": seed} for seed in (1, 2)]
     runs = distill_many([config(f"together/{i}", **way) for i, way in enumerate(ways)])
-    assert [run.environment["trained_together"] for run in runs] == [2, 1, 2, 1]
+    assert [run.environment["trained_together"] for run in runs] == [2, 1, 2, 1, 2, 2]
     for number, way in enumerate(ways):
         alone = distill(config(f"alone/{number}", **way))
         torch.testing.assert_close(logits_of(runs[number]), logits_of(alone), atol=2e-2, rtol=0)

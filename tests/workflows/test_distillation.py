@@ -130,6 +130,19 @@ def test_both_parts_are_logged_and_add_up(config: Any) -> None:
     assert formula in reporter.notes and run.environment["loss"] == formula
 
 
+def test_the_kl_is_trained_with_and_said_with_its_temperature(config: Any, tmp_path: Path) -> None:
+    default = distill(config(soft_loss="kl", learning_rate=3e-2, epochs=10))
+    assert default.config.temperature == 2
+    assert "4 * KL(softmax(teacher_logits / 2)" in default.environment["loss"]
+    assert default.history[-1]["soft_loss"] < 0.5 * default.history[0]["soft_loss"]
+    options = {"soft_loss": "kl", "epochs": 1}
+    trained = [
+        weights(distill(config(output_dir=tmp_path / str(t), temperature=t, **options))) for t in (1, 2)
+    ]
+    trained.append(weights(distill(config(output_dir=tmp_path / "mse", epochs=1))))
+    assert len(set(trained)) == 3
+
+
 def test_rows_without_a_label_do_not_thin_out_the_hard_loss(
     config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
