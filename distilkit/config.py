@@ -266,7 +266,11 @@ class DistillConfig(FitConfig):
         None, ge=3, panel="Model", help="bilstm: most frequent words kept. (default: 20000)"
     )
     embedding_size: int | None = option(
-        None, ge=1, panel="Model", help="bilstm: width of the word vectors. (default: 300, or the teacher's)"
+        None,
+        ge=1,
+        panel="Model",
+        help="bilstm: width of the word vectors; fewer than the teacher's are its principal components. "
+        "(default: 300, or the teacher's)",
     )
     dropout: float | None = option(None, ge=0, lt=1, panel="Model", help="bilstm: dropout. (default: 0.1)")
     pooling: Pooling | None = option(
@@ -348,8 +352,6 @@ class DistillConfig(FitConfig):
             raise ValueError("--vocabulary teacher needs a teacher: give --teacher RUN_OR_MODEL")
         if from_teacher and self.vocabulary_size is not None:
             raise ValueError("--vocabulary-size goes with --vocabulary words: the teacher's is taken whole")
-        if from_teacher and self.init != "random" and self.embedding_size is not None:
-            raise ValueError("--embedding-size: the teacher's embeddings have their own; add --init random")
 
 
 @frozen

@@ -298,7 +298,6 @@ BILSTM_ONLY = {
         ({"init": "teacher"}, ("--init teacher", "--vocabulary teacher")),
         ({"init": "teacher", "vocabulary": "words"}, ("--init teacher", "--vocabulary teacher")),
         ({"vocabulary": "teacher", "vocabulary_size": 9}, ("--vocabulary-size", "--vocabulary words")),
-        ({"vocabulary": "teacher", "embedding_size": 9}, ("--embedding-size", "--init random")),
         ({"vocabulary": "teacher", "teacher": None, "alpha": 1}, ("--vocabulary teacher", "--teacher")),
         ({"student": "tinybert", "init": "teacher", "teacher": None, "alpha": 1}, ("--init teacher",)),
         ({"temperature": 3}, ("--temperature 3", "--soft-loss kl")),

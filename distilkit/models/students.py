@@ -4,9 +4,11 @@ import copy
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -19,6 +21,7 @@ from distilkit.config import DistillConfig
 from distilkit.data.encoding import Tokenizer
 from distilkit.errors import UserError
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
+from distilkit.models.components import Components, principal_components
 from distilkit.models.loading import (
     Source,
     embedding_table,
@@ -59,6 +62,12 @@ class Teacher:
     source: Source
     tokenizer: Tokenizer
     model: PreTrainedModel | None
+
+    @cached_property
+    def components(self) -> Components:
+        """Of its embedding table; students that are made together share them."""
+        assert self.model is not None
+        return principal_components(embedding_table(self.model).detach())
 
 
 def make_student(
@@ -112,11 +121,12 @@ def _bilstm(
     origin = f"random weights, {rows:,} words of the training text"
     table = None
     if config.init == "teacher":
-        assert teacher is not None and teacher.model is not None
-        table = embedding_table(teacher.model).detach()
+        assert teacher is not None
+        table, reduced = _piece_vectors(teacher, config.embedding_size)
         rows = len(table)
         origin = (
-            f"word-piece embeddings {rows:,} x {table.shape[1]} of {teacher.source.name}, the rest random"
+            f"word-piece embeddings {rows:,} x {table.shape[1]} of {teacher.source.name}{reduced}, "
+            "the rest random"
         )
     elif config.vocabulary == "teacher":
         assert teacher is not None
@@ -140,6 +150,26 @@ def _bilstm(
             weight.copy_(table * (0.1 / table.std()))  # directions transfer; this scale suits an LSTM
             weight[tokenizer.pad_token_id] = 0
     return Student(model, tokenizer, origin)
+
+
+def _piece_vectors(teacher: Teacher, size: int | None) -> tuple[Tensor, str]:
+    """The teacher's word-piece embeddings, in `size` dimensions if that is fewer, and in words how.
+
+    Fewer are coordinates along its principal components (as Mukherjee and Awadallah 2020, XtremeDistil).
+    """
+    assert teacher.model is not None
+    table = embedding_table(teacher.model).detach()
+    width = table.shape[1]
+    if size is None or size == width:
+        return table, ""
+    if size > width:
+        raise UserError(
+            f"--embedding-size {size}: the word-piece embeddings of {teacher.source.name} have {width} "
+            f"dimensions. Use at most {width}, or --init random."
+        )
+    share = float(teacher.components.shares[:size].sum())
+    reduced = f" ({share:.1%} of the variance of {width} dimensions)"
+    return teacher.components.coordinates(table, size), reduced
 
 
 def _pretrained(config: DistillConfig, names: Sequence[str]) -> Student:

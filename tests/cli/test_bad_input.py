@@ -102,6 +102,10 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*STUDENT, "--dropout", "1"), ("--dropout", "1")),
     ((*STUDENT, "--pooling", "mean"), ("--pooling", "mean")),
     ((*STUDENT, "--student", "tinybert", "--pooling", "max"), ("--pooling", "tinybert")),
+    (
+        (*FROM_TEACHER, "--vocabulary", "teacher", "--embedding-size", "25"),
+        ("--embedding-size 25", "teacher have 24", "--init random"),
+    ),
     ((*STUDENT, "--precision", "int8"), ("--precision", "int8")),
     ((*STUDENT, "--dataset", "sst3"), ("--dataset", "sst3")),
     ((*STUDENT, "--max-length"), ("--max-length",)),

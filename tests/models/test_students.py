@@ -290,10 +290,54 @@ def test_a_bilstm_of_the_teachers_word_pieces_starts_from_its_table() -> None:
     assert "word-piece embeddings" in made.origin and "the-teacher" in made.origin
 
 
+def test_a_narrow_bilstm_starts_from_the_principal_components_of_the_teachers_table() -> None:
+    """Coordinates under another id, or other components than the leading ones, are of a shape that fits."""
+    teacher = tiny_bert()
+    theirs = teacher.get_input_embeddings().weight
+    made = student_of(teacher_of(teacher), vocabulary="teacher", hidden_size=5, embedding_size=7)
+    own = made.model.get_input_embeddings().weight
+    assert own.shape == (len(theirs), 7) and made.model.config.embedding_size == 7
+    assert own[0].abs().sum() == 0  # padding
+    left, values, _ = torch.linalg.svd((theirs - theirs.mean(dim=0)).detach(), full_matrices=False)
+    expected = (left * values)[:, :7]
+    expected = expected * (0.1 / expected.std())
+    torch.testing.assert_close(own[1:] @ own[1:].T, expected[1:] @ expected[1:].T, atol=1e-4, rtol=1e-3)
+    share = (values[:7].square().sum() / values.square().sum()).item()
+    assert f"{len(theirs)} x 7 of the-teacher ({share:.1%} of the variance of 24 dimensions)" in made.origin
+
+
+def test_the_teachers_own_width_leaves_its_table_as_it_is() -> None:
+    """Rotated, it would be another table than without the option, for nothing."""
+    teacher = teacher_of(tiny_bert())
+    tables = [
+        student_of(teacher, vocabulary="teacher", hidden_size=5, **width).model.get_input_embeddings().weight
+        for width in ({}, {"embedding_size": 24})
+    ]
+    assert torch.equal(*tables)
+
+
+def test_word_vectors_wider_than_the_teachers_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--embedding-size 25: .*the-teacher have 24 .*--init random"):
+        student_of(teacher_of(tiny_bert()), vocabulary="teacher", embedding_size=25)
+
+
 def test_a_bilstm_of_word_pieces_may_start_at_random_and_needs_no_teacher_weights() -> None:
     made = student_of(teacher_of(None), vocabulary="teacher", init="random", embedding_size=6)
     assert made.model.get_input_embeddings().weight.shape == (len(tiny_tokenizer()), 6)
     assert made.origin.startswith("random weights")
+
+
+def test_a_bilstm_of_the_default_sizes_stays_below_a_million_parameters_beside_its_table() -> None:
+    """On the word vectors of a teacher that is 384 wide; the table is not computed with, but looked up in."""
+    config = tiny_bert().config
+    config.hidden_size = 384
+    teacher = teacher_of(BertForSequenceClassification(config))
+    made = student_of(teacher, dataset="sst2", vocabulary="teacher")
+    sizes = made.model.config
+    assert (sizes.embedding_size, sizes.hidden_size, sizes.pooling) == (384, 150, "both")
+    lstm = 2 * 4 * 150 * (384 + 150 + 2)
+    count = sum(parameter.numel() for parameter in made.model.parameters())
+    assert count - made.model.get_input_embeddings().weight.numel() == lstm + 601 * 200 + 201 * 2 < 1_000_000
 
 
 def test_a_bilstm_for_pairs_is_siamese_and_its_tokenizer_tells_the_texts_apart() -> None:

@@ -299,6 +299,7 @@ def test_trap_4_the_test_split_is_never_opened(config: Any, tmp_path: Path) -> N
 STUDENTS: dict[str, dict[str, Any]] = {
     "bilstm, words": {"layers": 2},
     "bilstm, the teacher's word-pieces": {"vocabulary": "teacher"},
+    "bilstm, fewer dimensions of the word-pieces": {"vocabulary": "teacher", "embedding_size": 8},
     "bilstm, random word-pieces": {"vocabulary": "teacher", "init": "random", "embedding_size": 6},
     "tinybert, layers of the teacher": {"student": "tinybert", "init": "teacher", "layers": 1},
     "tinybert, random": {"student": "tinybert", "init": "random", "layers": 1, "hidden_size": 12},
