@@ -228,6 +228,9 @@ class DistillConfig(FitConfig):
         short="-a",
         help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label in it.",
     )
+    alpha_end: float | None = option(
+        None, ge=0, le=1, panel="Training", help="Where alpha has gone by the last step. (default: it stays)"
+    )
     soft_loss: SoftLoss = option(
         "mse",
         panel="Training",
@@ -293,6 +296,21 @@ class DistillConfig(FitConfig):
         """As `DataConfig`; without a dataset, the name of the first transfer file."""
         return super().data_name if self.has_dataset else Path(self.transfer[0]).stem
 
+    @property
+    def alphas(self) -> tuple[float, float]:
+        """The weight of the hard loss at the first step and at the last."""
+        return self.alpha, self.alpha if self.alpha_end is None else self.alpha_end
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether training labels are ever weighed."""
+        return max(self.alphas) > 0
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether teacher logits are ever weighed."""
+        return min(self.alphas) < 1
+
     @model_validator(mode="after")
     def _fits_together(self) -> "DistillConfig":
         if twice := [name for name in self.transfer if self.transfer.count(name) > 1]:
@@ -313,10 +331,11 @@ class DistillConfig(FitConfig):
             )
         if unfit := [weight for weight in self.teacher_weight if weight <= 0]:
             raise ValueError(f"--teacher-weight {unfit[0]:g} is not above 0: leave that teacher out")
-        if not self.teacher and self.alpha < 1:
+        if not self.teacher and self.runs_teacher:
+            constant = "--alpha 1 for" if self.alpha < 1 else "no --alpha-end for"
             raise ValueError(
-                f"alpha {self.alpha:g} needs a teacher: give --teacher RUN_OR_MODEL, or --alpha 1 "
-                "for labels only"
+                f"alpha {min(self.alphas):g} needs a teacher: give --teacher RUN_OR_MODEL, or {constant} "
+                "labels only"
             )
         if self.temperature is not None and self.soft_loss != "kl":
             raise ValueError(

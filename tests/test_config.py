@@ -65,6 +65,7 @@ FULL: list[Any] = [
         teacher=("1e-4", "null"),
         teacher_weight=(1, 2.5),
         alpha=0.0,
+        alpha_end=0.25,
         soft_loss="kl",
         temperature=1e-1,
         init="random",
@@ -314,6 +315,27 @@ def test_an_option_that_would_do_nothing_for_the_student_is_refused(
         make_config(DistillConfig, base | values)
     for text in named:
         assert text in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "labels", "teacher"),
+    [
+        (0, None, False, True),
+        (1, None, True, False),
+        (0.5, None, True, True),
+        (0, 0, False, True),
+        (1, 1, True, False),
+        (0, 1, True, True),
+        (1, 0, True, True),
+        (0, 0.1, True, True),
+        (1, 0.9, True, True),
+    ],
+)
+def test_labels_and_teacher_are_there_where_alpha_ever_weighs_them(
+    start: float, end: float | None, labels: bool, teacher: bool
+) -> None:
+    config = DistillConfig(dataset="sst2", teacher="t", output_dir="out", alpha=start, alpha_end=end)
+    assert (config.reads_labels, config.runs_teacher) == (labels, teacher)
 
 
 def test_only_the_kl_has_a_temperature() -> None:

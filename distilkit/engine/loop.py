@@ -21,6 +21,15 @@ from distilkit.engine.precision import Resolved, autocast
 from distilkit.errors import UserError
 
 Loss = Callable[[Tensor, dict[str, Tensor]], Losses]
+
+
+@dataclass(frozen=True)
+class ChangingLoss:
+    """A loss that changes as training goes on: `at` takes how far it is, 0 to 1, and gives that step's."""
+
+    at: Callable[[float], Loss]
+
+
 MEND = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
 # Between two looks at the losses, which make the device wait: whichever comes first.
 LOG_STEPS, LOG_SECONDS = 50, 15.0
@@ -58,7 +67,7 @@ class EpochRecord:
 def fit(
     model: torch.nn.Module,
     loader: DataLoader[Any],
-    loss: Loss,
+    loss: Loss | ChangingLoss,
     *,
     accelerator: Accelerator,
     precision: Resolved = "fp32",
@@ -79,7 +88,7 @@ def fit(
         model: any module that returns `.logits` `[N, C]` for the inputs of a batch.
         loader: optimizer steps, each a list of batches (`step_loader`). The losses of a step's batches are
             weighted by their rows, so that cutting a step differently changes nothing.
-        loss: `(logits, batch) -> Losses`, means over the rows of the batch.
+        loss: `(logits, batch) -> Losses`, means over the rows of the batch; or one that changes by the step.
         precision: number format of the forward pass; fp16 needs an `accelerator` with a scaler.
         tables: embeddings on a CPU of which a step reads a small part; see `RowAdamW`.
         validate: `model -> metrics`, called after every epoch.
@@ -111,12 +120,13 @@ def fit(
             sums, rows, started = Sums(), 0, time.perf_counter()
             for batches in loader if aside is None else made_ahead(loader, aside):
                 step_rows = sum(len(batch["input_ids"]) for batch in batches)
+                loss_now = loss.at(progress(step, steps)) if isinstance(loss, ChangingLoss) else loss
                 optimizer.read(*[batch["input_ids"] for batch in batches])
                 for batch in batches:
                     share = len(batch["input_ids"]) / step_rows
                     with autocast(accelerator.device, precision), cheap_dropout:
                         logits = model(**model_inputs(batch)).logits
-                    losses = loss(logits.float(), batch)
+                    losses = loss_now(logits.float(), batch)
                     accelerator.backward(losses.total * share)
                     sums.add(losses, len(batch["input_ids"]))
                 if tables:
@@ -161,6 +171,11 @@ def _settling(optimizer: RowAdamW) -> Iterator[None]:
         yield
     finally:
         optimizer.settle()
+
+
+def progress(step: int, steps: int) -> float:
+    """How far training is at its step `step`, from 0: 0 at the first, 1 at the last of `steps`."""
+    return step / max(1, steps - 1)
 
 
 def clip(gradients: list[Tensor], max_norm: float) -> None:

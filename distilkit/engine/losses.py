@@ -70,36 +70,48 @@ def distillation_loss(
     teacher_logits: Tensor | None,
     alpha: float,
     *,
+    alpha_end: float | None = None,
+    progress: float = 0.0,
     temperature: float | None = None,
     labelled_share: float = 1.0,
 ) -> Losses:
     """`alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits)`.
 
     Tang et al. 2019, "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks", section 3.2.
-    With a `temperature`, `kl_loss` is in the place of the MSE.
-    With `alpha=1` the teacher's logits are not looked at, with `alpha=0` the labels are not.
+    With a `temperature`, `kl_loss` is in the place of the MSE. With `alpha=1` the teacher's logits are not
+    looked at, with `alpha=0` the labels are not. With an `alpha_end` alpha is
+    `(1 - progress) * alpha + progress * alpha_end`, and both parts are computed where either is ever weighed.
 
     Args:
         student_logits: float `[N, C]`.
-        labels: int64 `[N]`, -100 where there is none; may be `None` when `alpha` is 0.
-        teacher_logits: float `[N, C]`; may be `None` when `alpha` is 1.
+        labels: int64 `[N]`, -100 where there is none; may be `None` when `alpha` is 0 throughout.
+        teacher_logits: float `[N, C]`; may be `None` when `alpha` is 1 throughout.
         alpha: weight of the hard loss, in `[0, 1]`.
+        alpha_end: its weight at the end of training; `None` where it stays.
+        progress: how far training is, in `[0, 1]`.
         temperature: of the soft loss, as `kl_loss`; `None` for the MSE.
         labelled_share: as `hard_loss`.
 
     Raises:
         ValueError: when a tensor that `alpha` weighs is missing or has another shape.
     """
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+    start, end = alpha, alpha if alpha_end is None else alpha_end
+    for value in (start, end):
+        if not 0 <= value <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], got {value}")
+    if not 0 <= progress <= 1:
+        raise ValueError(f"progress must lie in [0, 1], got {progress}")
+    now = alpha if start == end else (1 - progress) * start + progress * end
     hard = soft = None
-    if alpha > 0:
+    if max(start, end) > 0:
         if labels is None:
-            raise ValueError(f"alpha {alpha:g} weighs the labels, but the batch has none")
+            raise ValueError(f"alpha {max(start, end):g} weighs the labels, but the batch has none")
         hard = hard_loss(student_logits, labels, labelled_share)
-    if alpha < 1:
+    if min(start, end) < 1:
         if teacher_logits is None:
-            raise ValueError(f"alpha {alpha:g} weighs the teacher, but the batch has no teacher_logits")
+            raise ValueError(
+                f"alpha {min(start, end):g} weighs the teacher, but the batch has no teacher_logits"
+            )
         if temperature is None:
             soft = soft_loss(student_logits, teacher_logits)
         else:
@@ -109,7 +121,7 @@ def distillation_loss(
         return Losses(soft, None, soft)
     if soft is None:
         return Losses(hard, hard, None)
-    return Losses(alpha * hard + (1 - alpha) * soft, hard, soft)
+    return Losses(now * hard + (1 - now) * soft, hard, soft)
 
 
 def distillation_losses(
@@ -165,7 +177,13 @@ def distillation_losses(
     return Losses(alphas * hard + (1 - alphas) * soft, hard, soft)
 
 
-def formula(alpha: float, *, temperature: float | None = None, labelled_share: float = 1.0) -> str:
+def formula(
+    alpha: float,
+    *,
+    alpha_end: float | None = None,
+    temperature: float | None = None,
+    labelled_share: float = 1.0,
+) -> str:
     """The loss with its numbers in it, as every run prints and saves it."""
     hard, soft = "CE(student, labels)", "MSE(student_logits, teacher_logits)"
     if labelled_share < 1:
@@ -174,6 +192,9 @@ def formula(alpha: float, *, temperature: float | None = None, labelled_share: f
         by = "" if temperature == 1 else f" / {temperature:g}"
         squared = "" if temperature == 1 else f"{temperature**2:g} * "
         soft = f"{squared}KL(softmax(teacher_logits{by}) || softmax(student_logits{by}))"
+    if alpha_end is not None and alpha_end != alpha:
+        words = f"with alpha going from {alpha:g} to {alpha_end:g}, by the same amount each step"
+        return f"loss = alpha * {hard} + (1 - alpha) * {soft}, {words}"
     if alpha == 1:
         return f"loss = {hard}"
     if alpha == 0:

@@ -20,6 +20,7 @@ from distilkit.engine.loop import (
     check_parameters,
     groups_of,
     model_inputs,
+    progress,
 )
 from distilkit.engine.losses import distillation_losses
 from distilkit.engine.optimizer import BETAS, EPS
@@ -55,6 +56,7 @@ def fit_together(
     warmup_ratio: float = 0.1,
     max_grad_norm: float = 1.0,
     patience: int | None = None,
+    alphas_end: Sequence[float] | None = None,
     temperature: float | None = None,
     labelled_share: float = 1.0,
 ) -> Iterator[StepRecord | tuple[int, EpochRecord | UserError]]:
@@ -70,6 +72,7 @@ def fit_together(
         alphas: each student's weight of the hard loss.
         precision: fp32 or bf16: fp16's scaler would have to know each student's overflows apart.
         validate, metric, patience: as `fit`, called with one student at a time.
+        alphas_end: what each alpha has become by the last step, in equal steps; by default they stay.
         temperature, labelled_share: as `distillation_losses`.
 
     Yields:
@@ -84,7 +87,8 @@ def fit_together(
     )
     steps = epochs * len(loaders[0])
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
-    weighted = torch.tensor(alphas, dtype=torch.float32, device=device)
+    ends = alphas if alphas_end is None else alphas_end
+    first, last = (torch.tensor(values, dtype=torch.float32, device=device) for values in (alphas, ends))
     standings = [Standing(patience) for _ in alphas]
     training, step, told = list(range(len(alphas))), 0, time.perf_counter()
     distinct = list({id(loader): loader for loader in loaders}.values())
@@ -97,7 +101,8 @@ def fit_together(
         means = sums.means(rows)  # waits for the device
         for number in list(training):
             own = means[number]
-            own |= {name: None for name, alpha in left_out.items() if alphas[number] == alpha}
+            throughout = {alphas[number], ends[number]}
+            own |= {name: None for name, alpha in left_out.items() if throughout == {alpha}}
             try:
                 check_means(own, step)
             except UserError as error:
@@ -112,6 +117,7 @@ def fit_together(
         sums, rows, started = Sums(), 0, time.perf_counter()
         for parts in zip(*distinct, strict=True):
             step_rows = sum(len(batch["input_ids"]) for batch in parts[0])
+            alphas_now = torch.lerp(first, last, progress(step, steps))
             for batches in zip(*parts, strict=True):
                 own = [batches[i] for i in place]
                 batch_rows = len(own[0]["input_ids"])
@@ -122,7 +128,7 @@ def fit_together(
                     logits.float(),
                     _joined(own, "labels"),
                     _joined(own, "teacher_logits"),
-                    weighted,
+                    alphas_now,
                     temperature=temperature,
                     labelled_share=labelled_share,
                 )

@@ -21,6 +21,7 @@ from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
 from distilkit.data.labels import match_labels
 from distilkit.engine.inference import predict_texts
 from distilkit.engine.logit_store import LogitStore, cache_root
+from distilkit.engine.loop import ChangingLoss
 from distilkit.engine.losses import Losses, distillation_loss, formula
 from distilkit.engine.precision import Resolved, default_device, make_accelerator, resolve_precision
 from distilkit.engine.teacher_logits import describe_teacher, gather_teacher_logits, row_keys, teacher_key
@@ -78,7 +79,10 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         check_output_dir(config.output_dir, config.overwrite)
     shared = configs[0]
     precision = resolve_precision(shared.precision, default_device())
-    hard, soft = any(config.alpha > 0 for config in configs), any(config.alpha < 1 for config in configs)
+    hard, soft = (
+        any(config.reads_labels for config in configs),
+        any(config.runs_teacher for config in configs),
+    )
     teachers = _load_teachers(shared, soft)
     known = [teacher for teacher in teachers if teacher.model]
     # Without training labels the teacher is the one who knows all classes.
@@ -124,18 +128,20 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         config = configs[number]
         own = first.pop() if first and not number else make(config, student.tokenizer)
         train_rows = rows.join(
-            labels=labels if config.alpha > 0 else None,
-            teacher_logits=teacher_logits if config.alpha < 1 else None,
+            labels=labels if config.reads_labels else None,
+            teacher_logits=teacher_logits if config.runs_teacher else None,
         )
         labelled_share = mix[0] / sum(mix) if mix and config.alpha > 0 else train_rows.labelled_share
         terms: dict[str, Any] = {
             "alpha": config.alpha,
+            "alpha_end": config.alpha_end,
             "temperature": config.temperature,
             "labelled_share": labelled_share,
         }
 
-        def loss(logits: Tensor, batch: dict[str, Tensor]) -> Losses:
-            return distillation_loss(logits, batch.get("labels"), batch.get("teacher_logits"), **terms)
+        def loss(logits: Tensor, batch: dict[str, Tensor], progress: float = 0.0) -> Losses:
+            known, taught = batch.get("labels"), batch.get("teacher_logits")
+            return distillation_loss(logits, known, taught, progress=progress, **terms)
 
         job = Job(
             command="distill",
@@ -143,14 +149,14 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             data=data,
             model=own.model,
             tokenizer=own.tokenizer,
-            loss=loss,
+            loss=ChangingLoss(lambda progress: partial(loss, progress=progress)),
             formula=formula(**terms),
             precision=precision,
             labelled_share=labelled_share,
             mix=mix,
             facts={
                 "student": {"class": type(own.model).__name__, "origin": own.origin},
-                **(facts if config.alpha < 1 else {}),
+                **(facts if config.runs_teacher else {}),
             },
         )
         return job, train_rows
@@ -203,8 +209,8 @@ def stackable(device: torch.device, precision: Resolved) -> bool:
 
 
 def _companies(configs: Sequence[DistillConfig]) -> list[list[int]]:
-    """Numbers of the configs, those together that differ only in alpha, seed and where they go."""
-    own = ("alpha", "seed", "output_dir", "overwrite", "precision")
+    """Numbers of the configs, those together that differ only in alphas, seed and where they go."""
+    own = ("alpha", "alpha_end", "seed", "output_dir", "overwrite", "precision")
     names = [name for name in field_infos(DistillConfig) if name not in own]
     alike: dict[str, list[int]] = {}
     for number, config in enumerate(configs):

@@ -21,7 +21,7 @@ from distilkit.data.batching import step_loader
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.engine.inference import predict_logits
-from distilkit.engine.loop import EpochRecord, Loss, StepRecord, fit
+from distilkit.engine.loop import ChangingLoss, EpochRecord, Loss, StepRecord, fit
 from distilkit.engine.metrics import score
 from distilkit.engine.optimizer import can_be_table
 from distilkit.engine.precision import Resolved, explaining_memory
@@ -50,7 +50,7 @@ class Job:
     data: TextData
     model: PreTrainedModel
     tokenizer: Tokenizer
-    loss: Loss
+    loss: Loss | ChangingLoss
     formula: str
     precision: Resolved
     facts: Mapping[str, Any]
@@ -132,7 +132,7 @@ def fit_into_runs(
     device: torch.device,
     reporter: Reporter,
 ) -> list[runs.Run | UserError]:
-    """`fit_into_run` for several BiLSTMs at once, which differ in nothing but alpha, seed and folder.
+    """`fit_into_run` for several BiLSTMs at once, which differ in nothing but alphas, seed and folder.
 
     Args:
         train_rows: the same rows for each job, joined to what its own loss reads.
@@ -169,9 +169,10 @@ def fit_into_runs(
             records = fit_together(
                 BiLSTMStack(models),
                 [loaders[config.seed] for config in configs],
-                [config.alpha for config in configs],
+                [config.alphas[0] for config in configs],
                 device=device,
                 validate=partial(_scores, jobs[0], validation_rows),
+                alphas_end=[config.alphas[1] for config in configs],
                 temperature=configs[0].temperature,
                 labelled_share=max(job.labelled_share for job in jobs),
                 **_settings(jobs[0]),

@@ -89,6 +89,8 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     (("distil", "-d", "sst2"), ("distil",)),
     ((*FROM_TEACHER, "--alpha", "1.5"), ("--alpha", "1.5")),
     ((*FROM_TEACHER, "--alpha", "nan"), ("--alpha", "nan")),
+    ((*FROM_TEACHER, "--alpha-end", "1.5"), ("--alpha-end", "1.5")),
+    ((*STUDENT, "--alpha-end", "0.5"), ("alpha 0.5", "--teacher", "no --alpha-end")),
     ((*FROM_TEACHER, "--soft-loss", "ce"), ("--soft-loss", "ce", "kl")),
     ((*FROM_TEACHER, "--temperature", "2"), ("--temperature 2", "--soft-loss kl")),
     ((*FROM_TEACHER, "--soft-loss", "kl", "--temperature", "0"), ("--temperature", "0")),

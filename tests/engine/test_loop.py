@@ -16,7 +16,15 @@ from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
 from distilkit.engine import loop
 from distilkit.engine.inference import predict_logits
-from distilkit.engine.loop import LOG_STEPS, EpochRecord, StepRecord, fit, parameter_groups
+from distilkit.engine.loop import (
+    LOG_STEPS,
+    ChangingLoss,
+    EpochRecord,
+    StepRecord,
+    fit,
+    parameter_groups,
+    progress,
+)
 from distilkit.engine.losses import Losses, distillation_loss
 from distilkit.engine.optimizer import RowAdamW
 from distilkit.engine.precision import make_accelerator
@@ -122,6 +130,40 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(loop, "RowAdamW", Watched)
     return made
+
+
+# --- a loss that changes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_changing_loss_is_that_of_its_step_from_the_first_to_the_last(accumulate: int) -> None:
+    """Counted by forward pass or by epoch, a schedule would end too soon, or start anew."""
+    asked: list[float] = []
+
+    def at(progress: float) -> Any:
+        asked.append(progress)
+        return labels_only
+
+    rows = encoded(36)
+    list(run(Bag(), rows, loss=ChangingLoss(at), epochs=2, batch_size=4, accumulate=accumulate))
+    steps = 2 * (9 if accumulate == 1 else 3)
+    assert asked == pytest.approx([step / (steps - 1) for step in range(steps)])
+    assert (asked[0], asked[-1]) == (0, 1)
+
+
+def test_the_changed_loss_is_what_is_trained_on_and_reported() -> None:
+    def at(progress: float) -> Any:
+        return lambda logits, batch: Losses(labels_only(logits, batch).total * progress, None, None)
+
+    moved, still, rows = Bag(), Bag(), encoded(32)
+    (first,) = epochs_of(run(moved, rows, loss=ChangingLoss(at)))
+    (plain,) = epochs_of(run(still, rows))
+    assert 0.2 * plain.loss < first.loss < 0.8 * plain.loss
+    assert not torch.equal(parameters(moved), parameters(still))
+
+
+def test_one_step_is_the_first() -> None:
+    assert progress(0, 1) == 0
 
 
 # --- accumulation ------------------------------------------------------------------------------------------

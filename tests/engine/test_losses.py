@@ -176,6 +176,41 @@ def test_half_precision_logits_are_compared_in_float32() -> None:
     assert losses.soft is not None and losses.soft.item() == pytest.approx(1e-4, rel=0.01)
 
 
+# --- an alpha that moves -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("progress", "alpha"), [(0.0, 0.2), (0.25, 0.35), (1.0, 0.8)])
+def test_alpha_goes_in_a_straight_line(progress: float, alpha: float) -> None:
+    moving = distillation_loss(STUDENT, LABELS, TEACHER, 0.2, alpha_end=0.8, progress=progress)
+    torch.testing.assert_close(moving.total, distillation_loss(STUDENT, LABELS, TEACHER, alpha).total)
+
+
+@pytest.mark.parametrize("ends", [(0.0, 1.0), (1.0, 0.0)])
+@pytest.mark.parametrize("progress", [0.0, 0.5, 1.0])
+def test_a_part_that_has_no_weight_yet_or_no_longer_is_computed_and_reported(
+    ends: tuple[float, float], progress: float
+) -> None:
+    """Left out of one step, it would be missing from the mean of the epoch."""
+    start, end = ends
+    losses = distillation_loss(STUDENT, LABELS, TEACHER, start, alpha_end=end, progress=progress)
+    assert losses.hard is not None and losses.soft is not None
+    with pytest.raises(ValueError, match="labels"):
+        distillation_loss(STUDENT, None, TEACHER, start, alpha_end=end, progress=progress)
+    with pytest.raises(ValueError, match="teacher_logits"):
+        distillation_loss(STUDENT, LABELS, None, start, alpha_end=end, progress=progress)
+
+
+def test_an_alpha_that_ends_where_it_began_needs_no_more_than_one_that_stays() -> None:
+    assert distillation_loss(STUDENT, LABELS, None, 1.0, alpha_end=1.0, progress=0.3).soft is None
+    assert distillation_loss(STUDENT, None, TEACHER, 0.0, alpha_end=0.0, progress=0.3).hard is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha_end", 1.1), ("progress", -0.1), ("progress", 1.1)])
+def test_a_line_that_leaves_0_to_1_is_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=name.removesuffix("_end")):
+        distillation_loss(STUDENT, LABELS, TEACHER, 0.5, **{name: value})  # type: ignore[arg-type]
+
+
 # --- KL ----------------------------------------------------------------------------------------------------
 
 
@@ -327,3 +362,11 @@ def test_the_formula_of_the_kl_has_its_temperature_in_it() -> None:
     assert formula(0.5, temperature=2.0) == text + "softmax(student_logits / 2))"
     assert formula(0, temperature=1.0) == "loss = KL(softmax(teacher_logits) || softmax(student_logits))"
     assert formula(1, temperature=2.0) == formula(1)
+
+
+def test_the_formula_says_where_alpha_goes() -> None:
+    text = "loss = alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits), "
+    expected = text + "with alpha going from 0 to 0.5, by the same amount each step"
+    assert formula(0.0, alpha_end=0.5) == expected
+    assert formula(0.5, alpha_end=0.5) == formula(0.5)
+    assert "alpha going from 1 to 0," in formula(1.0, alpha_end=0.0)

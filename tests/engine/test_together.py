@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
-from distilkit.engine.loop import LOG_STEPS, EpochRecord, StepRecord, fit, model_inputs
+from distilkit.engine.loop import LOG_STEPS, ChangingLoss, EpochRecord, StepRecord, fit, model_inputs
 from distilkit.engine.losses import distillation_loss, distillation_losses
 from distilkit.engine.precision import autocast, make_accelerator
 from distilkit.engine.together import clip_each, fit_together
@@ -78,13 +78,18 @@ def alone(
     model: BiLSTMForSequenceClassification, alpha: float, rows: Any, device: str, **options: Any
 ) -> list[EpochRecord]:
     known = settings(**options)
-    terms = {name: known.pop(name) for name in ("temperature", "labelled_share") if name in known}
+    names = ("alpha_end", "temperature", "labelled_share")
+    terms = {name: known.pop(name) for name in names if name in known}
 
-    def loss(logits: Tensor, batch: dict[str, Tensor]) -> Any:
-        return distillation_loss(logits, batch.get("labels"), batch.get("teacher_logits"), alpha, **terms)
+    def at(progress: float) -> Any:
+        def loss(logits: Tensor, batch: dict[str, Tensor]) -> Any:
+            labels, teacher_logits = batch.get("labels"), batch.get("teacher_logits")
+            return distillation_loss(logits, labels, teacher_logits, alpha, progress=progress, **terms)
+
+        return loss
 
     tables = [model.get_input_embeddings()] if device == "cpu" else []
-    records = fit(model, rows, loss, accelerator=make_accelerator("fp32"), tables=tables, **known)
+    records = fit(model, rows, ChangingLoss(at), accelerator=make_accelerator("fp32"), tables=tables, **known)
     return [record for record in records if isinstance(record, EpochRecord)]
 
 
@@ -167,6 +172,26 @@ def test_students_trained_together_have_the_loss_of_those_alone(temperature: flo
         for name in ("hard_loss", "soft_loss"):
             expected = [getattr(record, name) for record in records]
             assert [getattr(record, name) for record in found[number]] == pytest.approx(expected, abs=1e-3)
+
+
+def test_each_students_alpha_goes_its_own_way_as_alone() -> None:
+    """Also where it begins or ends at 0 or 1, and both parts are in every epoch's account."""
+    ways = ((0.0, 1.0), (1.0, 0.2), (0.4, 0.4), (0.0, 0.0), (1.0, 1.0))
+    rows, one = encoded(), loader(encoded(), 1)
+    models = [student(1, dropout=0.0) for _ in ways]
+    starts, ends = zip(*ways, strict=True)
+    found = together(models, starts, [one] * len(ways), "cpu", alphas_end=ends)
+    for number, (start, end) in enumerate(ways):
+        own = student(1, dropout=0.0)
+        records = alone(own, start, loader(rows, 1), "cpu", alpha_end=end)
+        torch.testing.assert_close(parameters(models[number]), parameters(own), atol=2e-4, rtol=0)
+        for mine, theirs in zip(found[number], records, strict=True):
+            for name in ("loss", "hard_loss", "soft_loss"):
+                assert getattr(mine, name) == pytest.approx(getattr(theirs, name), abs=1e-3), (number, name)
+    assert all(found[number][0].hard_loss is not None for number in (0, 1, 2, 4))
+    assert all(found[number][0].soft_loss is not None for number in (0, 1, 2, 3))
+    trained = [parameters(model) for model in models]
+    assert all((one - other).abs().max() > 1e-2 for one, other in pairwise(trained))
 
 
 @pytest.mark.parametrize("device", DEVICES)

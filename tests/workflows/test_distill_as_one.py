@@ -113,6 +113,19 @@ def test_rows_without_a_label_weigh_the_same_in_company(
         assert mine["hard_loss"] == pytest.approx(theirs["hard_loss"], abs=2e-2)
 
 
+def test_alphas_that_move_are_in_one_company(config: Make, as_one: None) -> None:
+    ways: list[dict[str, Any]] = [{"alpha": 0, "alpha_end": 1}, {"alpha": 1}, {"alpha": 1, "alpha_end": 0.3}]
+    options: dict[str, Any] = {"dropout": 0.0, "learning_rate": 5e-2}
+    together = distill_many([config(f"together/{i}", **way, **options) for i, way in enumerate(ways)])
+    for number, way in enumerate(ways):
+        alone = distill(config(f"alone/{number}", **way, **options))
+        assert together[number].environment["trained_together"] == 3
+        assert together[number].environment["loss"] == alone.environment["loss"]
+        for mine, theirs in zip(together[number].history, alone.history, strict=True):
+            for name in ("loss", "hard_loss", "soft_loss"):
+                assert mine[name] == pytest.approx(theirs[name], abs=2e-2), (number, name)
+
+
 def test_a_run_says_how_many_shared_its_steps(config: Make, as_one: None) -> None:
     """Its seconds are those of all of them."""
     notes = Notes()

@@ -130,6 +130,25 @@ def test_both_parts_are_logged_and_add_up(config: Any) -> None:
     assert formula in reporter.notes and run.environment["loss"] == formula
 
 
+def test_alpha_goes_from_the_teacher_to_the_labels(config: Any, tmp_path: Path) -> None:
+    """The labels, which say the opposite of the teacher, win at the end, and only then."""
+    turned = relabelled(tmp_path / "data", [row | {"label": 1 - row["label"]} for row in rows()])
+    options = {"data_dir": turned, "epochs": 20, "learning_rate": 2e-2, "dropout": 0.0}
+    run = distill(config(alpha=0, alpha_end=1, **options))
+    hard, soft = ([record[f"{name}_loss"] for record in run.history] for name in ("hard", "soft"))
+    nearest = soft.index(min(soft))
+    assert soft[nearest] < 0.5 * soft[0] and hard[nearest] > 1.5 * hard[0]
+    assert soft[-1] > 1.5 * soft[nearest] and hard[-1] < 0.7 * hard[nearest]
+    assert "with alpha going from 0 to 1" in run.environment["loss"]
+    assert (run.config.alphas, run.environment["teachers"][0]["share"]) == ((0, 1), 1)
+
+
+def test_an_alpha_that_ends_where_it_began_is_one_that_stays(config: Any, tmp_path: Path) -> None:
+    plain = distill(config(alpha=0, epochs=1))
+    other = distill(config(alpha=0, alpha_end=0, epochs=1, output_dir=tmp_path / "other"))
+    assert weights(plain) == weights(other) and plain.environment["loss"] == other.environment["loss"]
+
+
 def test_the_kl_is_trained_with_and_said_with_its_temperature(config: Any, tmp_path: Path) -> None:
     default = distill(config(soft_loss="kl", learning_rate=3e-2, epochs=10))
     assert default.config.temperature == 2
