@@ -285,10 +285,10 @@ class DistillConfig(FitConfig):
     def _check_without_dataset(self) -> None:
         if not self.transfer:
             super()._check_without_dataset()
-        if self.alpha > 0:
+        if self.reads_labels:
             raise ValueError(
-                f"alpha {self.alpha:g} reads labels, and --transfer has none: give --dataset or --data-dir, "
-                "or --alpha 0 for the teacher alone"
+                f"alpha {max(self.alphas):g} reads labels, and --transfer has none: "
+                "give --dataset or --data-dir, or --alpha 0 for the teacher alone"
             )
 
     @property
@@ -315,7 +315,7 @@ class DistillConfig(FitConfig):
     def _fits_together(self) -> "DistillConfig":
         if twice := [name for name in self.transfer if self.transfer.count(name) > 1]:
             raise ValueError(f"--transfer {twice[0]} is given twice: leave one out")
-        if self.transfer and self.alpha == 1:
+        if self.transfer and not self.runs_teacher:
             raise ValueError("--transfer has no labels, so alpha 1 learns nothing from it: lower --alpha")
         if self.transfer_ratio is not None and not (self.transfer and self.has_dataset):
             raise ValueError(

@@ -79,10 +79,8 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         check_output_dir(config.output_dir, config.overwrite)
     shared = configs[0]
     precision = resolve_precision(shared.precision, default_device())
-    hard, soft = (
-        any(config.reads_labels for config in configs),
-        any(config.runs_teacher for config in configs),
-    )
+    hard = any(config.reads_labels for config in configs)
+    soft = any(config.runs_teacher for config in configs)
     teachers = _load_teachers(shared, soft)
     known = [teacher for teacher in teachers if teacher.model]
     # Without training labels the teacher is the one who knows all classes.
@@ -131,7 +129,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             labels=labels if config.reads_labels else None,
             teacher_logits=teacher_logits if config.runs_teacher else None,
         )
-        labelled_share = mix[0] / sum(mix) if mix and config.alpha > 0 else train_rows.labelled_share
+        labelled_share = mix[0] / sum(mix) if mix and config.reads_labels else train_rows.labelled_share
         terms: dict[str, Any] = {
             "alpha": config.alpha,
             "alpha_end": config.alpha_end,
