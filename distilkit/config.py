@@ -281,6 +281,13 @@ class DistillConfig(FitConfig):
         panel="Model",
         help="bilstm: of its states, the last, their maximum over the tokens, or both. (default: both)",
     )
+    word_dropout: float | None = option(
+        None,
+        ge=0,
+        lt=1,
+        panel="Model",
+        help="bilstm: share of a text's words that training hides from it. (default: 0)",
+    )
 
     def _check_without_dataset(self) -> None:
         if not self.transfer:
@@ -443,7 +450,7 @@ AnyFit = TypeVar("AnyFit", bound=FitConfig)
 TRAIN_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
 BILSTM_DEFAULTS = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
 ENCODER_DEFAULTS = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
-BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling")
+BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling", "word_dropout")
 OWN_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 
 
@@ -473,6 +480,7 @@ def resolve(config: AnyFit) -> AnyFit:
             "hidden_size": 300 if config.is_pair else 150,
             "dropout": 0.1,
             "pooling": "both",
+            "word_dropout": 0.0,
         }
         if words:
             found |= {"vocabulary_size": 20_000}

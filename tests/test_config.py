@@ -75,6 +75,7 @@ FULL: list[Any] = [
         embedding_size=11,
         dropout=0.0,
         pooling="max",
+        word_dropout=0.25,
         output_dir="out",
     ),
     DistillConfig(
@@ -282,6 +283,7 @@ BILSTM_ONLY = {
     "embedding_size": 10,
     "dropout": 0.2,
     "pooling": "max",
+    "word_dropout": 0.0,
 }
 
 

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from distilkit.config import Pooling
-from distilkit.models.dropout import Dropout
+from distilkit.models.dropout import Dropout, leave_out
 
 
 class BiLSTMConfig(PreTrainedConfig):
@@ -34,6 +34,8 @@ class BiLSTMConfig(PreTrainedConfig):
         siamese: encode the two texts of a pair apart, told apart by `token_type_ids`.
         pooling: what represents a text, of either direction: `last` its final state, `max` the maximum of
             its states over the tokens (Conneau et al. 2017, section 3.2.2), `both` one beside the other.
+        word_dropout: probability with which, in training, a token's vector is zero as a whole (after Iyyer et
+            al. 2015, who leave the token out). What is kept is not scaled: an LSTM sums nothing over tokens.
     """
 
     model_type = "bilstm"
@@ -48,6 +50,7 @@ class BiLSTMConfig(PreTrainedConfig):
     siamese: bool = False
     pad_token_id: int = 0
     pooling: Pooling = "last"
+    word_dropout: float = 0.0
 
     @property
     def text_size(self) -> int:
@@ -187,7 +190,11 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
             largest = partial(_largest_until, position > end)
         pools: dict[str, Turn] = {"last": last, "max": largest, "both": partial(_beside, last, largest)}
         pool = pools[self.config.pooling]
-        states = self.dropout(self.embeddings(input_ids))
+        states = self.embeddings(input_ids)
+        if self.training and self.config.word_dropout:
+            random = self.dropout.draw(input_ids.numel(), input_ids.device).view(input_ids.shape)
+            states = leave_out(states, self.config.word_dropout, random)
+        states = self.dropout(states)
         for layer, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             final = layer + 1 == self.config.num_layers
             if layer:

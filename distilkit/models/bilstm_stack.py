@@ -17,7 +17,7 @@ from distilkit.models.bilstm import (
     compact,
     compared,
 )
-from distilkit.models.dropout import Dropout, drop
+from distilkit.models.dropout import Dropout, drop, leave_out
 
 Batch = dict[str, Tensor]
 TABLE = "encoder.embeddings.weight"
@@ -69,6 +69,9 @@ class BiLSTMStack:
         table = self.weights[TABLE].flatten(0, 1)
         states = nn.functional.embedding(ids + self._first_row, table)
         dropouts = [student.encoder.dropout for student in self.students]
+        if self.config.word_dropout:
+            random = _draw_each(dropouts, states[..., :1], widths).squeeze(-1)
+            states = leave_out(states, self.config.word_dropout, random)
         states = _drop_each(dropouts, states, widths)
         ahead, back = self._read(0, states, mirror).chunk(2)
         for layer in range(1, self.config.num_layers):
@@ -159,14 +162,19 @@ def _at(places: Tensor, states: Tensor) -> Tensor:
 
 
 def _drop_each(dropouts: Sequence[Dropout], states: Tensor, widths: Sequence[int]) -> Tensor:
-    """Each student's dropout on its `states[k]`, `[L, N, width]`.
+    """Each student's dropout on its `states[k]`, `[L, N, width]`."""
+    if not dropouts[0].dropped:
+        return states
+    return drop(states, dropouts[0].dropped, _draw_each(dropouts, states, widths))
+
+
+def _draw_each(dropouts: Sequence[Dropout], states: Tensor, widths: Sequence[int]) -> Tensor:
+    """Each student's random numbers for its `states[k]`, `[L, N, width]`.
 
     Alone a student sees `[N, widths[k], width]`, and draws its numbers in that order.
     """
-    if not dropouts[0].dropped:
-        return states
     _, longest, rows, width = states.shape
     random = torch.zeros(len(states), rows, longest, width, dtype=torch.int16, device=states.device)
     for numbers, dropout, own in zip(random, dropouts, widths, strict=True):
         numbers[:, :own] = dropout.draw(rows * own * width, states.device).view(rows, own, width)
-    return drop(states, dropouts[0].dropped, random.transpose(1, 2))
+    return random.transpose(1, 2)

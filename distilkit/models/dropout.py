@@ -23,6 +23,17 @@ def drop(values: Tensor, dropped: int, random: Tensor) -> Tensor:
     return values * kept.to(values.dtype).mul_(2**16 / (2**16 - dropped))
 
 
+def leave_out(vectors: Tensor, probability: float, random: Tensor) -> Tensor:
+    """`vectors` `[..., width]`, of which some are zero as a whole; the others are as they were.
+
+    Args:
+        probability: in steps of 2^-16.
+        random: of `draw`, `[...]`: small ones are left out.
+    """
+    left_out = min(round(probability * 2**16), 2**16 - 1)
+    return vectors * (random >= left_out - 2**15)[..., None]
+
+
 class Dropout(nn.Module):
     """Inverted dropout whose random numbers are the module's own, and cheap: two bytes a value.
 

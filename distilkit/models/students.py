@@ -106,7 +106,7 @@ def _bilstm(
     words: Tokenizer | None,
 ) -> Student:
     assert config.max_length and config.hidden_size and config.layers and config.dropout is not None
-    assert config.pooling
+    assert config.pooling and config.word_dropout is not None
     pairs = config.is_pair
     tokenizer: Tokenizer
     if config.vocabulary == "teacher":
@@ -142,6 +142,7 @@ def _bilstm(
         siamese=pairs,
         pad_token_id=tokenizer.pad_token_id,
         pooling=config.pooling,
+        word_dropout=config.word_dropout,
     )
     model = BiLSTMForSequenceClassification(label_config(sizes, names))
     if table is not None:

@@ -102,6 +102,8 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*STUDENT, "--learning-rate", "inf"), ("--learning-rate", "inf")),
     ((*STUDENT, "--seed", "4294967296"), ("--seed", "4294967296")),
     ((*STUDENT, "--dropout", "1"), ("--dropout", "1")),
+    ((*STUDENT, "--word-dropout", "1"), ("--word-dropout", "1")),
+    ((*STUDENT, "--student", "tinybert", "--word-dropout", "0"), ("--word-dropout", "tinybert")),
     ((*STUDENT, "--pooling", "mean"), ("--pooling", "mean")),
     ((*STUDENT, "--student", "tinybert", "--pooling", "max"), ("--pooling", "tinybert")),
     (

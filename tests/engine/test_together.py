@@ -116,23 +116,24 @@ def parameters(model: torch.nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("layers", "siamese", "accumulation", "pooling"),
+    ("layers", "siamese", "accumulation", "pooling", "word_dropout"),
     [
-        (1, False, 1, "last"),
-        (2, False, 1, "last"),
-        (1, True, 1, "last"),
-        (2, True, 1, "both"),
-        (1, False, 2, "both"),
-        (1, False, 1, "max"),
-        (2, True, 1, "max"),
+        (1, False, 1, "last", 0),
+        (2, False, 1, "last", 0.2),
+        (1, True, 1, "last", 0),
+        (2, True, 1, "both", 0.2),
+        (1, False, 2, "both", 0.2),
+        (1, False, 1, "max", 0),
+        (2, True, 1, "max", 0),
     ],
 )
 def test_students_trained_together_equal_those_trained_alone(
-    layers: int, siamese: bool, accumulation: int, pooling: str, device: str
+    layers: int, siamese: bool, accumulation: int, pooling: str, word_dropout: float, device: str
 ) -> None:
     """Seeds and alphas of their own, one order of rows for some and others for the rest."""
     rows = encoded(siamese).to(torch.device(device))
-    make = partial(student, num_layers=layers, siamese=siamese, pooling=pooling)
+    sizes = {"num_layers": layers, "siamese": siamese, "pooling": pooling, "word_dropout": word_dropout}
+    make = partial(student, **sizes)
     seeds_of = {seed: loader(rows, seed, accumulation) for seed in set(SEEDS)}
     models = [make(seed).to(device) for seed in SEEDS]
     found = together(models, ALPHAS, [seeds_of[seed] for seed in SEEDS], device)

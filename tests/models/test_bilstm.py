@@ -226,7 +226,7 @@ def test_the_padding_vector_starts_at_zero_and_stays_there_through_training() ->
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"siamese": True, "num_layers": 2}, {"pooling": "both"}, {"pooling": "max"}],
+    [{}, {"siamese": True, "num_layers": 2}, {"pooling": "both"}, {"pooling": "max", "word_dropout": 0.25}],
     ids=["single", "pairs", "both", "max"],
 )
 def test_it_comes_back_from_disk_with_equal_logits_and_its_class_names(
@@ -246,6 +246,7 @@ def test_it_comes_back_from_disk_with_equal_logits_and_its_class_names(
     for size in ("vocab_size", "embedding_size", "hidden_size", "num_layers", "head_size", "siamese"):
         assert getattr(again.config, size) == getattr(model.config, size)
     assert again.config.pooling == model.config.pooling
+    assert again.config.word_dropout == model.config.word_dropout
 
 
 def test_a_folder_from_before_there_was_a_choice_of_pooling_is_read_as_it_was(tmp_path: Path) -> None:
@@ -292,6 +293,47 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(logits_of(model, batch), logits_of(model, batch))
     model.train()
     assert not torch.allclose(logits_of(model, batch), logits_of(model, batch), atol=1e-3)
+
+
+def test_word_dropout_acts_in_training_only_and_on_other_words_each_time() -> None:
+    model, batch = small(dropout=0.0, word_dropout=0.5), padded(sentences(LENGTHS), 9)
+    assert torch.equal(logits_of(model, batch), logits_of(small(dropout=0.0), batch))
+    model.train()
+    assert not torch.allclose(logits_of(model, batch), logits_of(model, batch), atol=1e-3)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("probability", [0.1, 0.5])
+def test_word_dropout_hides_whole_words_at_its_rate_and_scales_no_other(
+    probability: float, device: str
+) -> None:
+    """Hidden in part, a word is still read; scaled, every text would look louder in training than after."""
+    model = small(dropout=0.0, word_dropout=probability).to(device).train()
+    seen: list[Tensor] = []
+    model.encoder.dropout.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    rows = torch.stack(sentences([50] * 100)).to(device)
+    model(input_ids=rows)
+    vectors = model.encoder.embeddings(rows)
+    hidden = seen[0].eq(0).all(dim=-1)
+    assert torch.equal(seen[0], vectors * ~hidden[..., None])
+    deviation = (probability * (1 - probability) / rows.numel()) ** 0.5
+    assert hidden.float().mean().item() == pytest.approx(probability, abs=5 * deviation)
+
+
+def test_word_dropout_hides_the_same_words_for_the_same_seed_beside_dropout_too() -> None:
+    """What training hides follows from the seed, and dropout's own numbers are not used twice."""
+    batch = padded(sentences(LENGTHS), 9)
+    one, same = (small(dropout=0.3, word_dropout=0.4).train() for _ in range(2))
+    for _ in range(3):
+        assert torch.equal(logits_of(one, batch), logits_of(same, batch))
+
+
+@pytest.mark.parametrize("probability", [0.0, 1e-9, 1 - 1e-9])
+def test_a_word_dropout_of_next_to_nothing_or_all_is_one_that_trains(probability: float) -> None:
+    model = small(dropout=0.0, word_dropout=probability).train()
+    logits = model(**padded(sentences(LENGTHS), 9)).logits
+    logits.sum().backward()
+    assert logits.isfinite().all()
 
 
 def test_labels_add_the_cross_entropy() -> None:
@@ -350,7 +392,7 @@ def test_two_directions_at_once_train_to_the_same_bits(
     torch.set_num_threads(1)
     gradients = []
     for at_once in (False, True):
-        model = small(num_layers=layers, dropout=0.3, pooling=pooling).train()
+        model = small(num_layers=layers, dropout=0.3, pooling=pooling, word_dropout=0.2).train()
         model.encoder.embeddings.weight.requires_grad_(not frozen)
         model.encoder.at_once = at_once
         with torch.autocast("cpu", torch.bfloat16):

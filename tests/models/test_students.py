@@ -268,6 +268,9 @@ def test_a_bilstm_of_words_knows_the_training_texts_and_nothing_else() -> None:
     assert made.model.get_input_embeddings().weight.shape == (len(words) + 2, 6)
     config = made.model.config
     assert (config.hidden_size, config.num_layers, config.siamese) == (5, 2, False)
+    assert (config.dropout, config.pooling, config.word_dropout) == (0.1, "both", 0.0)
+    other = student_of(None, pooling="max", word_dropout=0.3, dropout=0.2).model.config
+    assert (other.dropout, other.pooling, other.word_dropout) == (0.2, "max", 0.3)
     assert model_names(made.model) == NAMES
 
 

@@ -64,16 +64,26 @@ def without_time(run: Run) -> Any:
     return [{name: value for name, value in record.items() if name not in timed} for record in run.history]
 
 
-@pytest.mark.parametrize("kind", ["sentences", "pairs", "two layers"])
+KINDS: dict[str, dict[str, Any]] = {
+    "sentences": {},
+    "pairs": {},
+    "two layers": {"layers": 2},
+    "last states": {"pooling": "last"},
+    "fewer dimensions": {"vocabulary": "teacher", "embedding_size": 8},
+    "hidden words": {"word_dropout": 0.3, "dropout": 0},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_run_is_what_distill_makes_of_its_config_alone(
     config: Make, kind: str, mrpc_dir: Path, make_bert: Any, as_one: None
 ) -> None:
     """Six students, four and two at a time: any that heard another's teacher, labels or dropout differs."""
-    options: dict[str, Any] = {"layers": 2} if kind == "two layers" else {}
+    options = KINDS[kind]
     if kind == "pairs":
         teacher = make_bert(names=("not_equivalent", "equivalent"))
         options = {"dataset": "mrpc", "data_dir": mrpc_dir, "teacher": str(teacher)}
-    options["learning_rate"] = 5e-2
+    options = options | {"learning_rate": 5e-2}
     within = 2e-2 if torch.cuda.is_available() else 1e-3  # there cuDNN's LSTM rounds as it likes
     together = distill_many(grid(config, "together", **options))
     alone = [distill(one) for one in grid(config, "alone", **options)]

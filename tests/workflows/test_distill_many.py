@@ -258,6 +258,7 @@ OTHERS: dict[str, Any] = {
     "embedding_size": 7,
     "dropout": 0.2,
     "pooling": "last",
+    "word_dropout": 0.1,
     "precision": "bf16",
 }
 
