@@ -11,7 +11,7 @@ help: ## Show this list
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[augment,demo,dev]'
 	@touch $@
 
 .PHONY: install
@@ -49,7 +49,7 @@ format: install ## Put format and imports right
 BENCH := $(BIN)/python -m benchmarks
 .PHONY: bench
 bench: install ## Measure against other tools, some 25 minutes on 2 cores; writes benchmarks/RESULTS.md
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[augment,bench,demo,dev]'
 	$(BENCH).startup
 	$(BENCH).teacher_logits --rows 16384 --others 1024
 	$(BENCH).bilstm_epoch --rows 12000 --sample 512 --loop-sample 1024 --epochs 5

@@ -11,9 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distilkit.config import DistillConfig, EvaluateConfig, TrainConfig
+    from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig
     from distilkit.errors import GateMissed, UserError
     from distilkit.runs import Run
+    from distilkit.workflows.augmentation import augment
     from distilkit.workflows.distillation import distill, distill_many
     from distilkit.workflows.evaluation import evaluate
     from distilkit.workflows.training import train
@@ -21,24 +22,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AugmentConfig": "config",
     "DistillConfig": "config",
     "EvaluateConfig": "config",
     "TrainConfig": "config",
     "GateMissed": "errors",
     "UserError": "errors",
     "Run": "runs",
+    "augment": "workflows.augmentation",
     "distill": "workflows.distillation",
     "distill_many": "workflows.distillation",
     "evaluate": "workflows.evaluation",
     "train": "workflows.training",
 }
 __all__ = [
+    "AugmentConfig",
     "DistillConfig",
     "EvaluateConfig",
     "GateMissed",
     "Run",
     "TrainConfig",
     "UserError",
+    "augment",
     "distill",
     "distill_many",
     "evaluate",

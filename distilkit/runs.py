@@ -220,12 +220,17 @@ def write_text(file: Path, text: str) -> None:
 
 def write_whole(file: Path, data: bytes) -> None:
     """Write `file` so that others see the old one or all of the new. Its folder must exist."""
+    with replacing(file) as draft:
+        draft.write_bytes(data)
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `file` when the block ends well and else disappears."""
     beside = file.with_name(f".{file.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        with beside.open("xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield beside
+        sync(beside)
         beside.replace(file)
     finally:
         with suppress(OSError):

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from distilkit.cli.app import app
 from distilkit.config import (
     RESOLVED,
+    AugmentConfig,
     DistillConfig,
     EvaluateConfig,
+    FitConfig,
     TrainConfig,
     changed,
     dump_values,
@@ -22,11 +24,17 @@ from distilkit.config import (
     make_config,
     read_values,
     resolve,
+    resolve_augment,
 )
 from distilkit.errors import UserError
-from distilkit.workflows import distillation, evaluation, training
+from distilkit.workflows import augmentation, distillation, evaluation, training
 
-COMMANDS = {"train": TrainConfig, "distill": DistillConfig, "evaluate": EvaluateConfig}
+COMMANDS = {
+    "train": TrainConfig,
+    "distill": DistillConfig,
+    "augment": AugmentConfig,
+    "evaluate": EvaluateConfig,
+}
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
 
 # Smallest values that each class takes, and one of each with as many fields set as go together.
@@ -35,6 +43,7 @@ SMALLEST: list[Any] = [
     DistillConfig(dataset="mrpc", teacher="t", output_dir="out"),
     DistillConfig(data_dir="data", alpha=1, output_dir="out"),
     EvaluateConfig(models=("a",), dataset="imdb"),
+    AugmentConfig(dataset="sst2", output="new.parquet"),
 ]
 FULL: list[Any] = [
     TrainConfig(
@@ -85,7 +94,35 @@ FULL: list[Any] = [
     EvaluateConfig(
         models=("a", "b c"), data_dir="data", split="test", teacher="a", fail_under=("accuracy=0.5", "f1=.1")
     ),
+    AugmentConfig(
+        data_dir="data",
+        text_column="a",
+        text_pair_column="b",
+        label_column="c",
+        output="new.parquet",
+        overwrite=True,
+        max_train_samples=5,
+        variants=3,
+        p_mask=0.5,
+        p_pos=0.5,
+        p_ngram=0,
+        max_ngram=2,
+        mask_token="<mask>",
+        seed=0,
+    ),
+    AugmentConfig(
+        dataset="mrpc",
+        output="new.parquet",
+        rule="tinybert",
+        p_replace=1,
+        top_k=2,
+        candidates="both",
+        mlm="null",
+        embeddings="1e-4",
+        precision="fp32",
+    ),
 ]
+TRAINING = [config for config in SMALLEST + FULL if isinstance(config, FitConfig)]
 
 
 def _name(config: Any) -> str:
@@ -102,7 +139,8 @@ def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
     def stop(config: Any, reporter: Any) -> None:
         raise Asked(config)
 
-    for module, verb in ((training, "train"), (distillation, "distill"), (evaluation, "evaluate")):
+    verbs = {training: "train", distillation: "distill", augmentation: "augment", evaluation: "evaluate"}
+    for module, verb in verbs.items():
         monkeypatch.setattr(module, verb, stop)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     assert isinstance(result.exception, Asked), result.output or result.exception
@@ -202,9 +240,7 @@ def test_a_dumped_config_reads_back_equal(config: Any, tmp_path: Path) -> None:
     assert make_config(type(config), read_values(file)) == config
 
 
-@pytest.mark.parametrize(
-    "config", [one for one in SMALLEST + FULL if not isinstance(one, EvaluateConfig)], ids=_name
-)
+@pytest.mark.parametrize("config", TRAINING, ids=_name)
 def test_a_resolved_config_reads_back_equal_and_resolving_it_again_changes_nothing(
     config: Any, tmp_path: Path
 ) -> None:
@@ -216,9 +252,7 @@ def test_a_resolved_config_reads_back_equal_and_resolving_it_again_changes_nothi
     assert resolve(again) == resolved
 
 
-@pytest.mark.parametrize(
-    "config", [one for one in SMALLEST + FULL if not isinstance(one, EvaluateConfig)], ids=_name
-)
+@pytest.mark.parametrize("config", TRAINING, ids=_name)
 def test_resolve_keeps_what_was_given_and_leaves_no_training_option_open(config: Any) -> None:
     resolved = resolve(config)
     for name in field_infos(type(config)):
@@ -378,6 +412,58 @@ def test_a_gate_that_could_never_fail_or_never_hold_is_refused(gate: str) -> Non
         gates((gate,))
 
 
+def test_a_rule_has_its_own_defaults_and_pairs_fewer_variants() -> None:
+    """The papers' settings: Tang et al. 2019, section 3.3; Jiao et al. 2020, algorithm 1."""
+    single = resolve_augment(AugmentConfig(dataset="sst2", output="a.parquet"))
+    pair = resolve_augment(AugmentConfig(dataset="mrpc", output="a.parquet"))
+    assert (single.variants, pair.variants) == (20, 10)
+    assert (single.p_mask, single.p_pos, single.p_ngram, single.max_ngram) == (0.1, 0.1, 0.25, 5)
+    assert (single.mask_token, single.p_replace, single.mlm, single.embeddings) == (
+        "[MASK]",
+        None,
+        None,
+        None,
+    )
+    bert = resolve_augment(AugmentConfig(dataset="mrpc", rule="tinybert", mlm="m", output="a.parquet"))
+    assert (bert.variants, bert.p_replace, bert.top_k, bert.p_mask) == (20, 0.4, 15, None)
+    assert (bert.candidates, bert.mlm, bert.embeddings) == ("both", "m", "m")
+    assert resolve_augment(bert) == bert
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        *[
+            ({"rule": "tinybert", name: value}, ("--" + name.replace("_", "-"), "--rule tang"))
+            for name, value in {"p_mask": 0.1, "p_pos": 0.1, "p_ngram": 0, "max_ngram": 5}.items()
+        ],
+        ({"rule": "tinybert", "mask_token": "[MASK]"}, ("--mask-token", "--rule tang")),
+        ({"p_replace": 0.4}, ("--p-replace", "--rule tinybert")),
+        ({"top_k": 15}, ("--top-k", "--rule tinybert")),
+        ({"candidates": "both"}, ("--candidates", "--rule tinybert")),
+        ({"mlm": "m"}, ("--mlm", "--rule tinybert")),
+        ({"embeddings": "e"}, ("--embeddings", "--rule tinybert")),
+        ({"precision": "fp32"}, ("--precision", "--rule tinybert")),
+        ({"rule": "tinybert", "candidates": "mlm", "embeddings": "e"}, ("--embeddings", "not mlm")),
+        ({"rule": "tinybert", "candidates": "embeddings", "mlm": "m"}, ("--mlm", "not embeddings")),
+        ({"rule": "tinybert", "candidates": "embeddings"}, ("--candidates embeddings", "--embeddings")),
+        ({"p_mask": 0.6, "p_pos": 0.5}, ("--p-mask 0.6", "--p-pos 0.5")),
+        ({"p_mask": 0.95}, ("--p-mask 0.95", "--p-pos 0.1")),
+        ({"p_mask": 1.5}, ("--p-mask 1.5",)),
+        ({"mask_token": "a b"}, ("--mask-token 'a b'", "one word")),
+        ({"output": "new.csv"}, ("--output new.csv", ".parquet")),
+        ({"max_length": 128}, ("'max_length'",)),
+    ],
+)
+def test_an_option_that_means_nothing_for_the_rule_is_refused(
+    values: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    with pytest.raises(UserError) as error:
+        make_config(AugmentConfig, {"dataset": "sst2", "output": "new.parquet"} | values)
+    for text in named:
+        assert text in str(error.value)
+
+
 def test_there_are_recipes() -> None:
     assert RECIPES
 
@@ -391,5 +477,5 @@ def test_a_recipe_is_taken_by_the_command_that_its_first_line_says(
     assert words[:2] == ["#", "distilkit"], words
     assert words[3:] == ["--config", str(file.relative_to(ROOT))]
     config: Any = make_config(COMMANDS[words[2]], read_values(file), source=str(file))
-    if not isinstance(config, EvaluateConfig):
+    if isinstance(config, FitConfig):
         resolve(config)

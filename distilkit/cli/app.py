@@ -9,7 +9,14 @@ import distilkit
 from distilkit.cli import output as out
 from distilkit.cli.options import with_options
 from distilkit.cli.output import Output
-from distilkit.config import CacheConfig, CachePruneConfig, DistillConfig, EvaluateConfig, TrainConfig
+from distilkit.config import (
+    AugmentConfig,
+    CacheConfig,
+    CachePruneConfig,
+    DistillConfig,
+    EvaluateConfig,
+    TrainConfig,
+)
 from distilkit.errors import GateMissed, UserError
 
 app = typer.Typer(
@@ -57,6 +64,17 @@ def distill(config: DistillConfig, output: Output) -> None:
     with output:
         run = distillation.distill(config, output)
     output.result(*out.run_summary(run))
+
+
+@app.command()
+@with_options(AugmentConfig)
+def augment(config: AugmentConfig, output: Output) -> None:
+    """Make new texts of the training split's, as one Parquet file for a teacher to label."""
+    from distilkit.workflows import augmentation
+
+    with output:
+        result = augmentation.augment(config, output)
+    output.result(result.document(), out.augmentation_text(result.document()))
 
 
 @app.command()

@@ -50,7 +50,7 @@ class Output(Reporter):
             self._progress.stop()
             self._progress = None
         if kind is KeyboardInterrupt:  # Typer turns it into exit code 130, without a word
-            error("interrupted; nothing was written")
+            error("interrupted; no result was written")
 
     def note(self, message: str) -> None:
         if not self.quiet:
@@ -168,6 +168,17 @@ def pruning_text(document: Mapping[str, Any]) -> str:
         for one in document["kept"]
     ]
     return "\n".join([*lines, f"{document['path']}: {document['bytes']:,} bytes freed"])
+
+
+def augmentation_text(document: Mapping[str, Any]) -> str:
+    """What `augment` wrote and dropped, a line each."""
+    speed = document["rows_per_second"]
+    made = f", {speed:,.0f} rows/s" if speed else ""
+    lines = [f"{document['path']}: {document['rows']:,} rows made of {document['sources']:,}{made}"]
+    for title in ("rules", "dropped"):
+        if counts := document[title]:
+            lines.append(f"{title}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    return "\n".join(lines)
 
 
 KEY_SHOWN = 12  # hex digits of a key: enough for `--key`

@@ -1,6 +1,6 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilkit.config import DataConfig
-from distilkit.data.files import ENDINGS, check_texts, read_file
+from distilkit.config import DataConfig, TextsConfig
+from distilkit.data.files import ENDINGS, check_texts, read_file, read_through
 from distilkit.data.labels import label_ids, label_names
 from distilkit.errors import UserError
 
@@ -83,7 +83,7 @@ class TextData:
         """SHA-256 of the texts of a split, in order, and of its labels where they play a part."""
         digest = sha256()
         for column in (self.texts(split), self.pairs(split) or []):
-            for text in column:
+            for text in read_through(column):
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
         if labels:
             digest.update(self.labels_of[split].tobytes())
@@ -133,17 +133,10 @@ def load_for_training(
     }
     notes = []
     if cut:
-        order = stratified_order(labels_of["train"])
-        held_out = max(1, len(order) // 10)
-        if len(order) < 2:
-            raise UserError(f"{source.where('train')}: one row cannot be split into training and validation.")
-        parts = {"validation": np.sort(order[:held_out]), "train": np.sort(order[held_out:])}
+        parts, told = source.hold_out(labels_of["train"])
         labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
         splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
-        notes.append(
-            f"{config.data_name} has no validation split: {held_out:,} of its {len(order):,} training rows "
-            "are held out (stratified, the same for every run)"
-        )
+        notes.append(told)
     for split, limit in (("train", max_train_samples), ("validation", config.max_eval_samples)):
         if split in splits:
             splits[split], note = source.sample(splits[split], split, labels_of, limit)
@@ -173,12 +166,39 @@ def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
     return source.read(split), source.where(split)
 
 
-def contents(rows: datasets.Dataset, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The texts of each row without regard to case and space: rows of equal content are the same example."""
-    for start in range(0, len(rows), 1000):
-        taken = rows[start : start + 1000]
-        for texts in zip(*(taken[column] for column in columns), strict=True):
-            yield tuple(" ".join(text.casefold().split()) for text in texts)
+@dataclass(frozen=True)
+class AugmentationData:
+    """`data` holds every split but `unsupervised`, whole; `rows` are numbers of the training rows to augment.
+
+    Where there is no validation split, the rows that every run holds out for it are not among them.
+    """
+
+    data: TextData
+    rows: NDArray[np.int64]
+
+
+def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) -> AugmentationData:
+    """The training rows that `load_for_training` would train on, and all texts that must not come up again.
+
+    No label is read but the training split's: to sample by, and to hold rows out by where there is no
+    validation split and a label column to train on.
+
+    Raises:
+        UserError: naming file, column and row of what is wrong.
+    """
+    source = _Source(config)
+    splits = {split: source.read(split) for split in source.available() if split in ("validation", "test")}
+    train = source.read("train")
+    notes = []
+    rows = np.arange(len(train))
+    if "validation" not in splits and source.label in train.column_names:
+        raw, where = source.raw_labels("train", train), source.where("train")
+        parts, note = source.hold_out(label_ids(raw, source.names or label_names(raw, where), where))
+        rows = parts["train"]
+        notes.append(note)
+    chosen, sampled = source.chosen(train.select(rows), "train", max_train_samples)
+    data = source.data({"train": train, **splits}, source.names or (), {}, notes + sampled)
+    return AugmentationData(data, rows[chosen])
 
 
 def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.int64]:
@@ -202,7 +222,7 @@ def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
 class _Source:
     """The splits of one dataset as they are stored, with the columns that the config or the preset names."""
 
-    def __init__(self, config: DataConfig) -> None:
+    def __init__(self, config: TextsConfig) -> None:
         preset = PRESETS.get(config.dataset) if config.dataset else None
         self.config, self.preset = config, preset
         self.text = config.text_column or (preset.text if preset else "text")
@@ -255,6 +275,18 @@ class _Source:
         self._require(rows, self.label, "--label-column", split)
         return rows.select_columns([self.label]).with_format("arrow")[:].column(self.label)
 
+    def hold_out(self, labels: NDArray[np.int64]) -> tuple[dict[str, NDArray[np.int64]], str]:
+        """Which training rows stand in for a validation split that is missing, and what to say of it."""
+        order = stratified_order(labels)
+        held_out = max(1, len(order) // 10)
+        if len(order) < 2:
+            raise UserError(f"{self.where('train')}: one row cannot be split into training and validation.")
+        parts = {"validation": np.sort(order[:held_out]), "train": np.sort(order[held_out:])}
+        return parts, (
+            f"{self.config.data_name} has no validation split: {held_out:,} of its {len(order):,} training "
+            "rows are held out (stratified, the same for every run)"
+        )
+
     def sample(
         self, rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None
     ) -> tuple[datasets.Dataset, list[str]]:
@@ -263,15 +295,24 @@ class _Source:
         Stratified by the label column where there is one, also when the loss will read no label: runs that
         differ in alpha alone must train on the same rows.
         """
-        if limit is None or limit >= len(rows):
+        chosen, notes = self.chosen(rows, split, limit)
+        if not notes:
             return rows, []
-        stratified = self.label in rows.column_names
-        labels = _codes(self.raw_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
-        chosen = np.sort(stratified_order(labels)[:limit])
         if split in labels_of:
             labels_of[split] = labels_of[split][chosen]
+        return rows.select(chosen), notes
+
+    def chosen(
+        self, rows: datasets.Dataset, split: str, limit: int | None
+    ) -> tuple[NDArray[np.int64], list[str]]:
+        """The numbers of those rows, in order; nothing is said where they are all."""
+        if limit is None or limit >= len(rows):
+            return np.arange(len(rows)), []
+        stratified = self.label in rows.column_names
+        labels = _codes(self.raw_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
         how = "stratified" if stratified else "random"
-        return rows.select(chosen), [f"{split}: a {how} sample of {limit:,} of {len(rows):,} rows"]
+        note = f"{split}: a {how} sample of {limit:,} of {len(rows):,} rows"
+        return np.sort(stratified_order(labels)[:limit]), [note]
 
     def _require(self, rows: datasets.Dataset, column: str, option: str, split: str) -> None:
         if column not in rows.column_names:

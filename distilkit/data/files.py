@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -122,6 +122,12 @@ def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
         texts = pa.schema([(name, pa.string()) for name in dates])
         table = pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(explicit_schema=texts))
     return table
+
+
+def read_through(column: Sequence[str]) -> Iterator[str]:
+    """The texts of a column that lies on disk; a piece at a time, as one by one takes ten times as long."""
+    for start in range(0, len(column), PIECE):
+        yield from column[start : start + PIECE]
 
 
 def check_texts(column: pa.ChunkedArray, where: str) -> None:

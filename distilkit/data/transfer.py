@@ -1,16 +1,18 @@
 """Text without labels to distill on: augmented, collected, or the dataset's own `unsupervised` split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 
 from distilkit.config import DistillConfig
-from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, contents, load_for_training, read_split
-from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines
+from distilkit.data.augmentation import key
+from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, load_for_training, read_split
+from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
 from distilkit.errors import UserError
 
 SPLIT = "transfer"
@@ -133,12 +135,16 @@ def _read(
 
 def _without(rows: datasets.Dataset, data: TextData) -> tuple[datasets.Dataset, list[str]]:
     """`rows` without those that are validation rows: a student must not have seen what it is judged on."""
-    columns = [column for column in (data.text_column, data.pair_column) if column]
-    held_out = set(contents(data.splits["validation"], columns))
-    seen = np.fromiter((content in held_out for content in contents(rows, columns)), bool, len(rows))
+    held_out = set(_keys(data.splits["validation"], data))
+    seen = np.fromiter((one in held_out for one in _keys(rows, data)), bool, len(rows))
     if not seen.any():
         return rows, []
     if seen.all():
         raise UserError("--transfer: every row is a row of the validation split too. Give other text.")
     left = rows.select(np.flatnonzero(~seen))
     return left, [f"transfer: {np.count_nonzero(seen):,} rows that are in validation too are left out"]
+
+
+def _keys(rows: datasets.Dataset, data: TextData) -> Iterator[bytes]:
+    columns: list[Any] = [rows[column] for column in (data.text_column, data.pair_column) if column]
+    return map(key, *map(read_through, columns))

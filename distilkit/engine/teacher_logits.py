@@ -1,7 +1,7 @@
 """The teacher's logits, computed once and joined to rows by content, never by position."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
@@ -45,7 +45,7 @@ def row_key(text: str, pair: str | None = None) -> bytes:
     return digest.digest()
 
 
-def row_keys(texts: Sequence[str], pairs: Sequence[str] | None) -> list[bytes]:
+def row_keys(texts: Iterable[str], pairs: Iterable[str] | None) -> list[bytes]:
     """`row_key` of every row."""
     if pairs is None:
         return [row_key(text) for text in texts]

@@ -18,6 +18,7 @@ from distilkit.config import DistillConfig, field_infos, flag, resolve
 from distilkit.data import transfer
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
+from distilkit.data.files import read_through
 from distilkit.data.labels import match_labels
 from distilkit.engine.inference import predict_texts
 from distilkit.engine.logit_store import LogitStore, cache_root
@@ -281,7 +282,8 @@ def _run_teachers(
     split: str,
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """The teachers as `environment.json` names them, and the weighted mean of their logits, `[N, C]`."""
-    keys = row_keys(data.texts(split), data.pairs(split))
+    pairs = data.pairs(split)
+    keys = row_keys(read_through(data.texts(split)), None if pairs is None else read_through(pairs))
     weights = config.teacher_weight or (1.0,) * len(teachers)
     mean, facts = torch.zeros(len(keys), len(data.names)), []
     for teacher, weight, own in zip(teachers, weights, columns, strict=True):

@@ -14,9 +14,14 @@ from typer.testing import CliRunner
 
 import distilkit
 from distilkit.cli.app import app
-from distilkit.config import DistillConfig, EvaluateConfig, TrainConfig, field_infos, flag
+from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig, field_infos, flag
 
-COMMANDS = {"train": TrainConfig, "distill": DistillConfig, "evaluate": EvaluateConfig}
+COMMANDS = {
+    "train": TrainConfig,
+    "distill": DistillConfig,
+    "augment": AugmentConfig,
+    "evaluate": EvaluateConfig,
+}
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "evaluate", "sklearn", "numpy", "pyarrow")
 CACHE_HELPS = [["cache", *command, "--help"] for command in ([], ["path"], ["list"], ["verify"], ["prune"])]
 HELPS = [["--help"], *([command, "--help"] for command in COMMANDS), *CACHE_HELPS]

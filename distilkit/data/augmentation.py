@@ -1,0 +1,263 @@
+"""New texts of old ones: the rules of Tang et al. and of TinyBERT on numbered words, and what is dropped.
+
+What is drawn for a text depends on its seed alone, so that texts can be worked on in any blocks.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilkit.errors import UserError
+
+TANG_RULES = ("mask", "pos", "ngram")
+REPEATED, UNCHANGED = "repeated", "unchanged"
+CHUNK = 1000  # texts that are tagged between two reports
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Words:
+    """N texts as numbers of words: text i is `ids[offsets[i]:offsets[i + 1]]`, a word is `vocabulary[id]`."""
+
+    vocabulary: tuple[str, ...]
+    ids: Ints
+    offsets: Ints
+
+    @classmethod
+    def of(cls, texts: Iterable[str], *more: str) -> "Words":
+        """The words of `texts` as white space parts them, and `more` that occur in none."""
+        number: dict[str, int] = {}
+        ids: list[int] = []
+        offsets = [0]
+        for text in texts:
+            ids += [number.setdefault(word, len(number)) for word in text.split()]
+            offsets.append(len(ids))
+        for word in more:
+            number.setdefault(word, len(number))
+        return cls(tuple(number), np.array(ids, np.int64), np.array(offsets, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def texts(self) -> list[str]:
+        """The texts, with one space between words."""
+        words = [self.vocabulary[number] for number in self.ids.tolist()]
+        return [" ".join(words[start:stop]) for start, stop in pairwise(self.offsets.tolist())]
+
+
+@dataclass(frozen=True)
+class Tags:
+    """The part of speech of each word of a `Words`, as a number, int64 `[W]`."""
+
+    numbers: Ints
+
+    @cached_property
+    def order(self) -> Ints:
+        """Places of words, those of a part of speech together."""
+        order: Ints = np.argsort(self.numbers, kind="stable")
+        return order
+
+    @cached_property
+    def counts(self) -> Ints:
+        """Words of each part of speech."""
+        counts: Ints = np.bincount(self.numbers)
+        return counts
+
+    def draw(self, places: Ints, uniform: NDArray[np.float64]) -> Ints:
+        """For each place another one of the same part of speech, by a number in [0, 1).
+
+        Every place of the split is as likely as any other, so a word is as likely as it is frequent.
+        """
+        tags = self.numbers[places]
+        starts = np.cumsum(self.counts) - self.counts
+        drawn: Ints = self.order[starts[tags] + (uniform * self.counts[tags]).astype(np.int64)]
+        return drawn
+
+
+def tag_words(words: Words, advance: Callable[[int], None] = lambda done: None) -> Tags:
+    """Tag every word with TextBlob's tagger for English: from a lexicon, unknown words by their endings.
+
+    Args:
+        advance: called with the number of finished texts.
+
+    Raises:
+        UserError: when TextBlob is not installed.
+    """
+    try:
+        from textblob.en import parser
+    except ImportError:
+        raise UserError("--rule tang needs a tagger, TextBlob: pip install 'distilkit[augment]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # TextBlob does not close its lexicon's file
+        parser.find_tags(["film"])
+    number: dict[str, int] = {}
+    tags: list[int] = []
+    offsets = words.offsets.tolist()
+    ids = words.ids.tolist()
+    for text, (start, stop) in enumerate(pairwise(offsets)):
+        tagged = parser.find_tags([words.vocabulary[word] for word in ids[start:stop]])
+        tags += [number.setdefault(tag, len(number)) for _, tag in tagged]
+        if text % CHUNK == 0:
+            advance(text)
+    advance(len(words))
+    return Tags(np.array(tags, np.int64))
+
+
+@dataclass(frozen=True)
+class Variants:
+    """New texts, so many of each old one in turn.
+
+    Bit i of `shown`, int64 `[N]`, says whether rule `rules[i]` changed what is left in the text.
+    """
+
+    words: Words
+    rules: tuple[str, ...]
+    shown: Ints
+
+
+def named(rules: Sequence[str]) -> list[str]:
+    """What each combination of rules is called, by its bits: `["", "mask", "pos", "mask+pos"]`."""
+    return [
+        "+".join(rule for bit, rule in enumerate(rules) if shown >> bit & 1)
+        for shown in range(2 ** len(rules))
+    ]
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """The words of so many copies of each of some texts, and the numbers in [0, 1) that belong to them.
+
+    `places` are those of the copied words in the split, `inside` those in their text; `owner` numbers the
+    copies. `by_word` is float64 `[2, words]`, `by_copy` `[3, copies]`.
+    """
+
+    places: Ints
+    inside: Ints
+    owner: Ints
+    lengths: Ints
+    by_word: NDArray[np.float64]
+    by_copy: NDArray[np.float64]
+
+    @classmethod
+    def draw(cls, words: Words, texts: Ints, seeds: Sequence[Sequence[int]], copies: int) -> "_Copies":
+        per_text = words.offsets[texts + 1] - words.offsets[texts]
+        drawn = [
+            np.random.default_rng(seed).random(copies * (2 * length + 3))
+            for seed, length in zip(seeds, per_text.tolist(), strict=True)
+        ]
+        cuts = [copies * length for length in per_text.tolist()]
+        by_word = [
+            np.concatenate([one[part * cut : (part + 1) * cut] for one, cut in zip(drawn, cuts, strict=True)])
+            for part in (0, 1)
+        ]
+        by_copy = [one[2 * cut :].reshape(3, copies) for one, cut in zip(drawn, cuts, strict=True)]
+        lengths = np.repeat(per_text, copies)
+        owner = np.repeat(np.arange(len(lengths)), lengths)
+        inside = np.arange(len(owner)) - (np.cumsum(lengths) - lengths)[owner]
+        return cls(
+            places=np.repeat(words.offsets[texts], copies)[owner] + inside,
+            inside=inside,
+            owner=owner,
+            lengths=lengths,
+            by_word=np.stack(by_word),
+            by_copy=np.concatenate(by_copy, axis=1),
+        )
+
+    def having(self, words: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which copies have one of these words."""
+        found: NDArray[np.bool_] = np.bincount(self.owner[words], minlength=len(self.lengths)) > 0
+        return found
+
+
+def tang_variants(
+    words: Words,
+    tags: Tags,
+    texts: Ints,
+    seeds: Sequence[Sequence[int]],
+    *,
+    variants: int,
+    p_mask: float,
+    p_pos: float,
+    p_ngram: float,
+    max_ngram: int,
+    mask: int,
+) -> Variants:
+    """Masking, replacement by part of speech and n-gram sampling (Tang et al. 2019, section 3.3).
+
+    For each word a number X is drawn from [0, 1): X < p_mask masks it, p_mask <= X < p_mask + p_pos puts a
+    word of the same part of speech in its place. Then, with probability p_ngram, only n words in a row are
+    kept, n uniform in 1..max_ngram; a shorter text is kept whole.
+
+    Args:
+        words: all texts of the split, from whose words replacements are drawn.
+        tags: of `words`.
+        texts: numbers of those to vary.
+        seeds: of each of `texts`.
+        mask: number of the word that masks.
+    """
+    copies = _Copies.draw(words, texts, seeds, variants)
+    chance, which = copies.by_word
+    masked = chance < p_mask
+    swapped = ~masked & (chance < p_mask + p_pos)
+    old = words.ids[copies.places]
+    ids = np.where(masked, mask, old)
+    ids[swapped] = words.ids[tags.draw(copies.places[swapped], which[swapped])]
+    cut, size, start = copies.by_copy
+    length = np.minimum(1 + (size * max_ngram).astype(np.int64), copies.lengths)
+    length = np.where(cut < p_ngram, length, copies.lengths)
+    first = (start * (copies.lengths - length + 1)).astype(np.int64)
+    kept = (copies.inside >= first[copies.owner]) & (copies.inside < (first + length)[copies.owner])
+    shown = [
+        copies.having(kept & masked),
+        copies.having(kept & swapped & (ids != old)),
+        length < copies.lengths,
+    ]
+    new = Words(words.vocabulary, ids[kept], np.concatenate([[0], np.cumsum(length)]))
+    return Variants(new, TANG_RULES, _bits(shown))
+
+
+def _bits(shown: Sequence[NDArray[np.bool_]]) -> Ints:
+    bits: Ints = np.sum([one.astype(np.int64) << bit for bit, one in enumerate(shown)], axis=0)
+    return bits
+
+
+def key(text: str, pair: str | None = None) -> bytes:
+    """16 bytes for a row, whatever its case and white space, and whichever text of a pair is first."""
+    folded = " ".join(text.casefold().split())
+    if pair is not None:
+        folded = "\0".join(sorted((folded, " ".join(pair.casefold().split()))))
+    return blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class Known:
+    """The rows there are, to tell which new ones say nothing new."""
+
+    def __init__(self) -> None:
+        self._homes: dict[bytes, str] = {}
+
+    def add(self, home: str, keys: Iterable[bytes]) -> None:
+        """Rows of a split `home`; a row that is known already stays where it was first."""
+        for one in keys:
+            self._homes.setdefault(one, home)
+
+    def refuse(self, new: bytes, old: bytes) -> str | None:
+        """Where a row made of the row `old` is already, or `None`; then it is known from now on."""
+        if new == old:
+            return UNCHANGED
+        home = self._homes.get(new)
+        if home is None:
+            self._homes[new] = REPEATED
+        return home
+
+
+def in_turn(variants: int) -> Iterator[tuple[bool, bool]]:
+    """Which texts of a pair vary: the first only, the second only, both, and again."""
+    for number in range(variants):
+        yield number % 3 != 1, number % 3 != 0

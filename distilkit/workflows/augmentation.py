@@ -1,0 +1,340 @@
+"""`augment`: new texts of the training split's, as one Parquet file.
+
+The split is worked on in blocks of rows. Finished ones lie in `<output>.parts` until the file is complete, so
+that the same command goes on where it was stopped.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
+
+from distilkit import __version__, runs
+from distilkit.config import AugmentConfig, resolve_augment
+from distilkit.data import datasets
+from distilkit.data.augmentation import (
+    REPEATED,
+    UNCHANGED,
+    Ints,
+    Known,
+    Variants,
+    Words,
+    in_turn,
+    key,
+    named,
+    tag_words,
+    tang_variants,
+)
+from distilkit.data.datasets import TextData
+from distilkit.errors import UserError
+from distilkit.progress import SILENT, Reporter
+
+SCHEMA = "distilkit.augmentation/1"
+BLOCK = 1024  # rows of the training split that are worked on, and kept, together
+SOURCE, RULE, SEED = "source", "rule", "seed"
+METADATA, DROPPED = b"distilkit", b"dropped"
+IDENTITY, LOCK = "made-of.json", ".lock"
+
+# Numbers of texts and a seed of each -> as many new texts of each, one after the other.
+Make = Callable[[Ints, Sequence[Sequence[int]]], Variants]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What `augment` wrote. `rules` counts its rows, `dropped` those that were not new, by where they were.
+
+    `rows_per_second` counts rows of the blocks that this command made; `None` where all were there already.
+    """
+
+    path: Path
+    dataset: str
+    seed: int
+    sources: int
+    rows: int
+    rules: dict[str, int]
+    dropped: dict[str, int]
+    seconds: float
+    rows_per_second: float | None
+
+    def document(self) -> dict[str, Any]:
+        """The versioned JSON document."""
+        return {"schema": SCHEMA} | vars(self) | {"path": str(self.path)}
+
+
+def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
+    """Write new texts to `config.output`: the dataset's text columns, `source`, `rule` and `seed`.
+
+    `source` is the row of the training file, from 0. No new row equals another, or one of the training,
+    validation or test split; case, white space and the order of a pair make no difference. The same config
+    and data give the same file, also where the work was stopped in between.
+
+    Raises:
+        UserError: on anything wrong with the options, the data, a model or the output.
+    """
+    started = time.perf_counter()
+    config = resolve_augment(config)
+    _check_output(config)
+    if config.rule == "tinybert":
+        raise UserError("--rule tinybert cannot be used yet: use --rule tang.")
+    loaded = datasets.load_for_augmentation(config, config.max_train_samples)
+    for note in loaded.data.notes:
+        reporter.note(note)
+    sides = [[texts[row] for row in loaded.rows.tolist()] for texts in _columns(loaded.data, "train")]
+    make, made_with = _tang(config, sides, reporter)
+    maker = _Maker(config, loaded.data, loaded.rows, sides, make)
+    identity = _identity(config, loaded.data, made_with)
+    tally = _Tally()
+    with _parts(config, identity, reporter) as folder:
+        files = []
+        for start in range(0, len(loaded.rows), BLOCK):
+            files.append(folder / f"{start // BLOCK:06}.parquet")
+            if (part := _finished(files[-1])) is None:
+                begun = time.perf_counter()
+                part = maker.make(start)
+                runs.write_whole(files[-1], _as_parquet(part))
+                tally.add_made(len(part), time.perf_counter() - begun)
+            else:
+                maker.remember(part)
+            tally.add(part)
+            reporter.advance("rows augmented", min(start + BLOCK, len(loaded.rows)), len(loaded.rows))
+        _join(files, config.output, maker.schema.with_metadata({METADATA: identity}))
+    return Augmentation(
+        path=config.output,
+        dataset=config.data_name,
+        seed=config.seed,
+        sources=len(loaded.rows),
+        rows=sum(tally.rules.values()),
+        rules=dict(sorted(tally.rules.items())),
+        dropped=dict(sorted(tally.dropped.items())),
+        seconds=round(time.perf_counter() - started, 3),
+        rows_per_second=tally.rows_per_second,
+    )
+
+
+def _columns(data: TextData, split: str) -> list[list[str]]:
+    """The texts of a split, and where there are pairs the second texts."""
+    columns: list[Any] = [column for column in (data.texts(split), data.pairs(split)) if column is not None]
+    return [column[:] for column in columns]
+
+
+def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> tuple[Make, dict[str, Any]]:
+    """The rule of Tang et al. for these texts, and what it depends on beside the config."""
+    words = Words.of(chain(*sides), mask := str(config.mask_token))
+    tags = tag_words(words, lambda done: reporter.advance("texts tagged", done, len(words)))
+
+    def make(texts: Ints, seeds: Sequence[Sequence[int]]) -> Variants:
+        return tang_variants(
+            words,
+            tags,
+            texts,
+            seeds,
+            variants=config.variants or 0,
+            p_mask=config.p_mask or 0,
+            p_pos=config.p_pos or 0,
+            p_ngram=config.p_ngram or 0,
+            max_ngram=config.max_ngram or 1,
+            mask=words.vocabulary.index(mask),
+        )
+
+    return make, {"tagger": f"textblob {version('textblob')}"}
+
+
+class _Maker:
+    """Makes the rows of one block after the other, and knows all rows that there are already."""
+
+    def __init__(
+        self, config: AugmentConfig, data: TextData, rows: Ints, sides: list[list[str]], make: Make
+    ) -> None:
+        self.rows, self.sides, self.seed, self._make = rows, sides, config.seed, make
+        self.variants = config.variants or 0
+        turns = list(in_turn(self.variants))
+        self.varies = (
+            [list(turn) for turn in zip(*turns, strict=True)] if len(sides) == 2 else [[True] * self.variants]
+        )
+        self.columns = [column for column in (data.text_column, data.pair_column) if column]
+        if taken := [column for column in self.columns if column in (SOURCE, RULE, SEED)]:
+            raise UserError(f"the column {taken[0]!r} of the texts has the name of one of ours. Rename it.")
+        self.schema = pa.schema(
+            [(column, pa.string()) for column in self.columns]
+            + [(SOURCE, pa.int64()), (RULE, pa.string()), (SEED, pa.int64())]
+        )
+        self.known = Known()
+        for split in ("validation", "test", "train"):
+            if split in data.splits:
+                self.known.add(split, map(key, *_columns(data, split)))
+
+    def remember(self, part: pa.Table) -> None:
+        """Rows that an earlier command made are known from now on."""
+        self.known.add(REPEATED, map(key, *(part[column].to_pylist() for column in self.columns)))
+
+    def make(self, start: int) -> pa.Table:
+        """The new rows of a block of training rows; what was dropped is in the metadata of the schema."""
+        block = np.arange(start, min(start + BLOCK, len(self.rows)))
+        old = [[side[text] for text in block.tolist()] for side in self.sides]
+        new, shown = [], np.zeros((len(block), self.variants), np.int64)
+        for side, texts in enumerate(old):
+            seeds = [(self.seed, row, side) for row in self.rows[block].tolist()]
+            made = self._make(block + side * len(self.rows), seeds)
+            varies = self.varies[side] * len(block)
+            fixed = (text for text in texts for _ in range(self.variants))
+            new.append([t if v else f for t, v, f in zip(made.words.texts(), varies, fixed, strict=True)])
+            shown |= made.shown.reshape(shown.shape) * np.array(self.varies[side])
+        kept, dropped = self._sift(list(zip(*new, strict=True)), shown.ravel().tolist(), list(map(key, *old)))
+        names = np.array(named(made.rules), object)
+        columns = [
+            *([texts[number] for number in kept] for texts in new),
+            np.repeat(self.rows[block], self.variants)[kept],
+            names[shown.ravel()[kept]],
+            np.full(len(kept), self.seed),
+        ]
+        metadata = {DROPPED: json.dumps(dropped, sort_keys=True)}
+        return pa.table(columns, schema=self.schema.with_metadata(metadata))
+
+    def _sift(
+        self, new: list[tuple[str, ...]], shown: list[int], old: list[bytes]
+    ) -> tuple[list[int], Counter[str]]:
+        """The numbers of the rows to keep, and how many of the others are where already."""
+        kept, dropped = [], Counter[str]()
+        for number, row in enumerate(new):
+            if not shown[number]:
+                dropped[UNCHANGED] += 1
+            elif home := self.known.refuse(key(*row), old[number // self.variants]):
+                dropped[home] += 1
+            else:
+                kept.append(number)
+        return kept, dropped
+
+
+@dataclass
+class _Tally:
+    """Counts of the parts so far."""
+
+    rules: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    made: int = 0
+    seconds: float = 0.0
+
+    def add(self, part: pa.Table) -> None:
+        self.rules.update(part[RULE].to_pylist())
+        self.dropped.update(json.loads(part.schema.metadata[DROPPED]))
+
+    def add_made(self, rows: int, seconds: float) -> None:
+        self.made, self.seconds = self.made + rows, self.seconds + seconds
+
+    @property
+    def rows_per_second(self) -> float | None:
+        return round(self.made / self.seconds, 1) if self.seconds else None
+
+
+# What lies on the disk ------------------------------------------------------------------------------------
+
+
+def _check_output(config: AugmentConfig) -> None:
+    """Refuse early, before any work, an output that could not be written."""
+    output = config.output
+    try:
+        if output.is_dir():
+            raise UserError(f"--output {output} is a folder. Name a file in it.")
+        if output.exists() and not config.overwrite:
+            raise UserError(
+                f"--output {output} is there already. Name another, or replace it with --overwrite."
+            )
+        home = next(parent for parent in output.absolute().parents if parent.exists())
+        if not home.is_dir() or not os.access(home, os.W_OK):
+            raise UserError(f"--output {output}: {home} is not a folder you can write to.")
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be used: {error.strerror}.") from None
+
+
+def _identity(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) -> str:
+    """All that the rows depend on, as JSON: the config, the texts, and tagger or models."""
+    values = TypeAdapter(AugmentConfig).dump_python(config, mode="json")
+    for name in ("output", "overwrite"):
+        del values[name]
+    texts = {split: data.fingerprint(split, labels=False) for split in data.splits}
+    identity = {"distilkit": __version__, "config": values, "texts": texts, **made_with}
+    return json.dumps(identity, indent=1, ensure_ascii=False)
+
+
+@contextmanager
+def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
+    """The folder of finished blocks, for this command alone; removed when the block ends well."""
+    folder = config.output.with_name(config.output.name + ".parts")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=0):
+            _take_over(folder, identity, config.overwrite)
+            try:
+                yield folder
+            except BaseException:
+                reporter.note(f"finished blocks are kept in {folder}; the same command goes on from there")
+                raise
+        shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise UserError(f"--output {config.output}: another process is writing it. Wait for it.") from None
+    except OSError as error:
+        if error.errno in runs.REFUSALS:
+            raise UserError(f"--output {config.output}: {error.strerror}.") from None
+        raise
+
+
+def _take_over(folder: Path, identity: str, overwrite: bool) -> None:
+    """Make the folder one of blocks made of `identity`, or refuse it."""
+    there = [file for file in folder.iterdir() if file.name != LOCK]
+    known = folder / IDENTITY
+    if known.is_file() and known.read_text(encoding="utf-8") == identity:
+        return
+    if there and not known.is_file():
+        raise UserError(
+            f"{folder} is in the way: it holds no finished blocks. Rename it, or name another --output."
+        )
+    if there and not overwrite:
+        raise UserError(
+            f"{folder} holds the finished blocks of another command, of {_differing(known, identity)}. "
+            "Repeat that command to complete it, or drop them with --overwrite."
+        )
+    for file in there:
+        file.unlink()
+    runs.write_text(known, identity)
+
+
+def _differing(known: Path, identity: str) -> str:
+    old, new = json.loads(known.read_text(encoding="utf-8")), json.loads(identity)
+    flat = [values | values.pop("config") for values in (old, new)]
+    names = [name for name in flat[0] | flat[1] if flat[0].get(name) != flat[1].get(name)]
+    return f"another {', '.join(names)}" if names else "other things"
+
+
+def _finished(file: Path) -> pa.Table | None:
+    """A block that an earlier command made; `None` where there is none, or a damaged one."""
+    try:
+        return pq.read_table(file)
+    except (FileNotFoundError, pa.ArrowException):
+        return None
+
+
+def _as_parquet(part: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(part, sink)
+    return bytes(sink.getvalue())
+
+
+def _join(files: Sequence[Path], output: Path, schema: pa.Schema) -> None:
+    """Write `output` of the blocks, a row group each; others see the old file or all of the new."""
+    with runs.replacing(output) as draft, pq.ParquetWriter(draft, schema) as writer:
+        for file in files:
+            writer.write_table(pq.read_table(file).replace_schema_metadata(schema.metadata))

@@ -1,0 +1,253 @@
+"""`augment` from end to end: nothing comes up that must not, and the same command makes the same file."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import BAD, GOOD, Notes, pair_rows, rows, write_jsonl
+
+from distilkit import AugmentConfig, TrainConfig, UserError, augment
+from distilkit.data import datasets
+from distilkit.data.augmentation import key
+from distilkit.progress import Reporter
+from distilkit.workflows import augmentation
+
+pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+
+
+@pytest.fixture
+def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """60 training rows of few short words, in blocks of 16, so that much of what is made is there already."""
+    monkeypatch.setattr(augmentation, "BLOCK", 16)
+    random.seed(3)
+    words = ["a", "great", "dull", "film", "story", "truly", "fun", "boring"]
+    texts = list(dict.fromkeys(" ".join(random.choices(words, k=random.randint(1, 4))) for _ in range(160)))
+    parts = {
+        "train": texts[:60],
+        "validation": texts[60:80],
+        "test": [text.upper() for text in texts[80:100]],
+    }
+    for split, chosen in parts.items():
+        labels = [-1 if split == "test" else number % 2 for number in range(len(chosen))]
+        write_jsonl(
+            tmp_path / "data" / f"{split}.jsonl",
+            [{"sentence": text, "label": label} for text, label in zip(chosen, labels, strict=True)],
+        )
+    return tmp_path / "data"
+
+
+def made(folder: Path, data: Path, name: str = "new", **options: Any) -> pa.Table:
+    """The rows that `augment` makes of SST-2-like data."""
+    config = AugmentConfig(
+        **{"dataset": "sst2", "data_dir": data, "output": folder / f"{name}.parquet"} | options
+    )
+    augment(config)
+    return pq.read_table(config.output)
+
+
+def texts_of(data: Path, split: str) -> list[str]:
+    lines = (data / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["sentence"] for line in lines]
+
+
+def test_no_row_is_one_of_train_validation_or_test_or_comes_twice(many: Path, tmp_path: Path) -> None:
+    """Leaked test rows would flatter every student that is trained on the file."""
+    table = made(tmp_path, many)
+    keys = [key(text) for text in table["sentence"].to_pylist()]
+    assert len(keys) == len(set(keys)) > 100
+    for split in ("train", "validation", "test"):
+        assert not {key(text) for text in texts_of(many, split)} & set(keys), split
+
+
+def test_the_result_says_what_was_dropped_and_it_adds_up(many: Path, tmp_path: Path) -> None:
+    config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet", variants=30)
+    result = augment(config)
+    assert set(result.dropped) == {"repeated", "test", "train", "unchanged", "validation"}
+    assert result.rows + sum(result.dropped.values()) == 60 * 30
+    table = pq.read_table(config.output)
+    assert result.rows == len(table) == sum(result.rules.values())
+    assert result.sources == 60 and result.rows_per_second
+    document = json.loads(json.dumps(result.document()))
+    assert (document["schema"], document["path"]) == ("distilkit.augmentation/1", str(config.output))
+
+
+def test_every_row_says_what_it_was_made_of(many: Path, tmp_path: Path) -> None:
+    table = made(tmp_path, many, seed=5, mask_token="<mask>")
+    assert table.column_names == ["sentence", "source", "rule", "seed"]
+    assert set(table["seed"].to_pylist()) == {5}
+    train = texts_of(many, "train")
+    for row in table.to_pylist():
+        old, new = train[row["source"]].split(), row["sentence"].split()
+        assert ("mask" in row["rule"]) == ("<mask>" in new)
+        assert ("ngram" in row["rule"]) == (len(new) < len(old))
+    metadata = json.loads(table.schema.metadata[b"distilkit"])
+    assert metadata["config"]["p_pos"] == 0.1 and metadata["config"]["seed"] == 5
+    assert metadata["tagger"].startswith("textblob ") and set(metadata["texts"]) == {
+        "train",
+        "validation",
+        "test",
+    }
+
+
+def test_the_same_command_makes_the_same_bytes_and_another_seed_others(many: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        made(tmp_path, many, name, seed=seed)
+    a, b, c = ((tmp_path / f"{name}.parquet").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+class Stop(Reporter):
+    """Ctrl-C after so many rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        if task == "rows augmented" and done >= self.rows:
+            raise KeyboardInterrupt
+
+
+def test_a_command_that_was_killed_goes_on_and_makes_the_same_file(many: Path, tmp_path: Path) -> None:
+    """What is dropped in a later block depends on the earlier ones, made by another process or not."""
+    made(tmp_path, many, "whole")
+    config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
+    stop = Stop(32)
+    with pytest.raises(KeyboardInterrupt):
+        augment(config, stop)
+    parts = tmp_path / "new.parquet.parts"
+    assert "finished blocks are kept" in stop.notes[-1] and str(parts) in stop.notes[-1]
+    assert not config.output.exists()
+    kept = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.parquet")}
+    assert sorted(kept) == ["000000.parquet", "000001.parquet"]
+    (parts / "000001.parquet").write_bytes(b"PAR1 cut short")
+    with pytest.raises(KeyboardInterrupt):
+        augment(config, Stop(48))
+    assert (parts / "000000.parquet").stat().st_mtime_ns == kept["000000.parquet"], "it was made anew"
+    augment(config)
+    assert config.output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    assert not parts.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "new.parquet", "whole.parquet"}
+
+
+def test_blocks_of_another_command_are_refused_and_dropped_when_told(many: Path, tmp_path: Path) -> None:
+    """Half a file of one seed and half of another would pass for either."""
+    config = {"dataset": "sst2", "data_dir": many, "output": tmp_path / "new.parquet"}
+    with pytest.raises(KeyboardInterrupt):
+        augment(AugmentConfig(**config), Stop(16))
+    with pytest.raises(UserError, match=r"new\.parquet\.parts .*another seed\. .*--overwrite"):
+        augment(AugmentConfig(**config, seed=3))
+    augment(AugmentConfig(**config, seed=3, overwrite=True))
+    made(tmp_path, many, "other", seed=3)
+    assert (tmp_path / "new.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
+
+
+def test_blocks_of_other_texts_are_refused(many: Path, tmp_path: Path) -> None:
+    config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        augment(config, Stop(16))
+    write_jsonl(many / "test.jsonl", [{"sentence": "a great story", "label": -1}])
+    with pytest.raises(UserError, match=r"another texts"):
+        augment(config)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(many: Path, tmp_path: Path) -> None:
+    parts = tmp_path / "new.parquet.parts"
+    parts.mkdir()
+    (parts / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"is in the way"):
+        made(tmp_path, many, overwrite=True)
+    assert (parts / "notes.txt").read_text() == "mine"
+
+
+def test_two_at_once_do_not_write_the_same_file(many: Path, tmp_path: Path) -> None:
+    config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
+
+    class Another(Reporter):
+        def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+            if task == "rows augmented" and done == 16:
+                with pytest.raises(UserError, match="another process is writing it"):
+                    augment(config)
+
+    augment(config, Another())
+    assert len(pq.read_table(config.output)) > 100
+
+
+def test_pairs_vary_first_second_and_both(tmp_path: Path, mrpc_dir: Path) -> None:
+    table = made(tmp_path, mrpc_dir, dataset="mrpc", variants=9)
+    assert table.column_names == ["sentence1", "sentence2", "source", "rule", "seed"]
+    train = pair_rows()
+    kinds = set()
+    for row in table.to_pylist():
+        old = train[row["source"]]
+        changed = tuple(row[name] != old[name] for name in ("sentence1", "sentence2"))
+        assert any(changed)
+        kinds.add(changed)
+        assert ("mask" in row["rule"]) == ("[MASK]" in f"{row['sentence1']} {row['sentence2']}".split())
+    assert kinds == {(True, False), (False, True), (True, True)}
+
+
+def test_a_validation_split_that_is_cut_from_train_is_not_augmented(tmp_path: Path) -> None:
+    """Variants of the rows that every run validates on would be half a leak."""
+    data = tmp_path / "data"
+    write_jsonl(data / "train.jsonl", rows(5))
+    notes = Notes()
+    config = AugmentConfig(dataset="sst2", data_dir=data, output=tmp_path / "new.parquet")
+    result = augment(config, notes)
+    fitted = datasets.load_for_training(
+        TrainConfig(dataset="sst2", data_dir=data, output_dir=tmp_path / "run"), None
+    )
+    assert result.sources == len(fitted.texts("train")) == 36
+    assert any("has no validation split" in note for note in notes.notes)
+    loaded = datasets.load_for_augmentation(config, None)
+    assert list(fitted.texts("train")) == [rows(5)[row]["sentence"] for row in loaded.rows]
+    assert set(pq.read_table(config.output)["source"].to_pylist()) <= set(loaded.rows.tolist())
+
+
+def test_a_sample_is_the_one_that_training_takes_and_keeps_the_files_row_numbers(
+    many: Path, tmp_path: Path
+) -> None:
+    fitted = datasets.load_for_training(TrainConfig(dataset="sst2", data_dir=many, output_dir="o"), 20)
+    config = AugmentConfig(
+        dataset="sst2", data_dir=many, output=tmp_path / "new.parquet", max_train_samples=20
+    )
+    loaded = datasets.load_for_augmentation(config, 20)
+    train = texts_of(many, "train")
+    assert list(fitted.texts("train")) == [train[row] for row in loaded.rows]
+    result = augment(config)
+    sources = pq.read_table(config.output)["source"].to_numpy()
+    assert result.sources == 20 and np.isin(sources, loaded.rows).all()
+    known = {key(text) for text in train}
+    assert not known & {key(text) for text in pq.read_table(config.output)["sentence"].to_pylist()}
+
+
+def test_it_works_without_any_label_and_without_other_splits(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data" / "train.jsonl", [{"text": text} for text in (*GOOD, *BAD)])
+    table = made(tmp_path, tmp_path / "data", dataset=None)
+    assert table.column_names == ["text", "source", "rule", "seed"] and len(table) > 40
+
+
+def test_a_text_column_with_the_name_of_ours_is_refused(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data" / "train.jsonl", [{"source": text} for text in GOOD])
+    with pytest.raises(UserError, match="'source'"):
+        made(tmp_path, tmp_path / "data", dataset=None, text_column="source")
+
+
+def test_nothing_is_left_when_the_disk_refuses(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(augmentation.runs, "write_whole", full)
+    with pytest.raises(UserError, match=r"--output .*new\.parquet: No space left"):
+        made(tmp_path, many)
+    assert not (tmp_path / "new.parquet").exists()
