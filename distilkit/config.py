@@ -250,6 +250,11 @@ class DistillConfig(FitConfig):
         panel="Training",
         help="kl: softens both answers, and the term is multiplied by its square. (default: 2)",
     )
+    calibrate: bool = option(
+        True,
+        panel="Training",
+        help="Fit a temperature on the validation split at the end and store it in the student's weights.",
+    )
     init: Init | None = option(
         None,
         panel="Model",

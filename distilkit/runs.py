@@ -3,7 +3,7 @@
 config.yaml        resolved; repeats the run
 model/             config.json, model.safetensors, tokenizer: the best epoch
 history.jsonl      a line per epoch
-metrics.json       best epoch, validation metrics, parameters, bytes, seconds
+metrics.json       best epoch, validation metrics, calibration, parameters, bytes, seconds
 environment.json   command line, versions, device, seed, data and teacher fingerprints, start and end
 evaluation/        what `evaluate` measured, one JSON file per dataset and split
 """

@@ -51,6 +51,15 @@ def rows(copies: int = 2) -> list[dict[str, Any]]:
     return negative + positive
 
 
+def noisy_rows() -> list[dict[str, Any]]:
+    """104 sentences, 13 times the same 8: 3 of each have the other label, so that nobody is always right."""
+    values = rows(13)
+    for number, row in enumerate(values):
+        if number % 52 // 4 % 6 == 0:
+            values[number] = row | {"label": 1 - row["label"]}
+    return values
+
+
 def pair_rows(copies: int = 2) -> list[dict[str, Any]]:
     """Pairs of sentences with MRPC's columns."""
     same = [{"sentence1": text, "sentence2": text + " .", "label": 1} for text in GOOD * copies]

@@ -77,6 +77,7 @@ FULL: list[Any] = [
         alpha_end=0.25,
         soft_loss="kl",
         temperature=1e-1,
+        calibrate=False,
         init="random",
         layers=2,
         hidden_size=10,

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import evaluate
 import numpy as np
+import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
@@ -68,6 +69,25 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
     order = ("accuracy", "f1", "f1_macro")
     loss = float(F.cross_entropy(logits, labels))
     return {name: scores[name] for name in order if name in scores} | {"loss": loss}
+
+
+def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
+    """How far a model's confidence is from its accuracy (ECE, Guo et al. 2017, section 2).
+
+    Rows are put into `bins` equally wide intervals by the probability of their answer, each open below and
+    closed above: `sum over bins of n / N * |accuracy - mean confidence|`.
+
+    Args:
+        logits: float `[N, C]`.
+        labels: int64 `[N]`.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
+        raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}")
+    confidence, answer = logits.double().softmax(dim=1).max(dim=1)
+    number = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    gaps = torch.zeros(bins, dtype=torch.float64, device=logits.device)
+    gaps.index_add_(0, number, (answer == labels).double() - confidence)
+    return float(gaps.abs().sum() / len(labels))
 
 
 def _offline(metric: type[Any]) -> Any:

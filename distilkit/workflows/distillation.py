@@ -209,7 +209,7 @@ def stackable(device: torch.device, precision: Resolved) -> bool:
 
 def _companies(configs: Sequence[DistillConfig]) -> list[list[int]]:
     """Numbers of the configs, those together that differ only in alphas, seed and where they go."""
-    own = ("alpha", "alpha_end", "seed", "output_dir", "overwrite", "precision")
+    own = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", "precision")
     names = [name for name in field_infos(DistillConfig) if name not in own]
     alike: dict[str, list[int]] = {}
     for number, config in enumerate(configs):

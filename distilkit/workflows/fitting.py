@@ -5,11 +5,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
@@ -20,9 +20,10 @@ from distilkit.config import AnyFit, DistillConfig, TrainConfig, changed
 from distilkit.data.batching import step_loader
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
+from distilkit.engine.calibration import BOUNDS, divided_logits, fit_temperature
 from distilkit.engine.inference import predict_logits
 from distilkit.engine.loop import ChangingLoss, EpochRecord, Loss, StepRecord, fit
-from distilkit.engine.metrics import score
+from distilkit.engine.metrics import expected_calibration_error, score
 from distilkit.engine.optimizer import can_be_table
 from distilkit.engine.precision import Resolved, explaining_memory
 from distilkit.engine.together import fit_together
@@ -35,6 +36,7 @@ from distilkit.progress import NamedReporter, Reporter
 LOOK_UP_THEIR_INPUT = frozenset(
     ("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 )
+CALIBRATION_ROWS = 100  # with fewer, a temperature says more of these rows than of the student
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,15 @@ def fit_into_run(
         UserError: when `output_dir` cannot receive the run or training diverges.
     """
     device = accelerator.device
-    with explaining_memory(), _recorded(job, train_rows, device, reporter) as take:
+    validation = _Validation(job, validation_rows)
+    with explaining_memory(), _recorded(job, train_rows, validation, device, reporter) as take:
         records = fit(
             job.model,
             _loader(job, train_rows.to(device)),
             job.loss,
             accelerator=accelerator,
             tables=_sparse_tables(job, train_rows, device),
-            validate=partial(_scores, job, validation_rows),
+            validate=validation,
             aside=aside,
             **_settings(job),
         )
@@ -153,13 +156,14 @@ def fit_into_runs(
         )
         .to(device)
     )
+    validation = _Validation(jobs[0], validation_rows)
     loaders = {job.config.seed: _loader(job, everything) for job in jobs}
     with ExitStack() as drafts:
         books = []
         for job, rows in zip(jobs, train_rows, strict=True):
             book = drafts.enter_context(_Book(job))
             named = NamedReporter(job.config.output_dir.name, reporter)
-            book.open(_recorded(job, rows, device, named, together=len(jobs)))
+            book.open(_recorded(job, rows, validation, device, named, together=len(jobs)))
             books.append(book)
         opened = [book for book in books if not book.outcome]
         models: list[Any] = [book.job.model.to(device) for book in opened]  # type: ignore[arg-type]
@@ -171,7 +175,7 @@ def fit_into_runs(
                 [loaders[config.seed] for config in configs],
                 [config.alphas[0] for config in configs],
                 device=device,
-                validate=partial(_scores, jobs[0], validation_rows),
+                validate=validation,
                 alphas_end=[config.alphas[1] for config in configs],
                 temperature=configs[0].temperature,
                 labelled_share=max(job.labelled_share for job in jobs),
@@ -239,11 +243,18 @@ class _Book:
 
 @contextmanager
 def _recorded(
-    job: Job, train_rows: Encoded, device: torch.device, reporter: Reporter, together: int = 1
+    job: Job,
+    train_rows: Encoded,
+    validation: "_Validation",
+    device: torch.device,
+    reporter: Reporter,
+    together: int = 1,
 ) -> Iterator[Callable[[EpochRecord], None]]:
     """What to call after every epoch of `job`, which keeps the best model; the run is written at the end."""
     config = job.config
     best: EpochRecord | None = None
+    calibrates = isinstance(config, DistillConfig) and config.calibrate
+    calibration: _Calibration | None = None
     started, clock = runs.now(), time.perf_counter()
     sizes = ", ".join(f"{split} {len(rows):,} rows" for split, rows in job.data.splits.items())
     reporter.note(f"data: {job.data.name}, {sizes}")
@@ -252,13 +263,17 @@ def _recorded(
         runs.write_config(draft, changed(config, precision=job.precision))
 
         def take(record: EpochRecord) -> None:
-            nonlocal best
+            nonlocal best, calibration
             assert config.epochs
             runs.append_line(draft / runs.HISTORY, record.as_dict())
             reporter.note(describe_epoch(record, config.epochs, job.data.metric))
             if record.improved:
                 best = record
-                _save_best(job, draft)
+                if calibrates:
+                    assert validation.scores is record.validation, "these logits are this epoch's"
+                    calibration = _save_calibrated(job, validation, draft)
+                else:
+                    _save_best(job, draft)
 
         yield take
         assert best is not None
@@ -266,12 +281,15 @@ def _recorded(
         metrics = {
             "best_epoch": best.epoch,
             "metric": job.data.metric,
-            "validation": best.validation,
+            "validation": best.validation | dict(calibration.scores if calibration else {}),
             "parameters": parameters,
             "parameters_without_embeddings": without_embeddings,
             "bytes": Source("", draft / runs.MODEL).bytes,
             "seconds": round(time.perf_counter() - clock, 2),
         }
+        if calibration:
+            reporter.note(f"calibration: {calibration.note}")
+            metrics["calibration"] = calibration.facts
         runs.write_json(draft / runs.METRICS, metrics)
         environment = _environment(job, train_rows, device, together)
         runs.write_json(draft / runs.ENVIRONMENT, environment | {"start": started, "end": runs.now()})
@@ -304,10 +322,72 @@ def _settings(job: Job) -> dict[str, Any]:
     }
 
 
-def _scores(job: Job, rows: Encoded, model: torch.nn.Module) -> dict[str, float]:
-    scores = score(predict_logits(model, rows, precision=job.precision), job.data.labels("validation"))
-    # Where the teacher gave the labels, to be right is to agree with it.
-    return {"agreement": scores["accuracy"]} if job.data.metric == "agreement" else scores
+class _Validation:
+    """Scores a model on the validation split, and keeps what it answered."""
+
+    def __init__(self, job: Job, rows: Encoded) -> None:
+        self.rows, self.labels = rows, job.data.labels("validation")
+        self._precision, self.by_teacher = job.precision, job.data.metric == "agreement"
+
+    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
+        self.logits = predict_logits(model, self.rows, precision=self._precision)
+        self.scores = score(self.logits, self.labels)
+        if self.by_teacher:  # it gave the labels, so to be right is to agree with it
+            self.scores = {"agreement": self.scores["accuracy"]}
+        return self.scores
+
+
+@dataclass(frozen=True)
+class _Calibration:
+    """What became of it: `facts` for `metrics.json`, `scores` of the student that was saved, a `note`."""
+
+    note: str
+    facts: Mapping[str, float] | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+
+def _save_calibrated(job: Job, validation: _Validation, draft: Path) -> _Calibration:
+    """`_save_best` with the logits divided by a temperature that fits `validation`, where there is one.
+
+    Dividing changes no answer: the accuracy stays what it is.
+    """
+    if validation.by_teacher:
+        _save_best(job, draft)
+        return _Calibration("there are no labels, so the student's probabilities are left as they are")
+    known = validation.labels >= 0
+    logits, labels = validation.logits[known], validation.labels[known]
+    temperature = fit_temperature(logits, labels) if len(labels) >= CALIBRATION_ROWS else None
+    if temperature is None:
+        _save_best(job, draft)
+        low, high = BOUNDS
+        why = f"no temperature within [{low:g}, {high:g}] is best on the validation split"
+        if len(labels) < CALIBRATION_ROWS:
+            why = f"the validation split has {len(labels)} labelled rows, which is under {CALIBRATION_ROWS}"
+        return _Calibration(f"{why}, so the student's probabilities are left as they are")
+    inputs = validation.rows.inputs(np.arange(min(8, len(validation.rows))))
+    device = next(job.model.parameters()).device
+    inputs = {name: values.to(device) for name, values in inputs.items()}
+    with divided_logits(job.model, inputs, temperature) as divided:
+        _save_best(job, draft)
+    if not divided:
+        return _Calibration(
+            f"the last layer of {type(job.model).__name__} does not scale its logits, so its probabilities "
+            "are left as they are"
+        )
+    scaled = logits / temperature
+    facts = {
+        "temperature": temperature,
+        "ece_before": expected_calibration_error(logits, labels),
+        "ece": expected_calibration_error(scaled, labels),
+        "loss_before": score(logits, labels)["loss"],
+        "loss": score(scaled, labels)["loss"],
+    }
+    note = (
+        f"the student's logits are divided by {temperature:.4g}; ECE {facts['ece_before']:.4f} -> "
+        f"{facts['ece']:.4f}, NLL {facts['loss_before']:.4f} -> {facts['loss']:.4f} "
+        "(fitted on the validation split, so both are optimistic there)"
+    )
+    return _Calibration(note, facts, {"loss": facts["loss"]})
 
 
 def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[torch.nn.Embedding]:

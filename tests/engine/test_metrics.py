@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, f1_score
 
-from distilkit.engine.metrics import F1, Accuracy, score
+from distilkit.engine.metrics import F1, Accuracy, expected_calibration_error, score
 from distilkit.errors import UserError
 
 
@@ -103,3 +103,36 @@ def test_no_metric_is_downloaded_and_none_writes_a_cache(tmp_path: Path) -> None
     )
     assert done.returncode == 0, done.stderr
     assert [file for file in home.rglob("*") if file.is_file()] == []
+
+
+def ece_by_hand(logits: torch.Tensor, labels: list[int], bins: int) -> float:
+    """Bin by bin, row by row."""
+    rows = []
+    for values, label in zip(logits.double().softmax(dim=1).tolist(), labels, strict=True):
+        rows.append((max(values), values.index(max(values)) == label))
+    total = 0.0
+    for number in range(bins):
+        within = [row for row in rows if number / bins < row[0] <= (number + 1) / bins]
+        if within:
+            accuracy = sum(right for _, right in within) / len(within)
+            confidence = sum(sure for sure, _ in within) / len(within)
+            total += len(within) / len(rows) * abs(accuracy - confidence)
+    return total
+
+
+@given(seed=st.integers(0, 999), classes=st.integers(2, 5), bins=st.sampled_from([1, 10, 15]))
+@settings(max_examples=40, deadline=None)
+def test_the_calibration_error_is_the_one_worked_out_by_hand(seed: int, classes: int, bins: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(50, classes, generator=random)
+    labels = torch.randint(classes, (50,), generator=random)
+    found = expected_calibration_error(logits, labels, bins)
+    assert found == pytest.approx(ece_by_hand(logits, labels.tolist(), bins), abs=1e-9)
+
+
+def test_the_calibration_error_of_what_is_sure_and_right_is_0_and_of_sure_and_wrong_1() -> None:
+    logits = torch.tensor([[100.0, 0.0]] * 4)
+    assert expected_calibration_error(logits, torch.zeros(4, dtype=torch.long)) == pytest.approx(0)
+    assert expected_calibration_error(logits, torch.ones(4, dtype=torch.long)) == pytest.approx(1)
+    with pytest.raises(ValueError, match="labels"):
+        expected_calibration_error(logits, torch.zeros(3, dtype=torch.long))

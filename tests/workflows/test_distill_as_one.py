@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEVICES, QUICK, Interrupt, Notes, pair_rows, rows
+from conftest import DEVICES, QUICK, Interrupt, Notes, noisy_rows, pair_rows, rows, write_jsonl
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -134,6 +134,26 @@ def test_alphas_that_move_are_in_one_company(config: Make, as_one: None) -> None
         for mine, theirs in zip(together[number].history, alone.history, strict=True):
             for name in ("loss", "hard_loss", "soft_loss"):
                 assert mine[name] == pytest.approx(theirs[name], abs=2e-2), (number, name)
+
+
+def test_each_student_has_a_temperature_of_its_own_in_company(
+    config: Make, tmp_path: Path, as_one: None
+) -> None:
+    """Fitted to another's answers, it would make a student worse, and nothing fail."""
+    write_jsonl(tmp_path / "data" / "train.jsonl", rows())
+    write_jsonl(tmp_path / "data" / "validation.jsonl", noisy_rows())
+    options: dict[str, Any] = {"data_dir": tmp_path / "data", "epochs": 8, "learning_rate": 3e-2}
+    ways: list[dict[str, Any]] = [{"alpha": 0}, {"alpha": 1}, {"alpha": 0, "calibrate": False}]
+    together = distill_many([config(f"together/{i}", **way, **options) for i, way in enumerate(ways)])
+    assert together[0].environment["trained_together"] == 3
+    told = [run.metrics.get("calibration") for run in together]
+    assert told[2] is None and abs(told[0]["temperature"] - told[1]["temperature"]) > 0.05
+    torch.testing.assert_close(
+        told[0]["temperature"] * logits_of(together[0]), logits_of(together[2]), atol=1e-3, rtol=1e-3
+    )
+    for way, run in zip(ways, together, strict=True):
+        alone = distill(config(f"alone/{run.path.name}", **way, **options))
+        torch.testing.assert_close(logits_of(run), logits_of(alone), atol=5e-2, rtol=5e-2)
 
 
 def test_a_run_says_how_many_shared_its_steps(config: Make, as_one: None) -> None:

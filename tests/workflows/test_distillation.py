@@ -15,6 +15,7 @@ from conftest import (
     Interrupt,
     Notes,
     lively,
+    noisy_rows,
     pair_rows,
     rows,
     tiny_tokenizer,
@@ -26,8 +27,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
-from distilkit import DistillConfig, UserError, distill
+from distilkit import DistillConfig, EvaluateConfig, UserError, distill, evaluate
 from distilkit.config import make_config, read_values, resolve
+from distilkit.engine.metrics import expected_calibration_error
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run
 from distilkit.workflows import distillation
@@ -180,6 +182,87 @@ def test_rows_without_a_label_do_not_thin_out_the_hard_loss(
     # An untrained student is about as wrong on one class as on the other.
     assert run.history[0]["hard_loss"] == pytest.approx(plain.history[0]["hard_loss"], rel=0.1)
     assert run.environment["loss"] == "loss = CE(student, labels) over labelled rows (50.0% of all)"
+
+
+# --- calibration -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noisy_dir(tmp_path: Path) -> Path:
+    """SST-2's layout with enough validation rows for a temperature, not all of which can be answered."""
+    folder = relabelled(tmp_path / "noisy", rows())
+    write_jsonl(folder / "validation.jsonl", noisy_rows())
+    return folder
+
+
+CALIBRATED: dict[str, dict[str, Any]] = {
+    "bilstm": {"alpha": 0, "epochs": 8, "learning_rate": 3e-2},
+    "tinybert": {"student": "tinybert", "init": "teacher", "layers": 1, "epochs": 2},
+}
+
+
+@pytest.mark.parametrize("options", CALIBRATED.values(), ids=CALIBRATED.keys())
+def test_the_saved_student_is_calibrated_and_answers_as_before(
+    config: Any, tmp_path: Path, noisy_dir: Path, options: dict[str, Any]
+) -> None:
+    """Whatever loads it, here transformers alone, gets logits that are divided, and training knew nothing."""
+    notes = Notes()
+    run = distill(config(data_dir=noisy_dir, **options), notes)
+    plain = distill(config(data_dir=noisy_dir, output_dir=tmp_path / "n", calibrate=False, **options))
+    told = run.metrics["calibration"]
+    texts = [row["sentence"] for row in noisy_rows()]
+    labels = torch.tensor([row["label"] for row in noisy_rows()])
+    ours, theirs = logits_of(run.model_path, texts), logits_of(plain.model_path, texts)
+    assert abs(told["temperature"] - 1) > 0.1
+    torch.testing.assert_close(ours * told["temperature"], theirs, atol=1e-4, rtol=1e-4)
+    assert torch.equal(ours.argmax(dim=1), theirs.argmax(dim=1))
+    for logits, suffix in ((ours, ""), (theirs, "_before")):
+        ece = expected_calibration_error(logits, labels)
+        assert told["ece" + suffix] == pytest.approx(ece, abs=1e-4)
+        nll = torch.nn.functional.cross_entropy(logits, labels).item()
+        assert told["loss" + suffix] == pytest.approx(nll, rel=1e-3)
+    assert told["ece"] < told["ece_before"] and told["loss"] < told["loss_before"]
+    assert run.metrics["validation"] == plain.metrics["validation"] | {"loss": told["loss"]}
+    assert "calibration" not in plain.metrics
+    assert any("calibration:" in note and "optimistic" in note for note in notes.notes)
+    for one, other in zip(run.history, plain.history, strict=True):
+        assert one["loss"] == other["loss"] and one["validation"] == other["validation"]
+
+
+def test_a_calibrated_student_is_evaluated_in_bf16_as_one_that_is_not(
+    config: Any, tmp_path: Path, noisy_dir: Path
+) -> None:
+    options = {"data_dir": noisy_dir, **CALIBRATED["bilstm"]}
+    folders = [
+        str(distill(config(output_dir=tmp_path / str(calibrate), calibrate=calibrate, **options)).path)
+        for calibrate in (True, False)
+    ]
+    measured = evaluate(
+        EvaluateConfig(
+            models=folders, dataset="sst2", data_dir=noisy_dir, teacher=folders[1], precision="bf16"
+        )
+    )
+    assert measured.scores[0].agreement == 1
+    assert measured.scores[0].accuracy == measured.scores[1].accuracy
+    assert measured.scores[0].loss < measured.scores[1].loss
+
+
+def test_few_validation_rows_fit_no_temperature_and_that_is_said(config: Any, tmp_path: Path) -> None:
+    notes = Notes()
+    run = distill(config(epochs=2), notes)
+    assert weights(run) == weights(distill(config(epochs=2, output_dir=tmp_path / "n", calibrate=False)))
+    assert run.metrics["calibration"] is None
+    assert any("8 labelled rows, which is under 100" in note for note in notes.notes)
+
+
+def test_a_student_that_is_always_right_is_left_as_it_is(config: Any, tmp_path: Path) -> None:
+    """The surer the better, its validation split would say, without end."""
+    data = relabelled(tmp_path / "data", rows())
+    write_jsonl(data / "validation.jsonl", rows(13))
+    notes = Notes()
+    run = distill(config(data_dir=data, alpha=1, epochs=12, learning_rate=3e-2), notes)
+    assert run.metrics["validation"]["accuracy"] == 1 and run.metrics["calibration"] is None
+    assert any("no temperature within [0.05, 20]" in note for note in notes.notes)
 
 
 # --- the teacher -------------------------------------------------------------------------------------------
