@@ -137,3 +137,20 @@ def test_a_model_that_does_not_divide_is_left_alone(classes: int) -> None:
     with divided_logits(model, BATCH, 2.0) as divided:
         assert not divided
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+class WithAnAside(Stubborn):
+    """Its last layer to run is not the one that makes the logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside = nn.Linear(4, 7)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        mean = self.words(input_ids).mean(dim=1)
+        return SimpleNamespace(logits=self.out(mean), aside=self.aside(mean))
+
+
+def test_the_layer_that_makes_the_logits_is_found_by_its_width() -> None:
+    with divided_logits(WithAnAside(), BATCH, 2.0) as divided:
+        assert divided

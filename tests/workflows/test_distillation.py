@@ -247,12 +247,15 @@ def test_a_calibrated_student_is_evaluated_in_bf16_as_one_that_is_not(
     assert measured.scores[0].loss < measured.scores[1].loss
 
 
-def test_few_validation_rows_fit_no_temperature_and_that_is_said(config: Any, tmp_path: Path) -> None:
-    notes = Notes()
-    run = distill(config(epochs=2), notes)
-    assert weights(run) == weights(distill(config(epochs=2, output_dir=tmp_path / "n", calibrate=False)))
-    assert run.metrics["calibration"] is None
-    assert any("8 labelled rows, which is under 100" in note for note in notes.notes)
+def test_few_validation_rows_fit_no_temperature_and_that_is_said(
+    config: Any, tmp_path: Path, noisy_dir: Path
+) -> None:
+    write_jsonl(noisy_dir / "validation.jsonl", noisy_rows()[::2])
+    notes, options = Notes(), {"data_dir": noisy_dir, **CALIBRATED["bilstm"]}
+    run = distill(config(**options), notes)
+    plain = distill(config(output_dir=tmp_path / "n", calibrate=False, **options))
+    assert run.metrics["calibration"] is None and weights(run) == weights(plain)
+    assert any("52 labelled rows, which is under 100" in note for note in notes.notes)
 
 
 def test_a_student_that_is_always_right_is_left_as_it_is(config: Any, tmp_path: Path) -> None:
