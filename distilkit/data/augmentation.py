@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from distilkit.errors import UserError
 
-TANG_RULES = ("mask", "pos", "ngram")
+TANG_RULES, TINYBERT_RULES = ("mask", "pos", "ngram"), ("mlm", "embeddings")
 REPEATED, UNCHANGED = "repeated", "unchanged"
 CHUNK = 1000  # texts that are tagged between two reports
 
@@ -45,6 +45,13 @@ class Words:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def take(self, texts: Ints) -> "Words":
+        """Some of the texts, in this order."""
+        lengths = self.offsets[texts + 1] - self.offsets[texts]
+        offsets = np.concatenate([[0], np.cumsum(lengths)])
+        places = np.repeat(self.offsets[texts] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Words(self.vocabulary, self.ids[places], offsets)
 
     def texts(self) -> list[str]:
         """The texts, with one space between words."""
@@ -221,6 +228,48 @@ def tang_variants(
     ]
     new = Words(words.vocabulary, ids[kept], np.concatenate([[0], np.cumsum(length)]))
     return Variants(new, TANG_RULES, _bits(shown))
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What each word of a `Words` may be replaced by: `ids[place, :counts[place]]`, int64 `[W, K]` and `[W]`.
+
+    `neighbours`, bool `[W]`, says which come from word vectors instead of a masked language model.
+    """
+
+    ids: Ints
+    counts: Ints
+    neighbours: NDArray[np.bool_]
+
+
+def tinybert_variants(
+    words: Words,
+    candidates: Candidates,
+    seeds: Sequence[Sequence[int]],
+    *,
+    variants: int,
+    p_replace: float,
+) -> Variants:
+    """Words replaced by one of their candidates, each with probability p_replace (Jiao et al. 2020, alg. 1).
+
+    Args:
+        words: the texts to vary; their vocabulary holds the candidates too.
+        candidates: of every word; where there are none, the word stays.
+        seeds: of each text.
+    """
+    copies = _Copies.draw(words, np.arange(len(words)), seeds, variants)
+    chance, which = copies.by_word
+    count = candidates.counts[copies.places]
+    new = (chance < p_replace) & (count > 0)
+    ids = words.ids[copies.places]
+    ids[new] = candidates.ids[copies.places[new], (which[new] * count[new]).astype(np.int64)]
+    near = candidates.neighbours[copies.places]
+    offsets = np.concatenate([[0], np.cumsum(copies.lengths)])
+    return Variants(
+        Words(words.vocabulary, ids, offsets),
+        TINYBERT_RULES,
+        _bits([copies.having(new & ~near), copies.having(new & near)]),
+    )
 
 
 def _bits(shown: Sequence[NDArray[np.bool_]]) -> Ints:

@@ -20,7 +20,15 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+)
 
 import distilkit.models.bilstm  # noqa: F401  # registers the BiLSTM with the Auto classes
 from distilkit.data.encoding import Tokenizer
@@ -216,6 +224,44 @@ def load_for_training(
     if not new:
         reorder_head(model, trained_names, names)
     return model, new
+
+
+def load_masked_lm(source: Source) -> PreTrainedModel:
+    """A masked language model, in eval mode.
+
+    Raises:
+        UserError: when the folder cannot be loaded or holds no masked-language-model head: what a new head
+            proposes is noise.
+    """
+    config = load_config(source)
+    missing = [] if type(config) in MODEL_FOR_MASKED_LM_MAPPING else [f"head for a {config.model_type}"]
+    if not missing:
+        model: PreTrainedModel
+        with _telling(source, "model"):
+            model, report = AutoModelForMaskedLM.from_pretrained(
+                source.folder, output_loading_info=True, dtype=torch.float32
+            )
+        missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"--mlm {source.name} is no masked language model: there is no {missing[0]}. Give one that is, "
+            "such as --mlm google-bert/bert-base-uncased, or do without: --candidates embeddings"
+        )
+    model.eval()
+    return model
+
+
+def load_embedding_table(source: Source) -> Tensor:
+    """The trained input embeddings of a model, float32 `[vocabulary, width]`."""
+    with _telling(source, "model"):
+        model, report = AutoModel.from_pretrained(
+            source.folder, output_loading_info=True, dtype=torch.float32
+        )
+    table = embedding_table(model)
+    names = {name for name, parameter in model.named_parameters() if parameter is table}
+    if names & set(report["missing_keys"]):
+        raise UserError(f"--embeddings {source.name}: its checkpoint has no {names.pop()}.")
+    return table.detach()
 
 
 def reorder_head(model: PreTrainedModel, trained_names: Sequence[str], names: Sequence[str]) -> None:

@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -24,11 +25,12 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from distilkit import __version__, runs
-from distilkit.config import AugmentConfig, resolve_augment
+from distilkit.config import AugmentConfig, Precision, resolve_augment
 from distilkit.data import datasets
 from distilkit.data.augmentation import (
     REPEATED,
     UNCHANGED,
+    Candidates,
     Ints,
     Known,
     Variants,
@@ -38,9 +40,20 @@ from distilkit.data.augmentation import (
     named,
     tag_words,
     tang_variants,
+    tinybert_variants,
 )
 from distilkit.data.datasets import TextData
+from distilkit.engine.masked_lm import MaskedLM, is_word
+from distilkit.engine.precision import default_device, resolve_precision
+from distilkit.engine.word_vectors import WordVectors, of_model, read_word_vectors
 from distilkit.errors import UserError
+from distilkit.models.loading import (
+    find_model,
+    fingerprint,
+    load_embedding_table,
+    load_masked_lm,
+    load_tokenizer,
+)
 from distilkit.progress import SILENT, Reporter
 
 SCHEMA = "distilkit.augmentation/1"
@@ -88,13 +101,11 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     started = time.perf_counter()
     config = resolve_augment(config)
     _check_output(config)
-    if config.rule == "tinybert":
-        raise UserError("--rule tinybert cannot be used yet: use --rule tang.")
     loaded = datasets.load_for_augmentation(config, config.max_train_samples)
     for note in loaded.data.notes:
         reporter.note(note)
     sides = [[texts[row] for row in loaded.rows.tolist()] for texts in _columns(loaded.data, "train")]
-    make, made_with = _tang(config, sides, reporter)
+    make, made_with = (_tang if config.rule == "tang" else _tinybert)(config, sides, reporter)
     maker = _Maker(config, loaded.data, loaded.rows, sides, make)
     identity = _identity(config, loaded.data, made_with)
     tally = _Tally()
@@ -151,6 +162,69 @@ def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> 
         )
 
     return make, {"tagger": f"textblob {version('textblob')}"}
+
+
+def _tinybert(
+    config: AugmentConfig, sides: list[list[str]], reporter: Reporter
+) -> tuple[Make, dict[str, Any]]:
+    """TinyBERT's rule for these texts, and what it depends on beside the config."""
+    words, top_k = Words.of(chain(*sides)), config.top_k or 0
+    vocabulary, made_with = list(words.vocabulary), dict[str, Any]()
+    lm, first_piece, near = None, len(vocabulary), np.ones(len(vocabulary), bool)
+    if config.mlm:
+        lm, made_with = _load_mlm(config.mlm, words, config.precision or "auto")
+        near = ~lm.is_single
+        vocabulary += lm.words
+    neighbours, counts = (
+        np.zeros((len(words.vocabulary), top_k), np.int64),
+        np.zeros(len(words.vocabulary), np.int64),
+    )
+    if config.embeddings:
+        vectors, made_with["vectors"] = _load_vectors(config.embeddings)
+        asked = np.flatnonzero(near & np.array([is_word(word) for word in words.vocabulary]))
+        found, counts[asked] = vectors.neighbours(
+            [words.vocabulary[number] for number in asked],
+            top_k,
+            lambda done: reporter.advance("neighbours", done, len(asked)),
+        )
+        neighbours[asked, : found.shape[1]] = found + len(vocabulary)
+        vocabulary += vectors.words
+    everything = replace(words, vocabulary=tuple(vocabulary))
+
+    def make(texts: Ints, seeds: Sequence[Sequence[int]]) -> Variants:
+        block = everything.take(texts)
+        found = Candidates(neighbours[block.ids], counts[block.ids], near[block.ids])
+        if lm:
+            places, proposed = lm.candidates(block, top_k)
+            found.ids[places, : proposed.shape[1]] = proposed + first_piece
+            found.counts[places] = proposed.shape[1]
+        return tinybert_variants(
+            block, found, seeds, variants=config.variants or 0, p_replace=config.p_replace or 0
+        )
+
+    return make, made_with
+
+
+def _load_mlm(name: str, words: Words, precision: Precision) -> tuple[MaskedLM, dict[str, Any]]:
+    device = default_device()
+    resolved = resolve_precision(precision, device)
+    source = find_model(name)
+    model: Any = load_masked_lm(source)
+    tokenizer = load_tokenizer(source)
+    made_with = {"masked language model": fingerprint(model), "precision used": resolved}
+    return MaskedLM(name, model.to(device), tokenizer, words.vocabulary, resolved), made_with
+
+
+def _load_vectors(name: str) -> tuple[WordVectors, str]:
+    """The word vectors of a text file or a model, and their fingerprint."""
+    if Path(name).is_file():
+        vectors = read_word_vectors(Path(name))
+    else:
+        source = find_model(name)
+        vectors = of_model(load_tokenizer(source), load_embedding_table(source))
+    digest = sha256("\n".join(vectors.words).encode("utf-8", "surrogatepass"))
+    digest.update(vectors.vectors.numpy().tobytes())
+    return replace(vectors, vectors=vectors.vectors.to(default_device())), digest.hexdigest()
 
 
 class _Maker:

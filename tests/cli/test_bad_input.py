@@ -6,6 +6,7 @@ wrong. The output folder is always `deep/out`, whose parent does not exist eithe
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ STUDENT = ("distill", "-d", "sst2", "--data-dir", "data", "--alpha", "1", *SMALL
 FROM_TEACHER = ("distill", "-d", "sst2", "--data-dir", "data", "--teacher", "teacher", *SMALL, *OUT)
 TEACHER = ("train", "-d", "sst2", "--data-dir", "data", "--model", "teacher", *SMALL, *OUT)
 EVALUATE = ("evaluate", "teacher", "-d", "sst2", "--data-dir", "data", "--max-length", "16")
+AUGMENT = ("augment", "-d", "sst2", "--data-dir", "data", "-o", "deep/out.parquet")
+TINYBERT = (*AUGMENT, "--rule", "tinybert", "--candidates", "embeddings", "--embeddings", "teacher")
 OWN = ("distill", "--data-dir", "data", "--alpha", "1", *SMALL, *OUT)
 
 
@@ -72,8 +75,8 @@ def refused(call: Call, here: Path, arguments: Sequence[str], *named: str) -> No
 
 @pytest.mark.parametrize(
     "command",
-    [STUDENT, FROM_TEACHER, TEACHER, EVALUATE],
-    ids=["student", "from teacher", "train", "evaluate"],
+    [STUDENT, FROM_TEACHER, TEACHER, EVALUATE, AUGMENT, TINYBERT],
+    ids=["student", "from teacher", "train", "evaluate", "augment", "augment by neighbours"],
 )
 def test_the_cases_differ_from_commands_that_work(command: tuple[str, ...], call: Call) -> None:
     """Else a case below could be refused for something other than what it is about."""
@@ -125,6 +128,17 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*EVALUATE, "--fail-under", "recall=0.5"), ("--fail-under recall=0.5", "accuracy")),
     ((*EVALUATE, "--fail-under", "agreement=0.5"), ("--fail-under agreement=0.5", "teacher")),
     ((*EVALUATE, "--split", "dev"), ("--split", "dev", "validation")),
+    (AUGMENT[:-2], ("--output is missing",)),
+    ((*AUGMENT, "-o", "deep/out.csv"), ("--output deep/out.csv", ".parquet")),
+    ((*AUGMENT, "-o", "data"), ("--output data", ".parquet")),
+    ((*AUGMENT, "--max-length", "16"), ("--max-length",)),
+    ((*AUGMENT, "--rule", "eda"), ("--rule", "eda", "tang", "tinybert")),
+    ((*AUGMENT, "--p-mask", "2"), ("--p-mask", "2")),
+    ((*AUGMENT, "--p-mask", "0.7", "--p-pos", "0.4"), ("--p-mask 0.7", "--p-pos 0.4")),
+    ((*AUGMENT, "--top-k", "5"), ("--top-k", "tinybert")),
+    ((*TINYBERT, "--max-ngram", "5"), ("--max-ngram", "tang")),
+    ((*TINYBERT, "--mlm", "teacher"), ("--mlm", "embeddings")),
+    ((*AUGMENT, "--rule", "tinybert", "--candidates", "embeddings"), ("--embeddings", "glove")),
 ]
 
 
@@ -484,6 +498,25 @@ def test_a_student_that_cannot_be_made(
     refused(call, here, (*FROM_TEACHER, *options), *named)
 
 
+@pytest.mark.parametrize("candidates", ["mlm", "both"])
+def test_a_classifier_is_no_masked_language_model(candidates: str, call: Call, here: Path) -> None:
+    """transformers would load it with a new head, and every candidate would be noise."""
+    arguments = (*AUGMENT, "--rule", "tinybert", "--mlm", "teacher", "--candidates", candidates)
+    refused(call, here, arguments, "--mlm teacher", "bert-base-uncased", "--candidates embeddings")
+
+
+def test_a_model_of_a_kind_that_has_no_masked_language_model(call: Call, here: Path) -> None:
+    Path("teacher/config.json").write_text('{"model_type": "bilstm"}')
+    arguments = (*AUGMENT, "--rule", "tinybert", "--mlm", "teacher")
+    refused(call, here, arguments, "--mlm teacher", "bert-base-uncased")
+
+
+def test_word_vectors_that_are_something_else(call: Call, here: Path) -> None:
+    Path("glove.txt").write_text("good 0.1 0.2\nbad 0.1\n")
+    refused(call, here, (*TINYBERT, "--embeddings", "glove.txt"), "--embeddings glove.txt, line 2")
+    refused(call, here, (*TINYBERT, "--embeddings", "./nowhere.txt"), "nowhere.txt")
+
+
 # Output folders -------------------------------------------------------------------------------------------
 
 
@@ -504,6 +537,26 @@ def test_a_wrong_output_folder(
     Path(there).parent.mkdir(parents=True, exist_ok=True)
     Path(there).write_text("mine")
     refused(call, here, (*base, "-o", output), *named)
+
+
+@pytest.mark.parametrize(
+    ("there", "named"),
+    [("deep/out.parquet", "--overwrite"), ("deep", "not a folder"), ("deep/out.parquet/x", "is a folder")],
+)
+def test_a_wrong_output_file(there: str, named: str, call: Call, here: Path) -> None:
+    Path(there).parent.mkdir(parents=True, exist_ok=True)
+    Path(there).write_text("mine")
+    refused(call, here, AUGMENT, "--output deep/out.parquet", named)
+
+
+def test_augment_without_its_tagger(call: Call, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "textblob.en", None)
+    refused(call, here, AUGMENT, "pip install 'distilkit[augment]'")
+
+
+def test_augment_needs_a_training_split(call: Call, here: Path) -> None:
+    Path("data/train.jsonl").unlink()
+    refused(call, here, AUGMENT, "data has no train split")
 
 
 @pytest.mark.parametrize("base", [FROM_TEACHER, TEACHER], ids=["distill", "train"])

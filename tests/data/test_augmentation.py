@@ -10,6 +10,7 @@ import pytest
 
 from distilkit.data.augmentation import (
     UNCHANGED,
+    Candidates,
     Known,
     Tags,
     Variants,
@@ -19,6 +20,7 @@ from distilkit.data.augmentation import (
     named,
     tag_words,
     tang_variants,
+    tinybert_variants,
 )
 from distilkit.errors import UserError
 
@@ -134,6 +136,46 @@ def test_every_text_has_a_stream_of_its_own() -> None:
     words, tags = split_of(["n1 n2 n3 v1 v2 n4"] * 2)
     made = tang_variants(words, tags, np.array([0, 1]), [(7, 0), (7, 1)], mask=0, **TANG).words.texts()
     assert made[:50] != made[50:]
+
+
+def test_candidates_replace_words_as_often_as_asked_each_as_often_as_the_others() -> None:
+    """Words at even places have three candidates, those at odd ones one from word vectors, `v` words none."""
+    vocabulary = [*Words.of(TEXTS).vocabulary, "x", "y", "z", "near"]
+    words = Words.of(TEXTS, "x", "y", "z", "near")
+    assert list(words.vocabulary) == vocabulary
+    first = vocabulary.index("x")
+    places = np.arange(len(words.ids))
+    is_verb = np.array([vocabulary[number][0] == "v" for number in words.ids])
+    odd = places % 2 == 1
+    ids = np.where(odd[:, None], first + 3, np.arange(first, first + 3)[None, :])
+    counts = np.where(is_verb, 0, np.where(odd, 1, 3))
+    seeds = [(7, row) for row in range(len(TEXTS))]
+    made = tinybert_variants(words, Candidates(ids, counts, odd), seeds, variants=20, p_replace=0.4)
+    drawn: Counter[str] = Counter()
+    names = named(made.rules)
+    for old, new, shown in zip(copies_of(TEXTS, 20), made.words.texts(), made.shown.tolist(), strict=True):
+        pairs = list(enumerate(zip(old.split(), new.split(), strict=True)))
+        drawn.update(
+            f"{'near' if at % 2 else 'lm'}:{after if before != after else 'kept'}"
+            for at, (before, after) in pairs
+            if before[0] == "n"
+        )
+        assert all(before == after for _, (before, after) in pairs if before[0] == "v")
+        rules = [
+            r for r, found in (("mlm", set("xyz") & set(new.split())), ("embeddings", "near" in new)) if found
+        ]
+        assert names[shown] == "+".join(rules)
+    for kind, candidates in (("lm", "xyz"), ("near", ["near"])):
+        total = sum(count for name, count in drawn.items() if name.startswith(kind))
+        assert drawn[f"{kind}:kept"] / total == pytest.approx(0.6, abs=0.01)
+        for one in candidates:
+            assert drawn[f"{kind}:{one}"] / total == pytest.approx(0.4 / len(candidates), abs=0.01)
+
+
+def test_texts_are_taken_in_the_order_asked() -> None:
+    words = Words.of(["a b", "c", "d a a", ""])
+    taken = words.take(np.array([2, 0, 2, 3]))
+    assert taken.texts() == ["d a a", "a b", "d a a", ""]
 
 
 def test_words_are_those_between_white_space_and_come_back() -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BAD, GOOD, Notes, pair_rows, rows, write_jsonl
+import torch
+from conftest import BAD, GOOD, Notes, lively, pair_rows, rows, tiny_bert, tiny_tokenizer, write_jsonl
+from transformers import BertForMaskedLM
 
 from distilkit import AugmentConfig, TrainConfig, UserError, augment
 from distilkit.data import datasets
@@ -251,3 +253,77 @@ def test_nothing_is_left_when_the_disk_refuses(
     with pytest.raises(UserError, match=r"--output .*new\.parquet: No space left"):
         made(tmp_path, many)
     assert not (tmp_path / "new.parquet").exists()
+
+
+@pytest.fixture(scope="session")
+def mlm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny masked language model of the test sentences' words."""
+    folder = tmp_path_factory.mktemp("mlm")
+    torch.manual_seed(0)
+    model = BertForMaskedLM(tiny_bert().config)
+    lively(model, 8).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_tinyberts_rule_makes_the_same_file_again_and_when_it_was_stopped(
+    many: Path, tmp_path: Path, mlm_dir: Path
+) -> None:
+    options = {"rule": "tinybert", "mlm": str(mlm_dir), "precision": "fp32", "top_k": 3}
+    table = made(tmp_path, many, "a", **options)
+    config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "b.parquet", **options)
+    with pytest.raises(KeyboardInterrupt):
+        augment(config, Stop(32))
+    augment(config)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert set(table["rule"].to_pylist()) == {"mlm"}, "every word of these texts is one of the tokenizer's"
+    known = {key(text) for split in ("train", "validation", "test") for text in texts_of(many, split)}
+    assert len(table) > 200 and not known & {key(text) for text in table["sentence"].to_pylist()}
+    train = texts_of(many, "train")
+    for row in table.to_pylist():
+        assert len(row["sentence"].split()) == len(train[row["source"]].split())
+    metadata = json.loads(table.schema.metadata[b"distilkit"])
+    assert len(metadata["masked language model"]) == 64 and metadata["precision used"] == "fp32"
+
+
+def test_words_that_the_model_does_not_know_are_replaced_by_their_neighbours(
+    tmp_path: Path, mlm_dir: Path
+) -> None:
+    data = tmp_path / "data"
+    write_jsonl(data / "train.jsonl", [{"text": "a zebra film ."}, {"text": "the quagga is great"}])
+    vectors = tmp_path / "vectors.txt"
+    vectors.write_text("zebra 1 0\nquagga 1 0.1\nhorse 0.9 0.2\na 0 1\nis -1 0\n")
+    options = {"rule": "tinybert", "mlm": str(mlm_dir), "embeddings": str(vectors), "top_k": 2}
+    table = made(tmp_path, data, dataset=None, precision="fp32", **options)
+    near = {"zebra": {"quagga", "horse"}, "quagga": {"zebra", "horse"}}
+    olds = [["a", "zebra", "film", "."], ["the", "quagga", "is", "great"]]
+    seen = set()
+    for row in table.to_pylist():
+        rules = set(row["rule"].split("+"))
+        for old, new in zip(olds[row["source"]], row["text"].split(), strict=True):
+            if old in near:
+                assert new in near[old] | {old}
+                assert (new != old) == ("embeddings" in rules)
+                seen.add(new)
+            assert old != "." or new == "."
+    assert seen == {"zebra", "quagga", "horse"}
+
+
+def test_embeddings_alone_replace_every_word_that_has_a_vector(tmp_path: Path, bert_dir: Path) -> None:
+    """The table of a fine-tuned model will do: no head is needed."""
+    data = tmp_path / "data"
+    write_jsonl(data / "train.jsonl", [{"text": text} for text in GOOD])
+    options = {"rule": "tinybert", "candidates": "embeddings", "embeddings": str(bert_dir), "top_k": 3}
+    table = made(tmp_path, data, dataset=None, **options)
+    assert set(table["rule"].to_pylist()) == {"embeddings"} and len(table) > 20
+
+
+def test_pairs_vary_by_candidates_too(tmp_path: Path, mrpc_dir: Path, mlm_dir: Path) -> None:
+    options = {"rule": "tinybert", "mlm": str(mlm_dir), "precision": "fp32", "top_k": 3, "variants": 6}
+    table = made(tmp_path, mrpc_dir, dataset="mrpc", **options)
+    train = pair_rows()
+    kinds = {
+        tuple(row[name] != train[row["source"]][name] for name in ("sentence1", "sentence2"))
+        for row in table.to_pylist()
+    }
+    assert kinds == {(True, False), (False, True), (True, True)}
