@@ -55,6 +55,7 @@ bench: install ## Measure against other tools, some 25 minutes on 2 cores; write
 	$(BENCH).bilstm_epoch --rows 12000 --sample 512 --loop-sample 1024 --epochs 5
 	$(BENCH).bert_epoch --rows 8192 --sample 512
 	$(BENCH).sweep --rows 2000 --sampled 1
+	$(BENCH).augmentation
 	$(BENCH).memory --tiny-teacher --small-student --sizes 10000 40000
 	$(BENCH).growth --rows 4096
 	$(BENCH).step_profile

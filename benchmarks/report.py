@@ -15,6 +15,7 @@ ORDER = (
     "bilstm_epoch",
     "bert_epoch",
     "sweep",
+    "augmentation",
     "startup",
     "memory",
     "growth",
