@@ -15,7 +15,7 @@ from distilkit.data.encoding import Tokenizer
 from distilkit.engine.masked_lm import Pieces, is_word, whole_words
 from distilkit.errors import UserError
 
-QUERIES = 256  # words that are looked up at a time
+QUERIES = 64  # words that are looked up at a time
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ from distilkit.models.loading import (
 from distilkit.progress import SILENT, Reporter
 
 SCHEMA = "distilkit.augmentation/1"
-BLOCK = 1024  # rows of the training split that are worked on, and kept, together
+BLOCK = 1 << 14  # words of training rows that are worked on, and kept, together
 SOURCE, RULE, SEED = "source", "rule", "seed"
 METADATA, DROPPED = b"distilkit", b"dropped"
 IDENTITY, LOCK = "made-of.json", ".lock"
@@ -111,17 +111,17 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     tally = _Tally()
     with _parts(config, identity, reporter) as folder:
         files = []
-        for start in range(0, len(loaded.rows), BLOCK):
-            files.append(folder / f"{start // BLOCK:06}.parquet")
+        for number, block in enumerate(_blocks(sides)):
+            files.append(folder / f"{number:06}.parquet")
             if (part := _finished(files[-1])) is None:
                 begun = time.perf_counter()
-                part = maker.make(start)
+                part = maker.make(block)
                 runs.write_whole(files[-1], _as_parquet(part))
                 tally.add_made(len(part), time.perf_counter() - begun)
             else:
                 maker.remember(part)
             tally.add(part)
-            reporter.advance("rows augmented", min(start + BLOCK, len(loaded.rows)), len(loaded.rows))
+            reporter.advance("rows augmented", int(block[-1]) + 1, len(loaded.rows))
         _join(files, config.output, maker.schema.with_metadata({METADATA: identity}))
     return Augmentation(
         path=config.output,
@@ -140,6 +140,12 @@ def _columns(data: TextData, split: str) -> list[list[str]]:
     """The texts of a split, and where there are pairs the second texts."""
     columns: list[Any] = [column for column in (data.texts(split), data.pairs(split)) if column is not None]
     return [column[:] for column in columns]
+
+
+def _blocks(sides: list[list[str]]) -> list[Ints]:
+    """The numbers of the rows, in parts of about `BLOCK` words."""
+    words = np.array([sum(len(text.split()) for text in row) for row in zip(*sides, strict=True)])
+    return np.split(np.arange(len(words)), np.flatnonzero(np.diff(np.cumsum(words) // BLOCK)) + 1)
 
 
 def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> tuple[Make, dict[str, Any]]:
@@ -255,9 +261,8 @@ class _Maker:
         """Rows that an earlier command made are known from now on."""
         self.known.add(REPEATED, map(key, *(part[column].to_pylist() for column in self.columns)))
 
-    def make(self, start: int) -> pa.Table:
+    def make(self, block: Ints) -> pa.Table:
         """The new rows of a block of training rows; what was dropped is in the metadata of the schema."""
-        block = np.arange(start, min(start + BLOCK, len(self.rows)))
         old = [[side[text] for text in block.tolist()] for side in self.sides]
         new, shown = [], np.zeros((len(block), self.variants), np.int64)
         for side, texts in enumerate(old):
@@ -348,42 +353,52 @@ def _identity(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) 
 def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
     """The folder of finished blocks, for this command alone; removed when the block ends well."""
     folder = config.output.with_name(config.output.name + ".parts")
+    kept = True
     try:
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / IDENTITY).is_file():
+            raise UserError(
+                f"{folder} is in the way: it holds no finished blocks. Rename it, or name another --output."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=0):
-            _take_over(folder, identity, config.overwrite)
+            known = _known_blocks(folder, identity, config.overwrite)
             try:
+                if not known:
+                    for file in folder.glob("*.parquet"):
+                        file.unlink()
+                    runs.write_text(folder / IDENTITY, identity)
                 yield folder
+                kept = False
             except BaseException:
-                reporter.note(f"finished blocks are kept in {folder}; the same command goes on from there")
+                if kept := any(folder.glob("*.parquet")):
+                    reporter.note(
+                        f"finished blocks are kept in {folder}; the same command goes on from there"
+                    )
                 raise
-        shutil.rmtree(folder, ignore_errors=True)
     except Timeout:
         raise UserError(f"--output {config.output}: another process is writing it. Wait for it.") from None
     except OSError as error:
-        if error.errno in runs.REFUSALS:
-            raise UserError(f"--output {config.output}: {error.strerror}.") from None
-        raise
+        if error.errno not in runs.REFUSALS:
+            raise
+        raise UserError(f"--output {config.output}: {error.strerror}.") from None
+    finally:
+        if not kept:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _take_over(folder: Path, identity: str, overwrite: bool) -> None:
-    """Make the folder one of blocks made of `identity`, or refuse it."""
-    there = [file for file in folder.iterdir() if file.name != LOCK]
+def _known_blocks(folder: Path, identity: str, overwrite: bool) -> bool:
+    """Whether the folder's blocks are made of `identity`; those of another are refused or may be dropped."""
     known = folder / IDENTITY
-    if known.is_file() and known.read_text(encoding="utf-8") == identity:
-        return
-    if there and not known.is_file():
-        raise UserError(
-            f"{folder} is in the way: it holds no finished blocks. Rename it, or name another --output."
-        )
-    if there and not overwrite:
+    if not known.is_file():
+        return False
+    if known.read_text(encoding="utf-8") == identity:
+        return True
+    if not overwrite:
         raise UserError(
             f"{folder} holds the finished blocks of another command, of {_differing(known, identity)}. "
             "Repeat that command to complete it, or drop them with --overwrite."
         )
-    for file in there:
-        file.unlink()
-    runs.write_text(known, identity)
+    return False
 
 
 def _differing(known: Path, identity: str) -> str:

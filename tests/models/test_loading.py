@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
     DistilBertConfig,
     ElectraConfig,
@@ -25,7 +26,9 @@ from distilkit.models.loading import (
     count_parameters,
     find_model,
     fingerprint,
+    load_embedding_table,
     load_for_training,
+    load_masked_lm,
     load_tokenizer,
     load_trained,
     model_names,
@@ -276,6 +279,45 @@ def test_a_head_whose_classes_are_in_the_datas_order_is_left_alone(
     save_model(given, tiny_tokenizer(), tmp_path)
     model, _ = load_for_training(find_model(str(tmp_path)), NAMES)
     assert torch.equal(model.classifier.weight, given.classifier.weight)
+
+
+# --- masked language models and embeddings ---------------------------------------------------------------
+
+
+def test_a_masked_language_model_is_loaded_whole_and_in_eval_mode(tmp_path: Path) -> None:
+    model = BertForMaskedLM(tiny_bert().config)
+    save_model(model, tiny_tokenizer(), tmp_path)
+    loaded: Any = load_masked_lm(find_model(str(tmp_path)))
+    assert fingerprint(loaded) == fingerprint(model)
+    assert not loaded.training
+
+
+@pytest.mark.parametrize("lost", ["cls.predictions.bias", "cls.predictions.transform.dense.weight"])
+def test_a_head_that_is_not_whole_is_refused(lost: str, tmp_path: Path) -> None:
+    """transformers fills it with random numbers and says so in a log line."""
+    save_model(BertForMaskedLM(tiny_bert().config), tiny_tokenizer(), tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    del held[lost]
+    save_file(held, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=rf"no masked language model: there is no {lost}.*--mlm google-bert"):
+        load_masked_lm(find_model(str(tmp_path)))
+
+
+def test_the_embedding_table_of_a_classifier_is_its_trained_one(tmp_path: Path) -> None:
+    model = tiny_bert()
+    save_model(model, tiny_tokenizer(), tmp_path)
+    table = load_embedding_table(find_model(str(tmp_path)))
+    assert torch.equal(table, model.get_input_embeddings().weight)
+    assert not table.requires_grad
+
+
+def test_embeddings_that_are_not_in_the_checkpoint_are_refused(tmp_path: Path) -> None:
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    held = load_file(tmp_path / "model.safetensors")
+    del held["bert.embeddings.word_embeddings.weight"]
+    save_file(held, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"--embeddings .*word_embeddings"):
+        load_embedding_table(find_model(str(tmp_path)))
 
 
 # --- saving and naming -------------------------------------------------------------------------------------

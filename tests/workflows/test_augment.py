@@ -24,8 +24,8 @@ pytest.importorskip("textblob", reason="the extra `augment` is not installed")
 
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """60 training rows of few short words, in blocks of 16, so that much of what is made is there already."""
-    monkeypatch.setattr(augmentation, "BLOCK", 16)
+    """60 training rows of few short words, in four blocks, so that much of what is made is there already."""
+    monkeypatch.setattr(augmentation, "BLOCK", 45)
     random.seed(3)
     words = ["a", "great", "dull", "film", "story", "truly", "fun", "boring"]
     texts = list(dict.fromkeys(" ".join(random.choices(words, k=random.randint(1, 4))) for _ in range(160)))
@@ -104,25 +104,28 @@ def test_the_same_command_makes_the_same_bytes_and_another_seed_others(many: Pat
 
 
 class Stop(Reporter):
-    """Ctrl-C after so many rows."""
+    """Ctrl-C after so many blocks."""
 
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
+    def __init__(self, blocks: int) -> None:
+        self.blocks = blocks
         self.notes: list[str] = []
 
     def note(self, message: str) -> None:
         self.notes.append(message)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
-        if task == "rows augmented" and done >= self.rows:
-            raise KeyboardInterrupt
+        if task == "rows augmented":
+            assert 0 < done < total == 60
+            self.blocks -= 1
+            if not self.blocks:
+                raise KeyboardInterrupt
 
 
 def test_a_command_that_was_killed_goes_on_and_makes_the_same_file(many: Path, tmp_path: Path) -> None:
     """What is dropped in a later block depends on the earlier ones, made by another process or not."""
     made(tmp_path, many, "whole")
     config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
-    stop = Stop(32)
+    stop = Stop(2)
     with pytest.raises(KeyboardInterrupt):
         augment(config, stop)
     parts = tmp_path / "new.parquet.parts"
@@ -132,7 +135,7 @@ def test_a_command_that_was_killed_goes_on_and_makes_the_same_file(many: Path, t
     assert sorted(kept) == ["000000.parquet", "000001.parquet"]
     (parts / "000001.parquet").write_bytes(b"PAR1 cut short")
     with pytest.raises(KeyboardInterrupt):
-        augment(config, Stop(48))
+        augment(config, Stop(3))
     assert (parts / "000000.parquet").stat().st_mtime_ns == kept["000000.parquet"], "it was made anew"
     augment(config)
     assert config.output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
@@ -144,7 +147,7 @@ def test_blocks_of_another_command_are_refused_and_dropped_when_told(many: Path,
     """Half a file of one seed and half of another would pass for either."""
     config = {"dataset": "sst2", "data_dir": many, "output": tmp_path / "new.parquet"}
     with pytest.raises(KeyboardInterrupt):
-        augment(AugmentConfig(**config), Stop(16))
+        augment(AugmentConfig(**config), Stop(1))
     with pytest.raises(UserError, match=r"new\.parquet\.parts .*another seed\. .*--overwrite"):
         augment(AugmentConfig(**config, seed=3))
     augment(AugmentConfig(**config, seed=3, overwrite=True))
@@ -152,10 +155,21 @@ def test_blocks_of_another_command_are_refused_and_dropped_when_told(many: Path,
     assert (tmp_path / "new.parquet").read_bytes() == (tmp_path / "other.parquet").read_bytes()
 
 
+def test_the_size_of_a_block_changes_no_row(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = made(tmp_path, many, "parts")
+    monkeypatch.setattr(augmentation, "BLOCK", 1 << 14)
+    whole = made(tmp_path, many, "whole")
+    assert whole.equals(parts)
+    groups = [pq.ParquetFile(tmp_path / f"{name}.parquet").num_row_groups for name in ("parts", "whole")]
+    assert groups == [4, 1]
+
+
 def test_blocks_of_other_texts_are_refused(many: Path, tmp_path: Path) -> None:
     config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
     with pytest.raises(KeyboardInterrupt):
-        augment(config, Stop(16))
+        augment(config, Stop(1))
     write_jsonl(many / "test.jsonl", [{"sentence": "a great story", "label": -1}])
     with pytest.raises(UserError, match=r"another texts"):
         augment(config)
@@ -164,10 +178,10 @@ def test_blocks_of_other_texts_are_refused(many: Path, tmp_path: Path) -> None:
 def test_a_folder_that_holds_something_else_is_left_alone(many: Path, tmp_path: Path) -> None:
     parts = tmp_path / "new.parquet.parts"
     parts.mkdir()
-    (parts / "notes.txt").write_text("mine")
+    (parts / "notes.parquet").write_text("mine")
     with pytest.raises(UserError, match=r"is in the way"):
         made(tmp_path, many, overwrite=True)
-    assert (parts / "notes.txt").read_text() == "mine"
+    assert [file.read_text() for file in parts.iterdir()] == ["mine"]
 
 
 def test_two_at_once_do_not_write_the_same_file(many: Path, tmp_path: Path) -> None:
@@ -175,7 +189,7 @@ def test_two_at_once_do_not_write_the_same_file(many: Path, tmp_path: Path) -> N
 
     class Another(Reporter):
         def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
-            if task == "rows augmented" and done == 16:
+            if task == "rows augmented" and done < total:
                 with pytest.raises(UserError, match="another process is writing it"):
                     augment(config)
 
@@ -252,7 +266,7 @@ def test_nothing_is_left_when_the_disk_refuses(
     monkeypatch.setattr(augmentation.runs, "write_whole", full)
     with pytest.raises(UserError, match=r"--output .*new\.parquet: No space left"):
         made(tmp_path, many)
-    assert not (tmp_path / "new.parquet").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 @pytest.fixture(scope="session")
@@ -273,7 +287,7 @@ def test_tinyberts_rule_makes_the_same_file_again_and_when_it_was_stopped(
     table = made(tmp_path, many, "a", **options)
     config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "b.parquet", **options)
     with pytest.raises(KeyboardInterrupt):
-        augment(config, Stop(32))
+        augment(config, Stop(2))
     augment(config)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert set(table["rule"].to_pylist()) == {"mlm"}, "every word of these texts is one of the tokenizer's"

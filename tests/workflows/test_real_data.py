@@ -4,11 +4,23 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from conftest import real_data
 
-from distilkit import DistillConfig, EvaluateConfig, Run, TrainConfig, distill, evaluate, train
+from distilkit import (
+    AugmentConfig,
+    DistillConfig,
+    EvaluateConfig,
+    Run,
+    TrainConfig,
+    augment,
+    distill,
+    evaluate,
+    train,
+)
 from distilkit.config import DataConfig
+from distilkit.data.augmentation import key
 from distilkit.data.datasets import load_for_evaluation, load_for_training
 from distilkit.errors import UserError
 from distilkit.models.loading import MINILM_PACKAGE
@@ -40,6 +52,24 @@ def test_imdbs_held_out_tenth_is_balanced_though_the_file_is_sorted_by_label() -
         "train": [2000, 2000],
         "validation": [500, 500],
     }
+
+
+@pytest.mark.parametrize(("name", "column"), [("sst2", "sentence"), ("mrpc", "sentence1")])
+def test_new_rows_of_real_data_are_none_of_any_split(name: str, column: str, tmp_path: Path) -> None:
+    pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+    config = AugmentConfig(
+        dataset=name, data_dir=real_data(name), max_train_samples=2000, output=tmp_path / "new.parquet"
+    )
+    result = augment(config)
+    new = pq.read_table(config.output)
+    assert len(new) == result.rows > 15_000
+    columns = new.column_names[:-3]
+    assert columns[0] == column
+    keys = set(map(key, *(new[one].to_pylist() for one in columns)))
+    assert len(keys) == len(new)
+    for file in real_data(name).glob("*.parquet"):
+        table = pq.read_table(file, columns=columns)
+        assert not keys & set(map(key, *(table[one].to_pylist() for one in columns))), file
 
 
 @pytest.fixture(scope="module")
