@@ -20,6 +20,7 @@ from distilkit.errors import UserError
 Candidates = Literal["mlm", "embeddings", "both"]
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Init = Literal["pretrained", "teacher", "random"]
+Method = Literal["logits", "tinybert", "pkd"]
 Pooling = Literal["last", "max", "both"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Rule = Literal["tang", "tinybert"]
@@ -301,6 +302,32 @@ class DistillConfig(FitConfig):
         panel="Model",
         help="bilstm: share of a text's words that training hides from it. (default: 0)",
     )
+    method: Method = option(
+        "logits",
+        panel="Training",
+        help="tinybert: a stage before that matches layers; alpha is then 0 unless given. "
+        "pkd: also matches [CLS] of the layers between.",
+    )
+    layer_epochs: int | None = option(
+        None, ge=1, panel="Training", help="tinybert: epochs of its first stage. (default: 10)"
+    )
+    layer_learning_rate: float | None = option(
+        None,
+        gt=0,
+        panel="Training",
+        help="tinybert: learning rate of its first stage, constant after the warm-up. (default: 5e-05)",
+    )
+    beta: float | None = option(
+        None, gt=0, panel="Training", help="pkd: weight of the [CLS] loss, beside alpha's two. (default: 100)"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _soft_alone(cls, given: Any) -> Any:
+        """TinyBERT's second stage reads no labels (Jiao et al. 2020, equation 10)."""
+        if given.kwargs.get("method") == "tinybert":
+            given.kwargs.setdefault("alpha", 0.0)
+        return given
 
     def _check_without_dataset(self) -> None:
         if not self.transfer:
@@ -333,6 +360,7 @@ class DistillConfig(FitConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "DistillConfig":
+        self._check_method()
         if twice := [name for name in self.transfer if self.transfer.count(name) > 1]:
             raise ValueError(f"--transfer {twice[0]} is given twice: leave one out")
         if self.transfer and not self.runs_teacher:
@@ -378,6 +406,28 @@ class DistillConfig(FitConfig):
                     "add --init random or leave it out"
                 )
         return self
+
+    def _check_method(self) -> None:
+        for name, method in METHOD_ONLY.items():
+            if getattr(self, name) is not None and self.method != method:
+                raise ValueError(f"{flag(name)} is for --method {method}, not {self.method}: leave it out")
+        if self.method == "logits":
+            return
+        if self.student == "bilstm":
+            raise ValueError(
+                f"--method {self.method} matches layers of encoders, and a bilstm has none: "
+                "give --student tinybert, distilbert or a folder, or --method logits"
+            )
+        if len(self.teacher) != 1:
+            raise ValueError(
+                f"--method {self.method} matches the layers of one teacher, and {len(self.teacher)} are "
+                "given: give --teacher RUN_OR_MODEL once, or --method logits"
+            )
+        if self.method == "pkd" and self.layers == 1:
+            raise ValueError(
+                "--method pkd leaves the last layer to the logits, so it needs --layers 2 or more: "
+                "use --method tinybert or logits for one"
+            )
 
     def _check_bilstm(self) -> None:
         from_teacher = self.vocabulary == "teacher"
@@ -589,6 +639,13 @@ TRAIN_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
 BILSTM_DEFAULTS = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
 ENCODER_DEFAULTS = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
 BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling", "word_dropout")
+# Jiao et al. 2020, section 4.2 (10 to 20 epochs). Of the grid of Sun et al. 2019 for beta, 10 to 1000, 100
+# adds 0.13 times the squared distance of the directions at BERT's width: of the order of the other terms.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "tinybert": {"layer_epochs": 10, "layer_learning_rate": 5e-5},
+    "pkd": {"beta": 100.0},
+}
+METHOD_ONLY = {name: method for method, defaults in METHOD_DEFAULTS.items() for name in defaults}
 OWN_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 
 
@@ -624,6 +681,8 @@ def resolve(config: AnyFit) -> AnyFit:
             found |= {"vocabulary_size": 20_000}
         if words or config.init == "random":
             found |= {"embedding_size": 300}
+    if isinstance(config, DistillConfig):
+        found |= METHOD_DEFAULTS.get(config.method, {})
     if isinstance(config, DistillConfig) and config.soft_loss == "kl":
         # DistilBERT's. The higher it is, the more KL is MSE again, with another scale (Hinton, section 2.1).
         found |= {"temperature": 2.0}

@@ -7,6 +7,7 @@ nor what a row is batched with changes its value.
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -15,9 +16,14 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from distilkit.data.encoding import Encoded
+from distilkit.engine.inference import token_batches
+from distilkit.engine.losses import Losses
+from distilkit.engine.precision import Resolved, autocast
 from distilkit.errors import UserError
 from distilkit.models.loading import hushed
 
+TOKENS = 4096  # of a batch that is scored: what its layers gave is all in memory at once
 SCORES = "distilkit_scores"  # the attention implementation that hands out scores before the softmax
 
 
@@ -223,6 +229,60 @@ class Projected(nn.Module):
         """The student's layers, with states of the teacher's width."""
         layers = run_layers(self.student, batch, scores=scores)
         return layers._replace(states=tuple(map(self.projection, layers.states)))
+
+
+@dataclass(frozen=True)
+class LayerPair:
+    """A teacher and the student whose layers are matched with its, batch by batch.
+
+    The teacher is in eval mode and stays so: it is no part of what is trained.
+
+    Attributes:
+        layer_map: per layer of the student, from the first on, the number of the teacher's.
+        scores: whether attention scores are matched too.
+    """
+
+    teacher: nn.Module
+    student: Projected
+    layer_map: Sequence[int]
+    scores: bool
+
+    def forward(self, student: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Layers, Layers]:
+        """The layers of the student (`self.student`, as the loop hands it back), and the teacher's."""
+        with torch.no_grad():
+            theirs = run_layers(self.teacher, batch, scores=self.scores)
+        return student(batch, scores=self.scores), theirs
+
+    def losses(self, seen: tuple[Layers, Layers], batch: Mapping[str, Tensor]) -> LayerLosses:
+        """`layer_losses` of what `forward` saw."""
+        return layer_losses(*seen, batch["attention_mask"], self.layer_map)
+
+    def loss(self, seen: tuple[Layers, Layers], batch: Mapping[str, Tensor]) -> Losses:
+        """Their total alone, as the loop wants it."""
+        total = self.losses(seen, batch).total
+        return Losses(total, None, None, total)
+
+    def patient_loss(self, seen: tuple[Layers, Layers]) -> Tensor:
+        """`patient_loss` of what `forward` saw, over the layers of the map."""
+        student, teacher = seen
+        own = student.states[1 : 1 + len(self.layer_map)]
+        return patient_loss(own, [teacher.states[theirs] for theirs in self.layer_map])
+
+    @torch.inference_mode()
+    def score(self, rows: Encoded, precision: Resolved) -> dict[str, float]:
+        """Mean losses over rows, the student in eval mode; `layer_loss` is the total."""
+        device = next(self.student.parameters()).device
+        rows, training = rows.to(device), self.student.training
+        sums = torch.zeros(3, device=device)
+        self.student.eval()
+        for indices in token_batches(rows.lengths, TOKENS):
+            batch = rows.inputs(indices)
+            with autocast(device, precision):
+                seen = self.forward(self.student, batch)
+            sums += torch.stack(self.losses(seen, batch)) * len(indices)
+        self.student.train(training)
+        parts = dict(zip(LayerLosses._fields, (sums / len(rows)).tolist(), strict=True))
+        return {"layer_loss": sum(parts.values()), **{f"{name}_loss": part for name, part in parts.items()}}
 
 
 @contextmanager

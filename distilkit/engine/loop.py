@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import get_linear_schedule_with_warmup
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from distilkit.data.batching import made_ahead
 from distilkit.engine.kernels import fast_dropout
@@ -20,7 +20,8 @@ from distilkit.engine.optimizer import RowAdamW
 from distilkit.engine.precision import Resolved, autocast
 from distilkit.errors import UserError
 
-Loss = Callable[[Tensor, dict[str, Tensor]], Losses]
+Batch = dict[str, Tensor]
+Loss = Callable[[Any, Batch], Losses]  # of what `forward` gave, and the batch
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,17 @@ class EpochRecord:
     improved: bool
     examples_per_second: float
     seconds: float
+    layer_loss: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """What a line of `history.jsonl` holds."""
         return asdict(self)
+
+
+def logits_of(model: torch.nn.Module, batch: Batch) -> Tensor:
+    """What a loss of logits reads: float32 `[N, C]`."""
+    logits: Tensor = model(**model_inputs(batch)).logits
+    return logits.float()
 
 
 def fit(
@@ -70,12 +78,15 @@ def fit(
     loss: Loss | ChangingLoss,
     *,
     accelerator: Accelerator,
+    forward: Callable[[torch.nn.Module, Batch], Any] = logits_of,
     precision: Resolved = "fp32",
     tables: Sequence[nn.Embedding] = (),
     validate: Callable[[torch.nn.Module], dict[str, float]],
     metric: str,
+    higher_is_better: bool = True,
     epochs: int,
     learning_rate: float,
+    decay: bool = True,
     weight_decay: float = 0.01,
     warmup_ratio: float = 0.1,
     max_grad_norm: float = 1.0,
@@ -85,14 +96,16 @@ def fit(
     """Train `model` in place: AdamW, linear warm-up and decay, clipping; a generator that prints nothing.
 
     Args:
-        model: any module that returns `.logits` `[N, C]` for the inputs of a batch.
+        model: any module that returns `.logits` `[N, C]` for the inputs of a batch, or what `forward` reads.
         loader: optimizer steps, each a list of batches (`step_loader`). The losses of a step's batches are
             weighted by their rows, so that cutting a step differently changes nothing.
         loss: `(logits, batch) -> Losses`, means over the rows of the batch; or one that changes by the step.
+        forward: what the loss reads in the place of logits, called in the number format of `precision`.
         precision: number format of the forward pass; fp16 needs an `accelerator` with a scaler.
         tables: embeddings on a CPU of which a step reads a small part; see `RowAdamW`.
         validate: `model -> metrics`, called after every epoch.
-        metric: the entry of `validate`'s answer that decides, higher being better.
+        metric: the entry of `validate`'s answer that decides which epoch is better.
+        decay: false keeps the learning rate where warm-up has brought it.
         patience: stop after that many epochs without a better `metric`.
         aside: a core to spare, for what can be done beside a step; changes no number.
 
@@ -109,7 +122,11 @@ def fit(
     optimizer = RowAdamW(groups, tables, lr=learning_rate, fused=fused, aside=aside)
     cheap_dropout = fast_dropout(model, accelerator.device)
     steps = epochs * len(loader)
-    schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
+    warmup = round(warmup_ratio * steps)
+    if decay:
+        schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)
+    else:
+        schedule = get_constant_schedule_with_warmup(optimizer, warmup)
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
     standing, step, told = Standing(patience), 0, time.perf_counter()
 
@@ -125,8 +142,8 @@ def fit(
                 for batch in batches:
                     share = len(batch["input_ids"]) / step_rows
                     with autocast(accelerator.device, precision), cheap_dropout:
-                        logits = model(**model_inputs(batch)).logits
-                    losses = loss_now(logits.float(), batch)
+                        read = forward(model, batch)
+                    losses = loss_now(read, batch)
                     accelerator.backward(losses.total * share)
                     sums.add(losses, len(batch["input_ids"]))
                 if tables:
@@ -155,7 +172,7 @@ def fit(
                 step=step,
                 learning_rate=used_rate,
                 validation=scores,
-                improved=standing.improved(scores[metric]),
+                improved=standing.improved(scores[metric] if higher_is_better else -scores[metric]),
                 examples_per_second=rows / seconds,
                 seconds=seconds,
                 **means,
@@ -184,7 +201,7 @@ def clip(gradients: list[Tensor], max_norm: float) -> None:
     torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
 
 
-def model_inputs(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def model_inputs(batch: Batch) -> Batch:
     """What of a batch the model reads: never the labels, so that the loss is computed in one place only."""
     return {name: value for name, value in batch.items() if name not in ("labels", "teacher_logits")}
 
@@ -245,7 +262,8 @@ class Sums:
 
     def add(self, losses: Losses, rows: int) -> None:
         """Means over so many rows."""
-        for name, value in (("loss", losses.total), ("hard_loss", losses.hard), ("soft_loss", losses.soft)):
+        names = ("loss", "hard_loss", "soft_loss", "layer_loss")
+        for name, value in zip(names, losses, strict=True):
             if value is None:
                 self._sums[name] = None
             else:

@@ -7,11 +7,15 @@ from torch import Tensor
 
 
 class Losses(NamedTuple):
-    """Scalars, or `[K]` of K students trained together. A part that was not computed is `None`."""
+    """Scalars, or `[K]` of K students trained together. A part that was not computed is `None`.
+
+    `layers` is what `engine.layers` compares, before any weight.
+    """
 
     total: Tensor
     hard: Tensor | None
     soft: Tensor | None
+    layers: Tensor | None = None
 
 
 def hard_loss(student_logits: Tensor, labels: Tensor, labelled_share: float = 1.0) -> Tensor:

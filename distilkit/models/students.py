@@ -48,11 +48,15 @@ HEADS = 12
 
 @dataclass(frozen=True)
 class Student:
-    """A student to train: the model, its tokenizer, and in words where its weights come from."""
+    """A student to train: the model, its tokenizer, and in words where its weights come from.
+
+    `picked` are the teacher's layers, from 0, that its own were copied from.
+    """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     origin: str
+    picked: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -290,7 +294,8 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
     numbers = ", ".join(str(index + 1) for index in picked)
     origin = f"embeddings and layers {numbers} (of {own_layers}) of {who}"
     tokenizer = _fitting(teacher.tokenizer, model_config, who)
-    return Student(student, tokenizer, origin + (f"; new: {', '.join(new)}" if new else ""))
+    origin += f"; new: {', '.join(new)}" if new else ""
+    return Student(student, tokenizer, origin, tuple(picked))
 
 
 def _shape_of_teacher(config: DistillConfig, given: Any, who: str) -> Any:

@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from distilkit.config import DistillConfig, field_infos, flag, resolve
 from distilkit.data import transfer
@@ -21,6 +22,7 @@ from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
 from distilkit.data.files import read_through
 from distilkit.data.labels import match_labels
 from distilkit.engine.inference import predict_texts
+from distilkit.engine.layers import LayerPair
 from distilkit.engine.logit_store import LogitStore, cache_root
 from distilkit.engine.loop import ChangingLoss
 from distilkit.engine.losses import Losses, distillation_loss, formula
@@ -34,6 +36,7 @@ from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
 from distilkit.workflows.fitting import Job, encode_split, fit_into_run, fit_into_runs, within_reach
 from distilkit.workflows.lanes import all_well, one_thread, run_in_lanes
+from distilkit.workflows.matching import Rows, pair_layers, shared_rows, with_layers
 
 TOGETHER = 64  # students that are computed as one, at most
 
@@ -82,7 +85,8 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     precision = resolve_precision(shared.precision, default_device())
     hard = any(config.reads_labels for config in configs)
     soft = any(config.runs_teacher for config in configs)
-    teachers = _load_teachers(shared, soft)
+    matching = any(config.method != "logits" for config in configs)
+    teachers = _load_teachers(shared, soft or matching)
     known = [teacher for teacher in teachers if teacher.model]
     # Without training labels the teacher is the one who knows all classes.
     data = transfer.load(shared, labelled=hard, names=_names(known[0]) if known and not hard else None)
@@ -100,15 +104,25 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             set_seed(config.seed)
             return make_student(config, data.names, teachers[0] if teachers else None, texts, tokenizer)
 
+    def pair(config: DistillConfig, student: Student) -> LayerPair | None:
+        return None if config.method == "logits" else pair_layers(config, student, known[0])
+
     student = make(shared)
     reporter.note(f"student: {type(student.model).__name__}, {student.origin}")
+    first = [(student, pair(shared, student))]
     readers = [(teacher.tokenizer, teacher.model) for teacher in known]
     readers.append((student.tokenizer, student.model))
     configs = [within_reach(one, config, readers) for one, config in zip(given, configs, strict=True)]
     shared = configs[0]
     accelerator = make_accelerator(precision)
-    encoded = partial(encode_split, data, student.tokenizer, student.model, shared.max_length, reporter)
-    rows, validation_rows = reduce(Encoded.followed_by, map(encoded, splits)), encoded("validation")
+
+    def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
+        encoded = partial(encode_split, data, tokenizer, model, shared.max_length, reporter)
+        return Rows(reduce(Encoded.followed_by, map(encoded, splits)), encoded("validation"))
+
+    rows, validation_rows = encode_for(student.tokenizer, student.model)
+    if matching:
+        both = shared_rows(student, known[0], Rows(rows, validation_rows), encode_for)
     own, others = len(data.splits["train"]), len(rows) - len(data.splits["train"])
     mix = (own, max(1, round(shared.transfer_ratio * own))) if shared.transfer_ratio else None
     labels = torch.cat([data.labels("train"), torch.full((others,), NO_LABEL)]) if hard else None
@@ -121,12 +135,14 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         if "validation" not in data.labels_of:
             data = data.labelled("validation", run("validation")[1].argmax(dim=1))
 
-    first = [student]
-
     def prepare(number: int) -> tuple[Job, Encoded]:
         config = configs[number]
-        own = first.pop() if first and not number else make(config, student.tokenizer)
-        train_rows = rows.join(
+        if first and not number:
+            own, layers = first.pop()
+        else:
+            own = make(config, student.tokenizer)
+            layers = pair(config, own)
+        train_rows = (both.train if config.method == "pkd" else rows).join(
             labels=labels if config.reads_labels else None,
             teacher_logits=teacher_logits if config.runs_teacher else None,
         )
@@ -158,7 +174,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
                 **(facts if config.runs_teacher else {}),
             },
         )
-        return job, train_rows
+        return with_layers(job, layers, both) if layers else job, train_rows
 
     def train(number: int, reporter: Reporter, aside: Executor | None = None) -> Run:
         return fit_into_run(*prepare(number), validation_rows, accelerator, reporter, aside)
@@ -238,20 +254,20 @@ def _check_one_kind(configs: Sequence[DistillConfig]) -> None:
         raise UserError(f"--output-dir {twice[0]} is given for two students. Name a folder for each.")
 
 
-def _load_teachers(config: DistillConfig, soft: bool) -> list[Teacher]:
+def _load_teachers(config: DistillConfig, runs: bool) -> list[Teacher]:
     """The teachers, as much of them as is needed: nothing, a tokenizer, or all.
 
-    Without a soft loss the first is loaded, and only where the student starts from it.
+    Where they do not run the first is loaded, and only where the student starts from it.
     """
     takes_weights = config.init == "teacher"
     takes_tokenizer = config.vocabulary == "teacher" or (
         config.student != "bilstm" and config.init == "random"
     )
-    wanted = config.teacher if soft else config.teacher[: takes_weights or takes_tokenizer]
+    wanted = config.teacher if runs else config.teacher[: takes_weights or takes_tokenizer]
     teachers = []
     for name in wanted:
         source = find_model(name)
-        model = load_trained(source) if soft or takes_weights else None
+        model = load_trained(source) if runs or takes_weights else None
         teachers.append(Teacher(source, load_tokenizer(source), model))
     return teachers
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -22,7 +24,8 @@ from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.engine.calibration import BOUNDS, divided_logits, fit_temperature
 from distilkit.engine.inference import predict_logits
-from distilkit.engine.loop import ChangingLoss, EpochRecord, Loss, StepRecord, fit
+from distilkit.engine.layers import LayerPair
+from distilkit.engine.loop import ChangingLoss, EpochRecord, Loss, StepRecord, fit, logits_of
 from distilkit.engine.metrics import expected_calibration_error, score
 from distilkit.engine.optimizer import can_be_table
 from distilkit.engine.precision import Resolved, explaining_memory
@@ -39,12 +42,16 @@ LOOK_UP_THEIR_INPUT = frozenset(
 CALIBRATION_ROWS = 100  # with fewer, a temperature says more of these rows than of the student
 
 
+MATCHED = "layer_loss"  # the metric of a training that matches layers and nothing else
+
+
 @dataclass(frozen=True)
 class Job:
     """One training: everything loaded, nothing trained yet.
 
     `facts` go into `environment.json`. `labelled_share` is that of an epoch's rows; `mix` says how many of
-    them are training rows and how many others (`LengthBatchSampler`).
+    them are training rows and how many others (`LengthBatchSampler`). `beside` runs a teacher along with the
+    student, whose layers the loss then reads; `decay` is as in `fit`.
     """
 
     command: str
@@ -58,6 +65,18 @@ class Job:
     facts: Mapping[str, Any]
     labelled_share: float = 1.0
     mix: tuple[int, int] | None = None
+    beside: LayerPair | None = None
+    decay: bool = True
+    first: "Stage | None" = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training of the same model that comes before a job's and is recorded with it."""
+
+    job: Job
+    train_rows: Encoded
+    validation_rows: Encoded
 
 
 def within_reach(given: AnyFit, resolved: AnyFit, readers: Iterable[tuple[Tokenizer, Any]]) -> AnyFit:
@@ -107,25 +126,67 @@ def fit_into_run(
         UserError: when `output_dir` cannot receive the run or training diverges.
     """
     device = accelerator.device
-    validation = _Validation(job, validation_rows)
+    validation = _Validation(job, validation_rows) if job.data.metric != MATCHED else None
     with explaining_memory(), _recorded(job, train_rows, validation, device, reporter) as take:
-        records = fit(
-            job.model,
-            _loader(job, train_rows.to(device)),
-            job.loss,
-            accelerator=accelerator,
-            tables=_sparse_tables(job, train_rows, device),
-            validate=validation,
-            aside=aside,
-            **_settings(job),
+        if job.first:
+            weights: dict[str, Tensor] = {}
+            stage = job.first
+            scores = partial(_layer_scores, stage.job, stage.validation_rows)
+            for record in _epochs(stage.job, stage.train_rows, scores, accelerator, reporter, aside):
+                take(record, stage.job)
+                if record.improved:
+                    weights = {name: value.clone() for name, value in job.model.state_dict().items()}
+            job.model.load_state_dict(weights)
+        scores = (
+            partial(validation, job.model) if validation else partial(_layer_scores, job, validation_rows)
         )
-        for record in records:
-            if isinstance(record, StepRecord):
-                reporter.advance("train", record.step, record.steps, f"loss {record.loss:.4f}")
-            else:
-                take(record)
-    accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
+        for record in _epochs(job, train_rows, scores, accelerator, reporter, aside):
+            take(record)
     return runs.Run.load(job.config.output_dir)
+
+
+def _epochs(
+    job: Job,
+    train_rows: Encoded,
+    validate: Callable[[], dict[str, float]],
+    accelerator: Accelerator,
+    reporter: Reporter,
+    aside: Executor | None,
+) -> Iterator[EpochRecord]:
+    """Train as `fit` does, and tell how far it is."""
+    device = accelerator.device
+    model: torch.nn.Module = job.model
+    forward: Callable[[torch.nn.Module, dict[str, Tensor]], Any] = logits_of
+    if job.beside:
+        job.beside.teacher.to(device)
+        model, forward = job.beside.student, job.beside.forward
+    records = fit(
+        model,
+        _loader(job, train_rows.to(device)),
+        job.loss,
+        accelerator=accelerator,
+        forward=forward,
+        tables=_sparse_tables(job, train_rows, device),
+        validate=lambda _: validate(),
+        higher_is_better=job.data.metric != MATCHED,
+        decay=job.decay,
+        aside=aside,
+        **_settings(job),
+    )
+    for record in records:
+        if isinstance(record, StepRecord):
+            doing = "match layers" if _stage(job) == "layers" else "train"
+            reporter.advance(doing, record.step, record.steps, f"loss {record.loss:.4f}")
+        else:
+            yield record
+    accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
+    if job.beside:
+        job.beside.teacher.cpu()
+
+
+def _stage(job: Job) -> str:
+    """What of the student is trained to be as it should."""
+    return "layers" if job.data.metric == MATCHED else "logits"
 
 
 def fit_into_runs(
@@ -245,15 +306,18 @@ class _Book:
 def _recorded(
     job: Job,
     train_rows: Encoded,
-    validation: "_Validation",
+    validation: "_Validation | None",
     device: torch.device,
     reporter: Reporter,
     together: int = 1,
-) -> Iterator[Callable[[EpochRecord], None]]:
-    """What to call after every epoch of `job`, which keeps the best model; the run is written at the end."""
+) -> Iterator[Callable[..., None]]:
+    """What to call after every epoch of `job`, which keeps the best model; the run is written at the end.
+
+    It is called with the record, and with the job that it belongs to where that is the one of `job.first`.
+    """
     config = job.config
     best: EpochRecord | None = None
-    calibrates = isinstance(config, DistillConfig) and config.calibrate
+    calibrates = isinstance(config, DistillConfig) and config.calibrate and validation is not None
     calibration: _Calibration | None = None
     started, clock = runs.now(), time.perf_counter()
     sizes = ", ".join(f"{split} {len(rows):,} rows" for split, rows in job.data.splits.items())
@@ -262,15 +326,19 @@ def _recorded(
     with runs.writing(config.output_dir, config.overwrite) as draft:
         runs.write_config(draft, changed(config, precision=job.precision))
 
-        def take(record: EpochRecord) -> None:
+        def take(record: EpochRecord, of: Job = job) -> None:
             nonlocal best, calibration
-            assert config.epochs
-            runs.append_line(draft / runs.HISTORY, record.as_dict())
-            reporter.note(describe_epoch(record, config.epochs, job.data.metric))
-            if record.improved:
+            assert of.config.epochs
+            stage = {"stage": _stage(of)} if job.first else {}
+            runs.append_line(draft / runs.HISTORY, stage | record.as_dict())
+            told = describe_epoch(record, of.config.epochs, of.data.metric)
+            reporter.note(": ".join([*stage.values(), told]))
+            if record.improved and of is job:
                 best = record
                 if calibrates:
-                    assert validation.scores is record.validation, "these logits are this epoch's"
+                    assert validation and validation.scores is record.validation, (
+                        "these logits are this epoch's"
+                    )
                     calibration = _save_calibrated(job, validation, draft)
                 else:
                     _save_best(job, draft)
@@ -320,6 +388,11 @@ def _settings(job: Job) -> dict[str, Any]:
         "max_grad_norm": config.max_grad_norm,
         "patience": config.patience,
     }
+
+
+def _layer_scores(job: Job, rows: Encoded) -> dict[str, float]:
+    assert job.beside
+    return job.beside.score(rows, job.precision)
 
 
 class _Validation:
@@ -443,10 +516,14 @@ def describe_epoch(record: EpochRecord, epochs: int, metric: str) -> str:
     """One line on an epoch: loss and its parts, the metrics, the speed."""
     parts = [
         f"{name} {value:.4f}"
-        for name, value in (("hard", record.hard_loss), ("soft", record.soft_loss))
+        for name, value in (
+            ("hard", record.hard_loss),
+            ("soft", record.soft_loss),
+            ("layers", record.layer_loss),
+        )
         if value is not None
     ]
-    loss = f"loss {record.loss:.4f}" + (f" ({', '.join(parts)})" if len(parts) == 2 else "")
+    loss = f"loss {record.loss:.4f}" + (f" ({', '.join(parts)})" if len(parts) > 1 else "")
     names = [name for name in dict.fromkeys((metric, "accuracy")) if name in record.validation]
     scores = "  ".join(f"{name} {record.validation[name]:.4f}" for name in names)
     return (

@@ -22,6 +22,7 @@ OUT = ("-o", "deep/out")
 SMALL = ("--max-length", "16", "--epochs", "1")
 STUDENT = ("distill", "-d", "sst2", "--data-dir", "data", "--alpha", "1", *SMALL, *OUT)
 FROM_TEACHER = ("distill", "-d", "sst2", "--data-dir", "data", "--teacher", "teacher", *SMALL, *OUT)
+FROM_LAYERS = (*FROM_TEACHER, "--student", "teacher", "--init", "teacher", "--method", "tinybert")
 TEACHER = ("train", "-d", "sst2", "--data-dir", "data", "--model", "teacher", *SMALL, *OUT)
 EVALUATE = ("evaluate", "teacher", "-d", "sst2", "--data-dir", "data", "--max-length", "16")
 AUGMENT = ("augment", "-d", "sst2", "--data-dir", "data", "-o", "deep/out.parquet")
@@ -75,12 +76,12 @@ def refused(call: Call, here: Path, arguments: Sequence[str], *named: str) -> No
 
 @pytest.mark.parametrize(
     "command",
-    [STUDENT, FROM_TEACHER, TEACHER, EVALUATE, AUGMENT, TINYBERT],
-    ids=["student", "from teacher", "train", "evaluate", "augment", "augment by neighbours"],
+    [STUDENT, FROM_TEACHER, FROM_LAYERS, TEACHER, EVALUATE, AUGMENT, TINYBERT],
+    ids=["student", "from teacher", "from layers", "train", "evaluate", "augment", "augment by neighbours"],
 )
 def test_the_cases_differ_from_commands_that_work(command: tuple[str, ...], call: Call) -> None:
     """Else a case below could be refused for something other than what it is about."""
-    sizes = ("--hidden-size", "4", "--embedding-size", "4") if command[0] == "distill" else ()
+    sizes = ("--hidden-size", "4", "--embedding-size", "4") if command in (STUDENT, FROM_TEACHER) else ()
     answer = call(*command, *sizes, "--quiet")
     assert (answer.code, answer.out) == (0, ""), answer
 
@@ -98,6 +99,19 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*FROM_TEACHER, "--temperature", "2"), ("--temperature 2", "--soft-loss kl")),
     ((*FROM_TEACHER, "--soft-loss", "kl", "--temperature", "0"), ("--temperature", "0")),
     ((*FROM_TEACHER, "--soft-loss", "kl", "--temperature", "nan"), ("--temperature", "nan")),
+    ((*FROM_TEACHER, "--method", "bert"), ("--method", "bert", "tinybert")),
+    ((*FROM_TEACHER, "--method", "tinybert"), ("--method tinybert", "bilstm", "--student tinybert")),
+    ((*FROM_TEACHER, "--method", "pkd"), ("--method pkd", "bilstm", "--method logits")),
+    ((*FROM_TEACHER, "--beta", "10"), ("--beta is for --method pkd, not logits",)),
+    ((*FROM_TEACHER, "--layer-epochs", "2"), ("--layer-epochs is for --method tinybert, not logits",)),
+    ((*FROM_LAYERS, "--beta", "10"), ("--beta is for --method pkd, not tinybert",)),
+    ((*FROM_LAYERS, "--layer-epochs", "0"), ("--layer-epochs", "0")),
+    ((*FROM_LAYERS, "--layer-learning-rate", "0"), ("--layer-learning-rate", "0")),
+    ((*FROM_LAYERS, "--method", "pkd", "--layer-learning-rate", "1"), ("--layer-learning-rate is for",)),
+    ((*FROM_LAYERS, "--method", "pkd", "--beta", "nan"), ("--beta", "nan")),
+    ((*FROM_LAYERS, "--method", "pkd", "--layers", "1"), ("--method pkd", "--layers 2 or more")),
+    ((*FROM_LAYERS, "--teacher", "other"), ("--method tinybert", "one teacher", "2 are given")),
+    ((*STUDENT, "--student", "distilbert", "--method", "pkd"), ("--method pkd", "one teacher, and 0")),
     ((*STUDENT, "--epochs", "0"), ("--epochs", "0")),
     ((*STUDENT, "--epochs", "2.5"), ("--epochs", "2.5")),
     ((*STUDENT, "--batch-size", "-1"), ("--batch-size", "-1")),

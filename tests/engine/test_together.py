@@ -387,7 +387,8 @@ def test_losses_of_many_are_the_losses_of_each_where_rows_have_no_label() -> Non
     found = distillation_losses(logits, labels, teacher, torch.full((3,), 0.3), labelled_share=0.6)
     for number in range(3):
         parts = logits[number], labels[number], teacher[number]
-        for one, whole in zip(distillation_loss(*parts, 0.3, labelled_share=0.6), found, strict=True):
+        alone = distillation_loss(*parts, 0.3, labelled_share=0.6)
+        for one, whole in zip(alone[:3], found[:3], strict=True):
             assert one is not None and whole is not None
             torch.testing.assert_close(whole[number], one)
 
