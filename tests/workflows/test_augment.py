@@ -211,6 +211,18 @@ def test_pairs_vary_first_second_and_both(tmp_path: Path, mrpc_dir: Path) -> Non
     assert kinds == {(True, False), (False, True), (True, True)}
 
 
+def test_equal_texts_in_other_rows_or_on_the_other_side_are_varied_in_another_way(tmp_path: Path) -> None:
+    """With one stream for all of them, what the second copy gives was there already."""
+    text = "a truly moving story , badly told and great fun"
+    write_jsonl(tmp_path / "one" / "train.jsonl", [{"text": text}] * 20)
+    table = made(tmp_path, tmp_path / "one", dataset=None, p_ngram=0)
+    assert len(table) > 60 and len(set(table["source"].to_pylist())) > 10
+    write_jsonl(tmp_path / "two" / "train.jsonl", [{"a": text, "b": text}] * 20)
+    pairs = made(tmp_path, tmp_path / "two", "pairs", dataset=None, text_column="a", text_pair_column="b")
+    both = [row for row in pairs.to_pylist() if text not in (row["a"], row["b"])]
+    assert len(both) > 10 and sum(row["a"] == row["b"] for row in both) < len(both) / 3
+
+
 def test_a_validation_split_that_is_cut_from_train_is_not_augmented(tmp_path: Path) -> None:
     """Variants of the rows that every run validates on would be half a leak."""
     data = tmp_path / "data"
