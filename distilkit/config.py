@@ -23,6 +23,7 @@ Init = Literal["pretrained", "teacher", "random"]
 Method = Literal["logits", "tinybert", "pkd"]
 Pooling = Literal["last", "max", "both"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Recipe = Literal["auto"]
 Rule = Literal["tang", "tinybert"]
 SoftLoss = Literal["mse", "kl"]
 Split = Literal["train", "validation", "test"]
@@ -205,6 +206,13 @@ class TrainConfig(FitConfig):
 class DistillConfig(FitConfig):
     """Distill a teacher into a student: loss = alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)."""
 
+    recipe: Recipe | None = option(
+        None,
+        panel="Model",
+        short="-r",
+        help="auto: choose what is not given (text to distill on, start, method, epochs) by data, teacher "
+        "and device, and say why. Alpha is then 0 unless given.",
+    )
     transfer: Strings = option(
         (),
         panel="Data",
@@ -302,11 +310,11 @@ class DistillConfig(FitConfig):
         panel="Model",
         help="bilstm: share of a text's words that training hides from it. (default: 0)",
     )
-    method: Method = option(
-        "logits",
+    method: Method | None = option(
+        None,
         panel="Training",
         help="tinybert: a stage before that matches layers; alpha is then 0 unless given. "
-        "pkd: also matches [CLS] of the layers between.",
+        "pkd: also matches [CLS] of the layers between. (default: logits)",
     )
     layer_epochs: int | None = option(
         None, ge=1, panel="Training", help="tinybert: epochs of its first stage. (default: 10)"
@@ -324,8 +332,8 @@ class DistillConfig(FitConfig):
     @model_validator(mode="before")
     @classmethod
     def _soft_alone(cls, given: Any) -> Any:
-        """TinyBERT's second stage reads no labels (Jiao et al. 2020, equation 10)."""
-        if given.kwargs.get("method") == "tinybert":
+        """TinyBERT's second stage reads no labels (Jiao et al. 2020, equation 10), nor does the recipe."""
+        if given.kwargs.get("method") == "tinybert" or given.kwargs.get("recipe") == "auto":
             given.kwargs.setdefault("alpha", 0.0)
         return given
 
@@ -390,6 +398,10 @@ class DistillConfig(FitConfig):
                 f"--temperature {self.temperature:g} is for --soft-loss kl: with {self.soft_loss} it would "
                 "only rescale alpha. Leave it out, or add --soft-loss kl"
             )
+        if self.recipe and not self.teacher:
+            raise ValueError(
+                f"--recipe {self.recipe} makes the most of a teacher: give --teacher RUN_OR_MODEL"
+            )
         if not self.teacher and self.init == "teacher":
             raise ValueError("--init teacher needs a teacher: give --teacher RUN_OR_MODEL")
         if self.student == "bilstm":
@@ -408,10 +420,11 @@ class DistillConfig(FitConfig):
         return self
 
     def _check_method(self) -> None:
+        chosen = self.method or "logits"
         for name, method in METHOD_ONLY.items():
-            if getattr(self, name) is not None and self.method != method:
-                raise ValueError(f"{flag(name)} is for --method {method}, not {self.method}: leave it out")
-        if self.method == "logits":
+            if getattr(self, name) is not None and chosen != method:
+                raise ValueError(f"{flag(name)} is for --method {method}, not {chosen}: leave it out")
+        if chosen == "logits":
             return
         if self.student == "bilstm":
             raise ValueError(
@@ -682,7 +695,7 @@ def resolve(config: AnyFit) -> AnyFit:
         if words or config.init == "random":
             found |= {"embedding_size": 300}
     if isinstance(config, DistillConfig):
-        found |= METHOD_DEFAULTS.get(config.method, {})
+        found |= {"method": "logits"} | METHOD_DEFAULTS.get(config.method or "logits", {})
     if isinstance(config, DistillConfig) and config.soft_loss == "kl":
         # DistilBERT's. The higher it is, the more KL is MSE again, with another scale (Hinton, section 2.1).
         found |= {"temperature": 2.0}

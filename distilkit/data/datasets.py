@@ -177,6 +177,13 @@ class AugmentationData:
     rows: NDArray[np.int64]
 
 
+def count_rows(config: TextsConfig) -> dict[str, int]:
+    """The rows of each split that can be trained on, labelled or not. Raises `UserError` as `read_split`."""
+    source = _Source(config)
+    available = source.available()
+    return {split: len(source.read(split)) for split in ("train", "unsupervised") if split in available}
+
+
 def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) -> AugmentationData:
     """The training rows that `load_for_training` would train on, and all texts that must not come up again.
 

@@ -136,6 +136,18 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     )
 
 
+def name_of(config: AugmentConfig) -> str:
+    """A name for the file that `config` makes, of all that its rows depend on but the tagger's version.
+
+    Raises:
+        UserError: as `augment`, where the data cannot be read.
+    """
+    config = resolve_augment(config)
+    data = datasets.load_for_augmentation(config, config.max_train_samples).data
+    digest = sha256(_identity(config, data, {}).encode()).hexdigest()
+    return f"{config.data_name}-augmented-{digest[:8]}.parquet"
+
+
 def _columns(data: TextData, split: str) -> list[list[str]]:
     """The texts of a split, and where there are pairs the second texts."""
     columns: list[Any] = [column for column in (data.texts(split), data.pairs(split)) if column is not None]

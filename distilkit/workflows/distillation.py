@@ -34,6 +34,7 @@ from distilkit.models.loading import find_model, fingerprint, load_tokenizer, lo
 from distilkit.models.students import Student, Teacher, make_student
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
+from distilkit.workflows import recipes
 from distilkit.workflows.fitting import Job, encode_split, fit_into_run, fit_into_runs, within_reach
 from distilkit.workflows.lanes import all_well, one_thread, run_in_lanes
 from distilkit.workflows.matching import Rows, pair_layers, shared_rows, with_layers
@@ -78,6 +79,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             ends the row.
     """
     _check_one_kind(configs)
+    configs = [recipes.follow(config, reporter) if config.recipe else config for config in configs]
     given, configs = configs, [resolve(config) for config in configs]
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite)

@@ -367,6 +367,11 @@ def test_wrong_transfer_options(
     refused(call, here, (*FROM_TEACHER, *SOFT, *arguments), *named)
 
 
+def test_a_recipe_without_a_teacher(call: Call, here: Path) -> None:
+    refused(call, here, (*STUDENT, "--recipe", "auto"), "--recipe auto", "--teacher")
+    refused(call, here, (*STUDENT, "--recipe", "best"), "--recipe", "auto")
+
+
 def test_labels_wanted_of_text_that_has_none(call: Call, here: Path) -> None:
     Path("a.txt").write_text("a new film\n" * 4, encoding="utf-8")
     command = ("distill", "-t", "teacher", "--transfer", "a.txt", *OUT)

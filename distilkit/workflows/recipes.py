@@ -1,0 +1,136 @@
+"""`--recipe auto`: the best we know how to make of this data, teacher and device, told as it is chosen."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig, changed, flag
+from distilkit.data.datasets import count_rows
+from distilkit.engine.precision import default_device
+from distilkit.models.loading import find_model, load_config
+from distilkit.progress import Reporter
+from distilkit.workflows.augmentation import augment, name_of
+
+# Rows that a BiLSTM and a transformer read in all: more still help, but little for the time they take.
+READ = {"cpu": 2_500_000, "cuda": 10_000_000}
+READ_BY_LAYERS = {"cpu": 300_000, "cuda": 3_000_000}
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+MANY = 100_000  # rows of an epoch from which a larger batch pays
+MADE_OF = {"tinybert": ("bert",), "distilbert": ("bert", "distilbert")}  # whose layers each can take
+AUGMENTED = "augmented"  # a transfer set that has yet to be made
+VARIANTS = 20  # new texts of each (Tang et al. 2019, Jiao et al. 2020)
+NEW = 0.7  # of the variants, about; the others are repeats
+SOURCE = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column", "max_train_samples")
+
+
+class Choice(NamedTuple):
+    """A field, what it is set to, and why."""
+
+    name: str
+    value: Any
+    why: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the choices depend on: rows of the splits, and the teacher's architecture and depth."""
+
+    rows: int
+    unsupervised: int
+    device: str
+    kind: str
+    layers: int | None
+    can_augment: bool
+
+
+def follow(config: DistillConfig, reporter: Reporter) -> DistillConfig:
+    """`config` with the recipe written out: what was given stands, every choice is told with its reason.
+
+    Raises:
+        UserError: as `distill`, where data or teacher cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for choice in choices(config, _facts(config)):
+        values[choice.name] = choice.value
+        shown = " ".join(choice.value) if isinstance(choice.value, tuple) else choice.value
+        reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.why})")
+    if values.get("transfer") == (AUGMENTED,):
+        values["transfer"] = (str(_augmented(config, reporter)),)
+    return changed(config, recipe=None, **values)
+
+
+def choices(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+    """What the recipe sets: fields that are not given."""
+    for choice in (_for_bilstm if config.student == "bilstm" else _for_encoder)(config, facts):
+        if getattr(config, choice.name) in (None, ()):
+            yield choice
+
+
+def _for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+    yield Choice("vocabulary", "teacher", "its word-pieces and their vectors know words that the data lacks")
+    text, rows = _transfer(config, facts)
+    yield from text
+    yield _epochs(READ[facts.device], rows)
+    if rows >= MANY:
+        yield Choice("batch_size", 128, "there are many rows")
+        yield Choice("learning_rate", 2e-3, "for the larger batch")
+
+
+def _for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+    layers = config.layers or OWN_LAYERS.get(config.student, 0)
+    if facts.kind in MADE_OF.get(config.student, ()) and layers <= (facts.layers or 0):
+        yield Choice("init", "teacher", f"{layers} of its {facts.layers} layers, which know the task already")
+    if config.init == "random":
+        yield Choice(
+            "method", "tinybert", "layers that start at random learn from the teacher's layers first"
+        )
+        yield _epochs(READ_BY_LAYERS[facts.device], facts.rows)._replace(name="layer_epochs")
+    text, rows = _transfer(config, facts)
+    yield from text
+    yield _epochs(READ_BY_LAYERS[facts.device], rows)
+
+
+def _epochs(wanted: int, rows: int) -> Choice:
+    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(wanted / max(1, rows))))
+    return Choice("epochs", epochs, f"some {rows:,} rows an epoch")
+
+
+def _transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
+    """Text to distill on, and the rows of an epoch, as far as they are known."""
+    if config.transfer or not config.runs_teacher:
+        return [], facts.rows
+    if facts.unsupervised:
+        why = f"{facts.unsupervised:,} real texts for the teacher to label"
+        return [Choice("transfer", ("unsupervised",), why)], facts.rows + facts.unsupervised
+    if not facts.can_augment:
+        return [], facts.rows
+    why = f"{VARIANTS} new texts of every training row for the teacher to label"
+    return [Choice("transfer", (AUGMENTED,), why)], round(facts.rows * (1 + VARIANTS * NEW))
+
+
+def _facts(config: DistillConfig) -> Facts:
+    rows = count_rows(config) if config.has_dataset else {}
+    teacher = load_config(find_model(config.teacher[0]))
+    own = rows.get("train", 0)
+    return Facts(
+        rows=min(own, config.max_train_samples or own),
+        unsupervised=rows.get("unsupervised", 0),
+        device=default_device().type,
+        kind=teacher.model_type,
+        layers=getattr(teacher, "num_hidden_layers", None),
+        can_augment=find_spec("textblob") is not None,
+    )
+
+
+def _augmented(config: DistillConfig, reporter: Reporter) -> Path:
+    """The file of new texts beside the run's folder: made now, unless an earlier run made the same."""
+    given = {name: getattr(config, name) for name in SOURCE}
+    home = config.output_dir.parent
+    wanted = AugmentConfig(**given, variants=VARIANTS, output=home / "augmented.parquet")
+    output = home / name_of(wanted)
+    if not output.exists():
+        made = augment(AugmentConfig(**given, variants=VARIANTS, output=output), reporter)
+        reporter.note(f"augment: {made.rows:,} rows made of {made.sources:,}, kept in {made.path}")
+    return output

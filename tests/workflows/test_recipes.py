@@ -1,0 +1,133 @@
+"""`--recipe auto`: what it chooses, that it says why, and that nothing which was given is changed."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import QUICK, Notes, rows, weights, write_jsonl
+from test_distillation import SMALL
+
+from distilkit import DistillConfig, distill
+from distilkit.config import make_config, read_values
+from distilkit.runs import Run
+from distilkit.workflows.recipes import AUGMENTED, Facts, choices
+
+FACTS = Facts(rows=67_349, unsupervised=0, device="cpu", kind="bert", layers=12, can_augment=True)
+
+
+def chosen(facts: Facts = FACTS, **options: Any) -> dict[str, Any]:
+    known: dict[str, Any] = {"dataset": "sst2", "teacher": "t", "output_dir": Path("o"), "recipe": "auto"}
+    return {choice.name: choice.value for choice in choices(DistillConfig(**(known | options)), facts)}
+
+
+def test_a_bilstm_gets_new_texts_and_the_teachers_word_pieces() -> None:
+    assert chosen() == {
+        "vocabulary": "teacher",
+        "transfer": (AUGMENTED,),
+        "epochs": 3,
+        "batch_size": 128,
+        "learning_rate": 2e-3,
+    }
+
+
+def test_real_text_without_labels_comes_before_made_up_text() -> None:
+    assert chosen(replace(FACTS, unsupervised=50_000))["transfer"] == ("unsupervised",)
+
+
+def test_without_the_tagger_there_is_no_new_text_and_more_epochs_instead() -> None:
+    without = chosen(replace(FACTS, can_augment=False))
+    assert "transfer" not in without and without["epochs"] > chosen()["epochs"]
+
+
+def test_few_rows_are_read_more_often_and_a_gpu_reads_more() -> None:
+    few = chosen(replace(FACTS, rows=1_000))
+    assert few["epochs"] == 30 and "batch_size" not in few
+    gpu = chosen(replace(FACTS, device="cuda"))
+    assert gpu["epochs"] > chosen()["epochs"]
+
+
+@pytest.mark.parametrize(
+    ("options", "facts", "init"),
+    [
+        ({"student": "tinybert"}, {}, "teacher"),
+        ({"student": "distilbert"}, {}, "teacher"),
+        ({"student": "distilbert", "layers": 6}, {"kind": "distilbert", "layers": 6}, "teacher"),
+        ({"student": "tinybert", "layers": 6}, {"layers": 4}, None),
+        ({"student": "tinybert"}, {"kind": "roberta"}, None),
+        ({"student": "tinybert"}, {"kind": "bilstm", "layers": 1}, None),
+        ({"student": "some/encoder"}, {}, None),
+        ({"student": "tinybert", "init": "random"}, {}, None),
+    ],
+)
+def test_layers_of_the_teacher_where_they_fit(
+    options: dict[str, Any], facts: dict[str, Any], init: str | None
+) -> None:
+    assert chosen(replace(FACTS, **facts), **options).get("init") == init
+
+
+def test_random_layers_are_matched_first() -> None:
+    of_random = chosen(student="tinybert", init="random")
+    assert of_random["method"] == "tinybert" and of_random["layer_epochs"] >= 1
+    assert "method" not in chosen(student="tinybert")
+    assert "method" not in chosen(student="tinybert", init="random", method="logits")
+
+
+def test_what_is_given_stands() -> None:
+    given: dict[str, Any] = {"transfer": ("a.txt",), "epochs": 2, "batch_size": 8, "learning_rate": 1e-4}
+    assert chosen(**given, vocabulary="words") == {}
+
+
+def test_alpha_is_0_unless_it_is_given() -> None:
+    known: dict[str, Any] = {"dataset": "sst2", "teacher": "t", "output_dir": Path("o")}
+    assert DistillConfig(**known, recipe="auto").alpha == 0
+    assert DistillConfig(**known, recipe="auto", alpha=0.3).alpha == 0.3
+    assert DistillConfig(**known).alpha == 0.5
+
+
+@pytest.fixture
+def config(teacher_run: Run, tmp_path: Path) -> Any:
+    """`config(name, **options)`: a quick student by the recipe, of 16 rows that differ."""
+    values = [row | {"sentence": f"{row['sentence']} {number}"} for number, row in enumerate(rows())]
+    write_jsonl(tmp_path / "data" / "train.jsonl", values)
+    write_jsonl(tmp_path / "data" / "validation.jsonl", rows(1))
+
+    def make(name: str = "run", **options: Any) -> DistillConfig:
+        small: dict[str, Any] = QUICK | SMALL | {"embedding_size": None, "recipe": "auto"}
+        known = small | {"dataset": "sst2", "data_dir": tmp_path / "data", "teacher": str(teacher_run.path)}
+        return DistillConfig(**(known | {"output_dir": tmp_path / "runs" / name} | options))
+
+    return make
+
+
+def test_a_run_by_the_recipe_makes_its_text_once_and_can_be_repeated(config: Any, tmp_path: Path) -> None:
+    """The saved config has the choices written out, and so depends on no later version's."""
+    pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+    notes = Notes()
+    run = distill(config(), notes)
+    told = [note for note in notes.notes if note.startswith("recipe: ")]
+    assert any(note.startswith("recipe: --vocabulary teacher (") for note in told)
+    assert any(note.startswith("recipe: --transfer augmented (") for note in told)
+    (file,) = (tmp_path / "runs").glob("sst2-augmented-*.parquet")
+    written = file.read_bytes()
+    saved = read_values(run.path / "config.yaml")
+    assert saved["recipe"] is None and saved["transfer"] == [str(file)] and saved["alpha"] == 0
+    assert run.environment["dataset"]["rows"]["transfer"] > 16
+    again = make_config(DistillConfig, saved | {"output_dir": str(tmp_path / "runs" / "again")})
+    assert weights(distill(again)) == weights(run)
+    distill(config("other", seed=7))
+    assert [*(tmp_path / "runs").glob("*.parquet")] == [file] and file.read_bytes() == written
+
+
+def test_other_texts_get_another_file(config: Any, tmp_path: Path) -> None:
+    pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+    distill(config())
+    write_jsonl(tmp_path / "data" / "train.jsonl", rows())
+    distill(config("other"))
+    assert len([*(tmp_path / "runs").glob("sst2-augmented-*.parquet")]) == 2
+
+
+def test_the_unsupervised_split_is_used_where_there_is_one(config: Any, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data" / "unsupervised.jsonl", [{"sentence": f"text {n}"} for n in range(9)])
+    run = distill(config())
+    assert run.environment["dataset"]["rows"]["transfer"] == 9
