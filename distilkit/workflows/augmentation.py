@@ -226,7 +226,12 @@ def _tinybert(
 def _load_mlm(name: str, words: Words, precision: Precision) -> tuple[MaskedLM, dict[str, Any]]:
     device = default_device()
     resolved = resolve_precision(precision, device)
-    source = find_model(name)
+    try:
+        source = find_model(name)
+    except UserError as error:
+        raise UserError(
+            f"--mlm: {error} Or do without one: --candidates embeddings --embeddings FILE_OR_MODEL"
+        ) from None
     model: Any = load_masked_lm(source)
     tokenizer = load_tokenizer(source)
     made_with = {"masked language model": fingerprint(model), "precision used": resolved}

@@ -524,6 +524,12 @@ def test_a_classifier_is_no_masked_language_model(candidates: str, call: Call, h
     refused(call, here, arguments, "--mlm teacher", "bert-base-uncased", "--candidates embeddings")
 
 
+def test_no_masked_language_model_at_hand(call: Call, here: Path) -> None:
+    """Offline the default cannot be had; the message says which flags to type instead."""
+    arguments = (*AUGMENT, "--rule", "tinybert")
+    refused(call, here, arguments, "--mlm", "bert-base-uncased", "--candidates embeddings --embeddings")
+
+
 def test_a_model_of_a_kind_that_has_no_masked_language_model(call: Call, here: Path) -> None:
     Path("teacher/config.json").write_text('{"model_type": "bilstm"}')
     arguments = (*AUGMENT, "--rule", "tinybert", "--mlm", "teacher")
