@@ -20,7 +20,7 @@ from distilkit.errors import UserError
 Candidates = Literal["mlm", "embeddings", "both"]
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Init = Literal["pretrained", "teacher", "random"]
-Method = Literal["logits", "tinybert", "pkd"]
+Method = Literal["logits", "tinybert", "pkd", "general"]
 Pooling = Literal["last", "max", "both"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Recipe = Literal["auto"]
@@ -268,7 +268,7 @@ class DistillConfig(FitConfig):
         None,
         panel="Model",
         help="pretrained: Hub weights. teacher: its layers or word-piece embeddings. random: sizes only. "
-        "(default: pretrained; bilstm: teacher with its vocabulary, else random)",
+        "(default: pretrained; bilstm: teacher with its vocabulary, else random; general: random)",
     )
     layers: int | None = option(
         None,
@@ -313,8 +313,13 @@ class DistillConfig(FitConfig):
     method: Method | None = option(
         None,
         panel="Training",
-        help="tinybert: a stage before that matches layers; alpha is then 0 unless given. "
-        "pkd: also matches [CLS] of the layers between. (default: logits)",
+        help="tinybert: a stage before that matches layers; alpha is then 0 unless given. pkd: also matches "
+        "[CLS] of the layers between. general: layers alone, on --corpus. (default: logits)",
+    )
+    corpus: Strings = option(
+        (),
+        panel="Data",
+        help="general: raw text to match layers on, repeatable: .txt (a paragraph a line) or `wikitext-103`.",
     )
     layer_epochs: int | None = option(
         None, ge=1, panel="Training", help="tinybert: epochs of its first stage. (default: 10)"
@@ -333,11 +338,13 @@ class DistillConfig(FitConfig):
     @classmethod
     def _soft_alone(cls, given: Any) -> Any:
         """TinyBERT's second stage reads no labels (Jiao et al. 2020, equation 10), nor does the recipe."""
-        if given.kwargs.get("method") == "tinybert" or given.kwargs.get("recipe") == "auto":
+        if given.kwargs.get("method") in ("tinybert", "general") or given.kwargs.get("recipe") == "auto":
             given.kwargs.setdefault("alpha", 0.0)
         return given
 
     def _check_without_dataset(self) -> None:
+        if self.method == "general":
+            return
         if not self.transfer:
             super()._check_without_dataset()
         if self.reads_labels:
@@ -348,8 +355,8 @@ class DistillConfig(FitConfig):
 
     @property
     def data_name(self) -> str:
-        """As `DataConfig`; without a dataset, the name of the first transfer file."""
-        return super().data_name if self.has_dataset else Path(self.transfer[0]).stem
+        """As `DataConfig`; without a dataset, the name of the first transfer file or corpus."""
+        return super().data_name if self.has_dataset else Path((*self.transfer, *self.corpus)[0]).stem
 
     @property
     def alphas(self) -> tuple[float, float]:
@@ -424,6 +431,8 @@ class DistillConfig(FitConfig):
         for name, method in METHOD_ONLY.items():
             if getattr(self, name) is not None and chosen != method:
                 raise ValueError(f"{flag(name)} is for --method {method}, not {chosen}: leave it out")
+        if self.corpus and chosen != "general":
+            raise ValueError(f"--corpus {self.corpus[0]} is for --method general: leave it out, or add that")
         if chosen == "logits":
             return
         if self.student == "bilstm":
@@ -436,11 +445,27 @@ class DistillConfig(FitConfig):
                 f"--method {self.method} matches the layers of one teacher, and {len(self.teacher)} are "
                 "given: give --teacher RUN_OR_MODEL once, or --method logits"
             )
+        if self.method == "general":
+            self._check_general()
         if self.method == "pkd" and self.layers == 1:
             raise ValueError(
                 "--method pkd leaves the last layer to the logits, so it needs --layers 2 or more: "
                 "use --method tinybert or logits for one"
             )
+
+    def _check_general(self) -> None:
+        if not self.corpus:
+            raise ValueError("--method general reads raw text: give --corpus FILE.txt or wikitext-103")
+        if twice := [name for name in self.corpus if self.corpus.count(name) > 1]:
+            raise ValueError(f"--corpus {twice[0]} is given twice: leave one out")
+        if self.alpha > 0:
+            raise ValueError(f"--alpha {self.alpha:g}: --method general reads no labels; leave it out")
+        for name in NOT_GENERAL:
+            if getattr(self, name) != field_infos(DistillConfig)[name].default:
+                raise ValueError(
+                    f"{flag(name)} means nothing to --method general, which matches layers on --corpus: "
+                    "leave it out"
+                )
 
     def _check_bilstm(self) -> None:
         from_teacher = self.vocabulary == "teacher"
@@ -658,6 +683,24 @@ METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
     "tinybert": {"layer_epochs": 10, "layer_learning_rate": 5e-5},
     "pkd": {"beta": 100.0},
 }
+# What reads labels, logits or a dataset.
+NOT_GENERAL = (
+    "recipe",
+    "dataset",
+    "data_dir",
+    "text_column",
+    "text_pair_column",
+    "label_column",
+    "max_train_samples",
+    "max_eval_samples",
+    "transfer",
+    "transfer_ratio",
+    "teacher_weight",
+    "alpha_end",
+    "soft_loss",
+    "temperature",
+    "calibrate",
+)
 METHOD_ONLY = {name: method for method, defaults in METHOD_DEFAULTS.items() for name in defaults}
 OWN_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 
@@ -696,6 +739,8 @@ def resolve(config: AnyFit) -> AnyFit:
             found |= {"embedding_size": 300}
     if isinstance(config, DistillConfig):
         found |= {"method": "logits"} | METHOD_DEFAULTS.get(config.method or "logits", {})
+        if config.method == "general":
+            found |= {"init": "random"}  # a general student of weights that are one already is no use
     if isinstance(config, DistillConfig) and config.soft_loss == "kl":
         # DistilBERT's. The higher it is, the more KL is MSE again, with another scale (Hinton, section 2.1).
         found |= {"temperature": 2.0}

@@ -144,12 +144,7 @@ def encode(
     limit = longest_input(tokenizer, model)
     if limit is not None and max_length > limit:
         raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")
-    taken = set(inspect.signature(model.forward).parameters)
-    names = [
-        name
-        for name in ("input_ids", "token_type_ids")
-        if name in tokenizer.model_input_names and name in taken
-    ]
+    names = input_names(tokenizer, model)
     stored = {"input_ids": np.int32, "token_type_ids": np.uint8}
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, stored[name])] for name in names}
     lengths: list[int] = []
@@ -168,13 +163,28 @@ def encode(
             ids = itertools.chain.from_iterable(output[name])
             parts[name].append(np.fromiter(ids, stored[name], count=sum(lengths[start:])))
         advance(min(start + CHUNK, len(texts)))
-    pad = tokenizer.pad_token_id
-    padding = {"input_ids": 0 if pad is None else int(pad), "token_type_ids": 0}
     return Encoded(
         flat={name: torch.from_numpy(np.concatenate(rows)) for name, rows in parts.items()},
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        padding={name: padding[name] for name in names},
+        padding=padding_of(tokenizer, names),
     )
+
+
+def input_names(tokenizer: Tokenizer, model: torch.nn.Module) -> list[str]:
+    """What of a tokenizer's answer a model takes, besides the mask."""
+    taken = set(inspect.signature(model.forward).parameters)
+    return [
+        name
+        for name in ("input_ids", "token_type_ids")
+        if name in tokenizer.model_input_names and name in taken
+    ]
+
+
+def padding_of(tokenizer: Tokenizer, names: Sequence[str]) -> dict[str, int]:
+    """What each input of a shorter row is filled up with."""
+    pad = tokenizer.pad_token_id
+    padding = {"input_ids": 0 if pad is None else int(pad), "token_type_ids": 0}
+    return {name: padding[name] for name in names}
 
 
 def longest_input(tokenizer: Tokenizer, model: torch.nn.Module) -> int | None:

@@ -200,6 +200,20 @@ def load_trained(source: Source) -> PreTrainedModel:
     return model
 
 
+def load_pretrained(source: Source, names: Sequence[str]) -> PreTrainedModel:
+    """An encoder as pre-training left it, in eval mode; what head it has means nothing.
+
+    Raises:
+        UserError: when the folder cannot be loaded or does not hold all of the encoder.
+    """
+    model, new = load_for_training(source, names)
+    inside = f"{model.base_model_prefix}."
+    if missing := [name for name in new if name.startswith(inside) and ".pooler." not in name]:
+        raise UserError(f"{source.name} is not pre-trained: its checkpoint has no {missing[0]}.")
+    model.eval()
+    return model
+
+
 def load_for_training(
     source: Source, names: Sequence[str], config: Any = None
 ) -> tuple[PreTrainedModel, list[str]]:

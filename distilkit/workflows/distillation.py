@@ -36,6 +36,7 @@ from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
 from distilkit.workflows import recipes
 from distilkit.workflows.fitting import Job, encode_split, fit_into_run, fit_into_runs, within_reach
+from distilkit.workflows.general import distill_general
 from distilkit.workflows.lanes import all_well, one_thread, run_in_lanes
 from distilkit.workflows.matching import Rows, pair_layers, shared_rows, with_layers
 
@@ -51,12 +52,17 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     `alpha=1` it does not run. The validation split picks the epoch that is kept; the test split is never
     opened.
 
+    The methods `tinybert` and `pkd` match layers with those of a teacher that runs beside the student, and
+    `general` (`distill_general`) does nothing else.
+
     Returns:
         The run in `config.output_dir`.
 
     Raises:
         UserError: on anything wrong with the options, the data, the models or the output folder.
     """
+    if config.method == "general":
+        return distill_general(config, reporter)
     return distill_many([config], reporter)[0]
 
 
@@ -79,6 +85,8 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             ends the row.
     """
     _check_one_kind(configs)
+    if any(config.method == "general" for config in configs):
+        raise UserError("--method general makes one student at a time. Distill these one after the other.")
     configs = [recipes.follow(config, reporter) if config.recipe else config for config in configs]
     given, configs = configs, [resolve(config) for config in configs]
     for config in configs:

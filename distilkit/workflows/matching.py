@@ -30,7 +30,7 @@ def pair_layers(config: DistillConfig, student: Student, teacher: Teacher) -> La
         UserError: when one of them shows no layers, or they cannot be compared.
     """
     assert teacher.model is not None
-    scores = config.method == "tinybert"
+    scores = config.method != "pkd"
     mine, theirs = (_probe(one.model, one.tokenizer, scores) for one in (student, teacher))
     numbers = layer_map(len(theirs.states) - 1, len(mine.states) - 1, student.picked)
     if scores and mine.scores[0].shape[1] != theirs.scores[0].shape[1]:
@@ -90,7 +90,6 @@ def with_layers(job: Job, pair: LayerPair, rows: Rows) -> Job:
     """`job`, trained by the method of its config, with layers of `pair` matched on `rows`."""
     config = job.config
     assert isinstance(config, DistillConfig)
-    told = ", ".join(f"{own}-{theirs}" for own, theirs in enumerate(pair.layer_map, start=1))
     facts = {**job.facts, "matched_layers": list(pair.layer_map)}
     if config.method == "pkd":
         assert config.beta is not None
@@ -98,7 +97,7 @@ def with_layers(job: Job, pair: LayerPair, rows: Rows) -> Job:
             job,
             beside=pair,
             loss=_with_patience(job.loss, pair, config.beta),
-            formula=f"{job.formula} + {config.beta:g} * MSE(normalised [CLS] of layers {told})",
+            formula=f"{job.formula} + {config.beta:g} * MSE(normalised [CLS] of layers {_numbers(pair)})",
             facts=facts,
         )
     first = replace(
@@ -111,11 +110,20 @@ def with_layers(job: Job, pair: LayerPair, rows: Rows) -> Job:
     )
     return replace(
         job,
-        formula=f"first loss = MSE(embeddings) + sum over layers {told} of MSE(states) + "
-        f"MSE(attention scores), then {job.formula}",
+        formula=f"first {layer_formula(pair)}, then {job.formula}",
         facts=facts,
         first=Stage(first, rows.train, rows.validation),
     )
+
+
+def layer_formula(pair: LayerPair) -> str:
+    """The loss of a stage that matches layers, as `losses.formula` writes that of logits."""
+    return f"loss = MSE(embeddings) + sum over layers {_numbers(pair)} of MSE(states) + MSE(attention scores)"
+
+
+def _numbers(pair: LayerPair) -> str:
+    """Student's and teacher's layers as `1-3, 2-6`."""
+    return ", ".join(f"{own}-{theirs}" for own, theirs in enumerate(pair.layer_map, start=1))
 
 
 def _with_patience(loss: Loss | ChangingLoss, pair: LayerPair, beta: float) -> Loss | ChangingLoss:

@@ -23,6 +23,8 @@ SMALL = ("--max-length", "16", "--epochs", "1")
 STUDENT = ("distill", "-d", "sst2", "--data-dir", "data", "--alpha", "1", *SMALL, *OUT)
 FROM_TEACHER = ("distill", "-d", "sst2", "--data-dir", "data", "--teacher", "teacher", *SMALL, *OUT)
 FROM_LAYERS = (*FROM_TEACHER, "--student", "teacher", "--init", "teacher", "--method", "tinybert")
+GENERAL = ("distill", "-t", "teacher", "--student", "teacher", "--method", "general", *SMALL, *OUT)
+GENERAL += ("--corpus", "data/text.txt")
 TEACHER = ("train", "-d", "sst2", "--data-dir", "data", "--model", "teacher", *SMALL, *OUT)
 EVALUATE = ("evaluate", "teacher", "-d", "sst2", "--data-dir", "data", "--max-length", "16")
 AUGMENT = ("augment", "-d", "sst2", "--data-dir", "data", "-o", "deep/out.parquet")
@@ -45,6 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert_dir: Path) -> Pat
     write_jsonl(tmp_path / "data" / "train.jsonl", rows())
     write_jsonl(tmp_path / "data" / "validation.jsonl", rows(1))
     write_jsonl(tmp_path / "data" / "test.jsonl", [row | {"label": -1} for row in rows(1)])
+    (tmp_path / "data" / "text.txt").write_text("a truly great film\n" * 8, encoding="utf-8")
     shutil.copytree(bert_dir, tmp_path / "teacher")
     return tmp_path
 
@@ -76,8 +79,17 @@ def refused(call: Call, here: Path, arguments: Sequence[str], *named: str) -> No
 
 @pytest.mark.parametrize(
     "command",
-    [STUDENT, FROM_TEACHER, FROM_LAYERS, TEACHER, EVALUATE, AUGMENT, TINYBERT],
-    ids=["student", "from teacher", "from layers", "train", "evaluate", "augment", "augment by neighbours"],
+    [STUDENT, FROM_TEACHER, FROM_LAYERS, GENERAL, TEACHER, EVALUATE, AUGMENT, TINYBERT],
+    ids=[
+        "student",
+        "from teacher",
+        "from layers",
+        "general",
+        "train",
+        "evaluate",
+        "augment",
+        "augment by neighbours",
+    ],
 )
 def test_the_cases_differ_from_commands_that_work(command: tuple[str, ...], call: Call) -> None:
     """Else a case below could be refused for something other than what it is about."""
@@ -111,6 +123,21 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*FROM_LAYERS, "--method", "pkd", "--beta", "nan"), ("--beta", "nan")),
     ((*FROM_LAYERS, "--method", "pkd", "--layers", "1"), ("--method pkd", "--layers 2 or more")),
     ((*FROM_LAYERS, "--teacher", "other"), ("--method tinybert", "one teacher", "2 are given")),
+    ((*FROM_LAYERS, "--corpus", "a.txt"), ("--corpus a.txt is for --method general",)),
+    ((*FROM_LAYERS, "--method", "general", "--corpus", "a.txt"), ("--dataset means nothing", "general")),
+    ((*GENERAL[:-2],), ("--method general", "--corpus FILE.txt")),
+    ((*GENERAL, "--student", "bilstm"), ("--method general", "bilstm")),
+    ((*GENERAL, "--corpus", "data/text.txt"), ("--corpus data/text.txt is given twice",)),
+    ((*GENERAL, "--corpus", "nowhere.txt"), ("--corpus nowhere.txt is not there", "wikitext-103")),
+    ((*GENERAL, "--corpus", "data/train.jsonl"), ("--corpus data/train.jsonl is no .txt file",)),
+    ((*GENERAL, "--max-length", "64"), ("--corpus", "--max-length 64", "Give more text")),
+    ((*GENERAL, "--alpha", "0.5"), ("--alpha 0.5", "reads no labels")),
+    ((*GENERAL, "--alpha-end", "0.5"), ("--alpha-end means nothing",)),
+    ((*GENERAL, "--soft-loss", "kl"), ("--soft-loss means nothing",)),
+    ((*GENERAL, "--no-calibrate"), ("--calibrate means nothing",)),
+    ((*GENERAL, "--max-train-samples", "8"), ("--max-train-samples means nothing",)),
+    ((*GENERAL, "--transfer", "a.txt"), ("--transfer means nothing",)),
+    ((*GENERAL, "--beta", "10"), ("--beta is for --method pkd, not general",)),
     ((*STUDENT, "--student", "distilbert", "--method", "pkd"), ("--method pkd", "one teacher, and 0")),
     ((*STUDENT, "--epochs", "0"), ("--epochs", "0")),
     ((*STUDENT, "--epochs", "2.5"), ("--epochs", "2.5")),
