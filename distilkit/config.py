@@ -241,22 +241,22 @@ class DistillConfig(FitConfig):
         0.5,
         ge=0,
         le=1,
-        panel="Training",
+        panel="Loss",
         short="-a",
         help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label in it.",
     )
     alpha_end: float | None = option(
-        None, ge=0, le=1, panel="Training", help="Where alpha has gone by the last step. (default: it stays)"
+        None, ge=0, le=1, panel="Loss", help="Where alpha has gone by the last step. (default: it stays)"
     )
     soft_loss: SoftLoss = option(
         "mse",
-        panel="Training",
+        panel="Loss",
         help="What the teacher's weight is on. mse: of the raw logits. kl: of the answers at --temperature.",
     )
     temperature: float | None = option(
         None,
         gt=0,
-        panel="Training",
+        panel="Loss",
         help="kl: softens both answers, and the term is multiplied by its square. (default: 2)",
     )
     calibrate: bool = option(
@@ -284,35 +284,37 @@ class DistillConfig(FitConfig):
     )
     vocabulary: Vocabulary | None = option(
         None,
-        panel="Model",
-        help="bilstm: words of the training split, or the teacher's word-pieces. (default: words)",
+        panel="BiLSTM",
+        help="Words of the training text, or the teacher's word-pieces. (default: words)",
     )
     vocabulary_size: int | None = option(
-        None, ge=3, panel="Model", help="bilstm: most frequent words kept. (default: 20000)"
+        None, ge=3, panel="BiLSTM", help="Most frequent words kept. (default: 20000)"
     )
     embedding_size: int | None = option(
         None,
         ge=1,
-        panel="Model",
-        help="bilstm: width of the word vectors; fewer than the teacher's are its principal components. "
+        panel="BiLSTM",
+        help="Width of the word vectors; fewer than the teacher's are its principal components. "
         "(default: 300, or the teacher's)",
     )
-    dropout: float | None = option(None, ge=0, lt=1, panel="Model", help="bilstm: dropout. (default: 0.1)")
+    dropout: float | None = option(
+        None, ge=0, lt=1, panel="BiLSTM", help="Share of values left out in training. (default: 0.1)"
+    )
     pooling: Pooling | None = option(
         None,
-        panel="Model",
-        help="bilstm: of its states, the last, their maximum over the tokens, or both. (default: both)",
+        panel="BiLSTM",
+        help="Of its states: the last, their maximum over the tokens, or both. (default: both)",
     )
     word_dropout: float | None = option(
         None,
         ge=0,
         lt=1,
-        panel="Model",
-        help="bilstm: share of a text's words that training hides from it. (default: 0)",
+        panel="BiLSTM",
+        help="Share of a text's words that training hides from it. (default: 0)",
     )
     method: Method | None = option(
         None,
-        panel="Training",
+        panel="Loss",
         help="tinybert: a stage before that matches layers; alpha is then 0 unless given. pkd: also matches "
         "[CLS] of the layers between. general: layers alone, on --corpus. (default: logits)",
     )
@@ -322,16 +324,16 @@ class DistillConfig(FitConfig):
         help="general: raw text to match layers on, repeatable: .txt (a paragraph a line) or `wikitext-103`.",
     )
     layer_epochs: int | None = option(
-        None, ge=1, panel="Training", help="tinybert: epochs of its first stage. (default: 10)"
+        None, ge=1, panel="Loss", help="tinybert: epochs of its first stage. (default: 10)"
     )
     layer_learning_rate: float | None = option(
         None,
         gt=0,
-        panel="Training",
+        panel="Loss",
         help="tinybert: learning rate of its first stage, constant after the warm-up. (default: 5e-05)",
     )
     beta: float | None = option(
-        None, gt=0, panel="Training", help="pkd: weight of the [CLS] loss, beside alpha's two. (default: 100)"
+        None, gt=0, panel="Loss", help="pkd: weight of the [CLS] loss, beside alpha's two. (default: 100)"
     )
 
     @model_validator(mode="before")

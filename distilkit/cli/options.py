@@ -22,7 +22,7 @@ from distilkit.config import (
     read_values,
 )
 
-PANELS = ("Data", "Augmentation", "Model", "Training", "Speed", "Cache", "Output")
+PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Speed", "Cache", "Output")
 
 CONFIG = Annotated[
     Path | None,

@@ -75,7 +75,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     the other.
 
     Args:
-        configs: equal but for fields of the panels Training and Output (and in `precision`).
+        configs: equal but for fields of the panels Loss, Training and Output (and in `precision`).
 
     Returns:
         The runs, in the order of `configs`.
@@ -251,7 +251,7 @@ def _check_one_kind(configs: Sequence[DistillConfig]) -> None:
     if not configs:
         raise UserError("there is nothing to distill: give at least one config")
     for name, info in field_infos(DistillConfig).items():
-        if info.json_schema_extra["panel"] in ("Training", "Output") and name != "precision":
+        if info.json_schema_extra["panel"] in ("Loss", "Training", "Output") and name != "precision":
             continue
         values = [getattr(config, name) for config in configs]
         if other := [value for value in values if value != values[0]]:
