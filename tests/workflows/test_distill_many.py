@@ -247,6 +247,8 @@ OTHERS: dict[str, Any] = {
     "max_length": 17,
     "max_eval_samples": 3,
     "max_train_samples": 9,
+    "transfer": ("more.txt",),
+    "transfer_ratio": 2.0,
     "teacher": ("another",),
     "teacher_weight": (2.0,),
     "student": "tinybert",
@@ -268,6 +270,7 @@ def test_every_option_of_data_and_model_is_tried_below() -> None:
         name
         for name, info in field_infos(DistillConfig).items()
         if info.json_schema_extra["panel"] in ("Data", "Model")
+        and name != "corpus"  # of `--method general`, which makes one student at a time
     ]
     assert set(OTHERS) == {*shared, "precision"}
 
@@ -277,7 +280,7 @@ def test_students_of_other_data_or_models_are_refused_by_the_name_of_what_differ
     config: Make, tmp_path: Path, name: str
 ) -> None:
     """Data, encoding and logits are shared: what differs there would silently be the first one's."""
-    first = config("a")
+    first = config("a", **({"transfer": "more.txt"} if name == "transfer_ratio" else {}))
     values = {name: OTHERS[name]}
     if name == "student":
         values |= dict.fromkeys(("hidden_size", "embedding_size", "dropout"))
