@@ -421,7 +421,8 @@ class DistillConfig(FitConfig):
                     raise ValueError(
                         f"{flag(name)} is for --student bilstm, not {self.student}: leave it out"
                     )
-            if self.hidden_size is not None and self.init != "random":
+            random = self.init == "random" or (self.init is None and self.method == "general")
+            if self.hidden_size is not None and not random:
                 raise ValueError(
                     f"--hidden-size {self.hidden_size} only shapes a random student: "
                     "add --init random or leave it out"

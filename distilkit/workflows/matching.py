@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from distilkit.config import DistillConfig, changed
-from distilkit.data.encoding import Encoded, Tokenizer
+from distilkit.data.encoding import Encoded, Tokenizer, input_names
 from distilkit.engine.layers import LayerPair, Layers, Projected, layer_map, run_layers
 from distilkit.engine.loop import Batch, ChangingLoss, Loss
 from distilkit.engine.losses import Losses
@@ -37,7 +37,8 @@ def pair_layers(config: DistillConfig, student: Student, teacher: Teacher) -> La
         raise UserError(
             f"--method {config.method} compares attention head by head, but the student has "
             f"{mine.scores[0].shape[1]} heads and {teacher.source.name} {theirs.scores[0].shape[1]}. "
-            "Use --init teacher, another --student, or --method pkd."
+            "Use --init teacher or another --student"
+            + ("." if config.method == "general" else ", or --method pkd.")
         )
     if config.method == "pkd":
         numbers = numbers[:-1]
@@ -73,7 +74,9 @@ def shared_rows(
     Raises:
         UserError: when the teacher reads a row as other tokens.
     """
-    if student.tokenizer is teacher.tokenizer:
+    assert teacher.model is not None
+    read = input_names(teacher.tokenizer, teacher.model)
+    if student.tokenizer is teacher.tokenizer and set(read) <= set(rows.train.flat):
         return rows
     theirs = encode_for(teacher.tokenizer, teacher.model)
     train, validation = rows.train.read_too_by(theirs.train), rows.validation.read_too_by(theirs.validation)
