@@ -578,3 +578,37 @@ def test_students_load_in_a_pipeline_and_berts_without_any_distilkit(
         pairs = [pair] if name == "pairs" else None
         expected = logits_of(folder, [text], pairs).softmax(dim=1)[0].tolist()
         assert answers[name] == pytest.approx(dict(zip(names, expected, strict=True)), abs=1e-5), name
+
+
+# --- one after the other -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "tinybert"])
+def test_an_earlier_student_can_teach(kind: str, config: Any, tmp_path: Path) -> None:
+    """A teacher assistant (Mirzadeh et al. 2020): its own logits are what the next student learns."""
+    options: dict[str, Any] = {"student": kind}
+    if kind == "tinybert":
+        options |= {"init": "teacher", "layers": 1}
+    assistant = distill(config(alpha=0, **options, output_dir=tmp_path / "assistant"))
+    last = distill(config(alpha=0, teacher=str(assistant.path), output_dir=tmp_path / "last"))
+    (taught_by,) = last.environment["teachers"]
+    assert taught_by["name"] == str(assistant.path)
+    assert weights(last) != weights(distill(config(alpha=0, output_dir=tmp_path / "direct")))
+
+
+@pytest.mark.parametrize("kind", ["bilstm", "tinybert"])
+def test_an_earlier_student_can_be_distilled_further(kind: str, config: Any, tmp_path: Path) -> None:
+    """Fine-tuned on labels first, then on the teacher: it must go on from its weights, not start again."""
+    options: dict[str, Any] = {"student": kind}
+    if kind == "tinybert":
+        options |= {"init": "teacher", "layers": 1}
+    first = distill(config(alpha=1, **options, output_dir=tmp_path / "first", calibrate=False))
+    still = {"alpha": 0, "learning_rate": 1e-12, "epochs": 1, "calibrate": False}
+    then = distill(config(student=str(first.path), **still, output_dir=tmp_path / "then"))
+    before = load_file(first.model_path / "model.safetensors")
+    after = load_file(then.model_path / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, atol=1e-6, rtol=0)
+    moved = distill(config(student=str(first.path), alpha=0, output_dir=tmp_path / "moved"))
+    assert weights(moved) != weights(first)
