@@ -132,6 +132,7 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*GENERAL, "--corpus", "data/train.jsonl"), ("--corpus data/train.jsonl is no .txt file",)),
     ((*GENERAL, "--max-length", "64"), ("--corpus", "--max-length 64", "Give more text")),
     ((*GENERAL, "--alpha", "0.5"), ("--alpha 0.5", "reads no labels")),
+    ((*GENERAL, "--recipe", "auto"), ("--recipe means nothing",)),
     ((*GENERAL, "--alpha-end", "0.5"), ("--alpha-end means nothing",)),
     ((*GENERAL, "--soft-loss", "kl"), ("--soft-loss means nothing",)),
     ((*GENERAL, "--no-calibrate"), ("--calibrate means nothing",)),

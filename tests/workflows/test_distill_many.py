@@ -247,6 +247,7 @@ OTHERS: dict[str, Any] = {
     "max_length": 17,
     "max_eval_samples": 3,
     "max_train_samples": 9,
+    "recipe": "auto",
     "transfer": ("more.txt",),
     "transfer_ratio": 2.0,
     "teacher": ("another",),

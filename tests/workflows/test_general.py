@@ -57,6 +57,7 @@ def test_a_general_student_learns_the_teachers_layers_without_labels_or_head(con
     assert losses[-1] < 0.9 * losses[0]
     assert all(line["hard_loss"] is line["soft_loss"] is None for line in run.history)
     assert run.metrics["metric"] == "layer_loss"
+    assert run.history[-1]["learning_rate"] < run.history[1]["learning_rate"], "it decays"
     assert run.metrics["validation"]["layer_loss"] == min(losses)
     assert run.metrics["best_epoch"] == losses.index(min(losses)) + 1
     saved = load_file(run.model_path / "model.safetensors")
