@@ -98,3 +98,108 @@ PREPARED = {
         module="benchmarks.sentences",
     ),
 }
+
+SST2 = "-a 0 -e 3 -b 128 --learning-rate 2e-3 --vocabulary teacher"
+SHORT = "-e 4 --vocabulary teacher"  # without text to distill on: what a lever does by itself
+MRPC = "-e 6 --vocabulary teacher"
+
+STUDIES = {
+    study.name: study
+    for study in (
+        Study(
+            "sst2-bilstm-labels",
+            "sst2",
+            "BiLSTM on labels alone",
+            "-a 1 -e 6 --vocabulary teacher",
+        ),
+        Study(
+            "sst2-bilstm",
+            "sst2",
+            "BiLSTM, IMDB's sentences as text",
+            f"{SST2} --transfer imdb-sentences.txt",
+            base="sst2-bilstm-labels",
+            wanted=Wanted("98.5 %, +4 points", kept=98.5, points=4.0),
+            prepared=("imdb-sentences",),
+        ),
+        Study(
+            "sst2-bilstm-tang",
+            "sst2",
+            "BiLSTM, new texts by the rules of Tang et al.",
+            f"{SST2} --transfer sst2-tang.parquet",
+            base="sst2-bilstm-labels",
+            prepared=("sst2-tang",),
+        ),
+        Study(
+            "sst2-3-layers",
+            "sst2",
+            "3 layers of the teacher",
+            "--student tinybert --init teacher --layers 3 -a 0 -e 3",
+            wanted=Wanted("99 %", kept=99.0),
+        ),
+        Study(
+            "sst2-4x312-labels",
+            "sst2",
+            "BERT 4 x 312, random, on labels alone",
+            "--student tinybert --init random -a 1 -e 3",
+        ),
+        Study(
+            "sst2-4x312",
+            "sst2",
+            "BERT 4 x 312, random, two stages",
+            "--student tinybert --init random --method tinybert --layer-epochs 3 -e 3",
+            base="sst2-4x312-labels",
+            wanted=Wanted("+3 points", points=3.0),
+        ),
+        Study("mrpc-bilstm-labels", "mrpc", "siamese BiLSTM on labels alone", f"-a 1 {MRPC}"),
+        Study(
+            "mrpc-bilstm",
+            "mrpc",
+            "siamese BiLSTM, new pairs by the rules of Tang et al.",
+            f"-a 0 {MRPC} --transfer mrpc-tang.parquet",
+            base="mrpc-bilstm-labels",
+            wanted=Wanted("90 %, +2 points or F1", kept=90.0, points=2.0, f1=True),
+            prepared=("mrpc-tang",),
+        ),
+        Study(
+            "mrpc-3-layers",
+            "mrpc",
+            "3 layers of the teacher, new pairs",
+            "--student tinybert --init teacher --layers 3 -a 0 -e 3 --transfer mrpc-tang.parquet",
+            wanted=Wanted("97 %", kept=97.0),
+            prepared=("mrpc-tang",),
+        ),
+        Study(
+            "imdb-bilstm",
+            "imdb",
+            "BiLSTM, the unsupervised split, 128 tokens",
+            f"{SST2} --transfer unsupervised --max-length 128",
+            wanted=Wanted("98 %", kept=98.0),
+            test=True,
+        ),
+    )
+}
+
+
+def _lever(name: str, title: str, options: str, **more: tuple[str, ...]) -> Study:
+    return Study(f"sst2-ablation-{name}", "sst2", title, options, **more)
+
+
+ABLATIONS = {
+    "SST-2: what each lever does without text to distill on (4 epochs)": (
+        _lever(
+            "base",
+            "alpha 0, the teacher's word-pieces and their vectors, last state and maximum",
+            f"-a 0 {SHORT}",
+        ),
+        _lever("alpha-0.5", "alpha 0.5", f"-a 0.5 {SHORT}"),
+        _lever("alpha-1", "alpha 1", f"-a 1 {SHORT}"),
+        _lever("kl", "KL at temperature 2", f"-a 0 {SHORT} --soft-loss kl"),
+        _lever("last", "the last state alone", f"-a 0 {SHORT} --pooling last"),
+        _lever("max", "the maximum alone", f"-a 0 {SHORT} --pooling max"),
+        _lever("random", "random vectors of word-pieces", f"-a 0 {SHORT} --init random"),
+        _lever("words", "words of the data, random vectors", "-a 0 -e 4 --vocabulary words"),
+        _lever("pca-128", "128 principal components", f"-a 0 {SHORT} --embedding-size 128"),
+        _lever("word-dropout", "word dropout 0.1", f"-a 0 {SHORT} --word-dropout 0.1"),
+        _lever("2-layers", "two layers", f"-a 0 {SHORT} --layers 2"),
+    ),
+}
