@@ -101,7 +101,6 @@ PREPARED = {
 
 SST2 = "-a 0 -e 3 -b 128 --learning-rate 2e-3 --vocabulary teacher"
 SHORT = "-e 4 --vocabulary teacher"  # without text to distill on: what a lever does by itself
-MRPC = "-e 6 --vocabulary teacher"
 
 STUDIES = {
     study.name: study
@@ -150,12 +149,17 @@ STUDIES = {
             base="sst2-4x312-labels",
             wanted=Wanted("+3 points", points=3.0),
         ),
-        Study("mrpc-bilstm-labels", "mrpc", "siamese BiLSTM on labels alone", f"-a 1 {MRPC}"),
+        Study(
+            "mrpc-bilstm-labels",
+            "mrpc",
+            "siamese BiLSTM on labels alone",
+            "-a 1 -e 8 --vocabulary teacher",
+        ),
         Study(
             "mrpc-bilstm",
             "mrpc",
             "siamese BiLSTM, new pairs by the rules of Tang et al.",
-            f"-a 0 {MRPC} --transfer mrpc-tang.parquet",
+            "-a 0 -e 4 --vocabulary teacher --transfer mrpc-tang.parquet",
             base="mrpc-bilstm-labels",
             wanted=Wanted("90 %, +2 points or F1", kept=90.0, points=2.0, f1=True),
             prepared=("mrpc-tang",),
@@ -164,7 +168,8 @@ STUDIES = {
             "mrpc-3-layers",
             "mrpc",
             "3 layers of the teacher, new pairs",
-            "--student tinybert --init teacher --layers 3 -a 0 -e 3 --transfer mrpc-tang.parquet",
+            "--student tinybert --init teacher --layers 3 -a 0 -e 8 --transfer mrpc-tang.parquet "
+            "--transfer-ratio 3",
             wanted=Wanted("97 %", kept=97.0),
             prepared=("mrpc-tang",),
         ),
