@@ -1,21 +1,16 @@
-"""What each command can be told. A field is a CLI flag, a YAML key and a Python argument, declared once.
+"""What each command can be told: a config class for each.
 
 A field that is `None` has a default that depends on other fields; `resolve` fills it in. A field that means
 nothing for the chosen student is refused when set, so that no option is silently without effect.
 """
 
-import difflib
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Any, Literal, TypeVar
 
-import yaml
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import model_validator
 
-from distilkit.errors import UserError
+from distilkit.fields import Floats, Strings, changed, field_infos, flag, frozen, option, positional
 
 Candidates = Literal["mlm", "embeddings", "both"]
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
@@ -28,49 +23,6 @@ Rule = Literal["tang", "tinybert"]
 SoftLoss = Literal["mse", "kl"]
 Split = Literal["train", "validation", "test"]
 Vocabulary = Literal["words", "teacher"]
-
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def frozen(cls: type[T]) -> type[T]:
-    """A frozen pydantic dataclass whose mistakes are `UserError`s that name the flag and the value."""
-    made: Any = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(
-        cls
-    )
-    check = made.__init__
-
-    @wraps(check)
-    def __init__(self: Any, **values: Any) -> None:
-        _refuse_unknown(made, values)
-        try:
-            check(self, **values)
-        except ValidationError as error:
-            raise UserError("\n".join(_problem(detail, made) for detail in error.errors())) from None
-
-    made.__init__ = __init__
-    checked: type[T] = made
-    return checked
-
-
-def option(default: Any = ..., *, help: str, panel: str, short: str | None = None, **limits: Any) -> Any:
-    """A field with what the command line needs to know of it: help, panel and perhaps a short form."""
-    return Field(default, description=help, json_schema_extra={"panel": panel, "short": short}, **limits)
-
-
-def positional(*, help: str, **limits: Any) -> Any:
-    """A field that the command line takes as its arguments."""
-    return Field(description=help, json_schema_extra={"positional": True}, **limits)
-
-
-def _one_or_many(value: Any) -> Any:
-    if value is None:
-        return ()
-    return (value,) if isinstance(value, str | int | float) else value
-
-
-Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many)]
-Floats = Annotated[tuple[float, ...], BeforeValidator(_one_or_many)]
 
 
 @frozen
@@ -664,15 +616,6 @@ def gates(fail_under: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     return tuple(parsed)
 
 
-AnyConfig = TypeVar(
-    "AnyConfig",
-    TrainConfig,
-    DistillConfig,
-    EvaluateConfig,
-    AugmentConfig,
-    CacheConfig,
-    CachePruneConfig,
-)
 AnyFit = TypeVar("AnyFit", bound=FitConfig)
 
 # What `epochs`, `batch_size` and `learning_rate` are when they are not given.
@@ -765,80 +708,3 @@ def resolve_augment(config: AugmentConfig) -> AugmentConfig:
             found |= {"embeddings": config.mlm or "google-bert/bert-base-uncased"}
     unset = {name: value for name, value in found.items() if getattr(config, name) is None}
     return replace(config, **unset)
-
-
-def field_infos(config_type: type[Any]) -> dict[str, Any]:
-    """Pydantic's description of each field of a config class, in order."""
-    infos: dict[str, Any] = config_type.__pydantic_fields__
-    return infos
-
-
-def changed(config: AnyFit, **values: Any) -> AnyFit:
-    """`config` with other `values`, checked anew."""
-    return replace(config, **values)
-
-
-def flag(name: str) -> str:
-    """The command-line name of a field: `batch_size` is `--batch-size`."""
-    return "--" + name.replace("_", "-")
-
-
-def make_config(config_type: type[AnyConfig], values: Mapping[str, Any], source: str = "") -> AnyConfig:
-    """A `config_type` of `values`. Raises `UserError` as the class does, with `source` before its message."""
-    try:
-        return config_type(**{str(name): value for name, value in values.items()})
-    except UserError as error:
-        raise UserError(f"{source}: {error}" if source else str(error)) from None
-
-
-def _refuse_unknown(config_type: type[Any], values: Mapping[str, Any]) -> None:
-    known = list(field_infos(config_type))
-    for name, value in values.items():
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It takes {', '.join(known)}."
-            raise UserError(f"{name!r} is not an option of this command. {hint}")
-        if isinstance(value, str) and not value.strip():
-            raise UserError(f"{flag(name)} {value!r}: it is empty. Give a value or leave it out.")
-
-
-def _problem(detail: Any, config_type: type[Any]) -> str:
-    message: str = detail["msg"].removeprefix("Value error, ")
-    if not detail["loc"]:
-        return message
-    name = str(detail["loc"][0])
-    is_argument = (field_infos(config_type)[name].json_schema_extra or {}).get("positional")
-    shown = name.upper() if is_argument else flag(name)
-    if detail["type"] == "missing":
-        return f"{shown} is missing: {field_infos(config_type)[name].description}"
-    return f"{shown} {detail['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def read_values(file: Path) -> dict[str, Any]:
-    """The `key: value` pairs of a YAML file.
-
-    Raises:
-        UserError: when the file cannot be read, is not YAML, or holds something else.
-    """
-    try:
-        text = file.read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise UserError(f"{file} must hold `key: value` pairs, but holds a {type(values).__name__}.")
-    mapping: Any = yaml.compose(text, Loader=yaml.SafeLoader)
-    keys = [key.value for key, _ in mapping.value]
-    if twice := [key for key in keys if keys.count(key) > 1]:  # YAML would silently keep the last
-        raise UserError(f"{file} sets {twice[0]!r} twice. Keep one of them.")
-    return values
-
-
-def dump_values(config: Any) -> str:
-    """`config` as YAML that `read_values` and `make_config` turn back into an equal config."""
-    values = TypeAdapter(type(config)).dump_python(config, mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -27,8 +27,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from distilkit.config import DistillConfig, TrainConfig, changed, dump_values, make_config, read_values
+from distilkit.config import DistillConfig, TrainConfig
 from distilkit.errors import UserError
+from distilkit.fields import changed, dump_values, make_config, read_values
 
 MODEL, CONFIG, METRICS = "model", "config.yaml", "metrics.json"
 # What a disk or its owner says no with.

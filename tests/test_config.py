@@ -17,16 +17,12 @@ from distilkit.config import (
     EvaluateConfig,
     FitConfig,
     TrainConfig,
-    changed,
-    dump_values,
-    field_infos,
     gates,
-    make_config,
-    read_values,
     resolve,
     resolve_augment,
 )
 from distilkit.errors import UserError
+from distilkit.fields import changed, dump_values, field_infos, make_config, read_values
 from distilkit.workflows import augmentation, distillation, evaluation, training
 
 COMMANDS = {

@@ -12,15 +12,8 @@ from typing import Annotated, Any, get_args, get_origin
 import typer
 
 from distilkit.cli.output import Output
-from distilkit.config import (
-    RESOLVED,
-    AnyConfig,
-    default_text,
-    field_infos,
-    flag,
-    make_config,
-    read_values,
-)
+from distilkit.config import RESOLVED, default_text
+from distilkit.fields import T, field_infos, flag, make_config, read_values
 
 PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Speed", "Cache", "Output")
 
@@ -40,10 +33,10 @@ JSON = Annotated[
 ]
 
 
-def with_options(config_type: type[AnyConfig]) -> Callable[[Callable[[AnyConfig, Output], None]], Any]:
+def with_options(config_type: type[T]) -> Callable[[Callable[[T, Output], None]], Any]:
     """Give a command `command(config, output)` a flag for each field of `config_type`."""
 
-    def decorate(command: Callable[[AnyConfig, Output], None]) -> Any:
+    def decorate(command: Callable[[T, Output], None]) -> Any:
         def callback(ctx: typer.Context, **flags: Any) -> None:
             file, quiet, as_json = flags.pop("config"), flags.pop("quiet"), flags.pop("json")
             given = {name: value for name, value in flags.items() if _was_typed(ctx, name)}

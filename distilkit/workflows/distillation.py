@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from distilkit.config import DistillConfig, field_infos, flag, resolve
+from distilkit.config import DistillConfig, resolve
 from distilkit.data import transfer
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
@@ -29,6 +29,7 @@ from distilkit.engine.losses import Losses, distillation_loss, formula
 from distilkit.engine.precision import Resolved, default_device, make_accelerator, resolve_precision
 from distilkit.engine.teacher_logits import describe_teacher, gather_teacher_logits, row_keys, teacher_key
 from distilkit.errors import UserError
+from distilkit.fields import field_infos, flag
 from distilkit.models.bilstm import second_core
 from distilkit.models.loading import find_model, fingerprint, load_tokenizer, load_trained, model_names
 from distilkit.models.students import Student, Teacher, make_student

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from distilkit import runs
-from distilkit.config import AnyFit, DistillConfig, TrainConfig, changed
+from distilkit.config import AnyFit, DistillConfig, TrainConfig
 from distilkit.data.batching import step_loader
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
@@ -31,6 +31,7 @@ from distilkit.engine.optimizer import can_be_table
 from distilkit.engine.precision import Resolved, explaining_memory
 from distilkit.engine.together import fit_together
 from distilkit.errors import UserError
+from distilkit.fields import changed
 from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.models.loading import Source, count_parameters, save_model
 from distilkit.progress import NamedReporter, Reporter

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from distilkit.config import DistillConfig, changed
+from distilkit.config import DistillConfig
 from distilkit.data.encoding import Encoded, Tokenizer, input_names
 from distilkit.engine.layers import LayerPair, Layers, Projected, layer_map, run_layers
 from distilkit.engine.loop import Batch, ChangingLoss, Loss
 from distilkit.engine.losses import Losses
 from distilkit.errors import UserError
+from distilkit.fields import changed
 from distilkit.models.students import Student, Teacher
 from distilkit.workflows.fitting import MATCHED, Job, Stage
 

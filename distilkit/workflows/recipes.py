@@ -6,9 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig, changed, flag
+from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig
 from distilkit.data.datasets import count_rows
 from distilkit.engine.precision import default_device
+from distilkit.fields import changed, flag
 from distilkit.models.loading import find_model, load_config
 from distilkit.progress import Reporter
 from distilkit.workflows.augmentation import augment, name_of

@@ -15,8 +15,9 @@ import pytest
 from typer.testing import CliRunner
 
 from distilkit.cli.app import app
-from distilkit.config import CachePruneConfig, field_infos, flag
+from distilkit.config import CachePruneConfig
 from distilkit.engine.logit_store import LogitStore
+from distilkit.fields import field_infos, flag
 
 KEYS = {"runs/one": "a1" * 32, "runs/two": "a2" * 32, "runs/[red]three": "b3" * 32}
 

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 import distilkit
 from distilkit.cli.app import app
-from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig, field_infos, flag
+from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig
+from distilkit.fields import field_infos, flag
 
 COMMANDS = {
     "train": TrainConfig,

@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from distilkit import DistillConfig, UserError, distill
-from distilkit.config import make_config, read_values, resolve
+from distilkit.config import resolve
 from distilkit.engine.layers import LayerPair, Projected
+from distilkit.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run
 from distilkit.workflows import distillation, fitting

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, UserError, distill, runs
-from distilkit.config import changed, field_infos
+from distilkit.fields import changed, field_infos
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run, writing
 from distilkit.workflows import distillation

@@ -28,8 +28,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit import DistillConfig, EvaluateConfig, UserError, distill, evaluate
-from distilkit.config import make_config, read_values, resolve
+from distilkit.config import resolve
 from distilkit.engine.metrics import expected_calibration_error
+from distilkit.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run
 from distilkit.workflows import distillation

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, BertForMaskedLM
 
 from distilkit import DistillConfig, UserError, distill
-from distilkit.config import make_config, read_values
+from distilkit.fields import make_config, read_values
 from distilkit.models import students
 from distilkit.runs import Run
 from distilkit.workflows.distillation import distill_many

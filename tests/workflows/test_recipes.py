@@ -9,7 +9,7 @@ from conftest import QUICK, Notes, rows, weights, write_jsonl
 from test_distillation import SMALL
 
 from distilkit import DistillConfig, distill
-from distilkit.config import make_config, read_values
+from distilkit.fields import make_config, read_values
 from distilkit.runs import Run
 from distilkit.workflows.recipes import AUGMENTED, Facts, choices
 

@@ -22,7 +22,8 @@ from conftest import (
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import TrainConfig, UserError, train
-from distilkit.config import make_config, read_values, resolve
+from distilkit.config import resolve
+from distilkit.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run
 from distilkit.workflows import fitting
