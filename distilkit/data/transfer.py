@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from distilkit.config import DistillConfig
+from distilkit.config import DistillConfig, changed
 from distilkit.data.augmentation import key
 from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, load_for_training, read_split
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
@@ -42,9 +42,22 @@ def load(config: DistillConfig, *, labelled: bool, names: Sequence[str] | None) 
     data = load_for_training(
         config, config.max_train_samples, train_labels=labelled, names=names, needs_train=labelled
     )
-    unlabelled, notes = read_transfer(config, data.text_column, data.pair_column)
-    unlabelled, more = _without(unlabelled, data)
     split = SPLIT if "train" in data.splits else "train"
+    if split == "train" and config.transfer_ratio is not None:
+        raise UserError(
+            f"--transfer-ratio {config.transfer_ratio:g} is rows of --transfer per training row, and "
+            f"{data.name} has no train split: leave it out."
+        )
+    unlabelled, notes = read_transfer(config, data.text_column, data.pair_column)
+    validation = data.splits["validation"]
+    if config.max_eval_samples is not None:  # the rows that are left out of the sample are for judging too
+        everything = changed(config, max_eval_samples=None)
+        whole = load_for_training(everything, None, train_labels=labelled, names=names, needs_train=labelled)
+        validation = whole.splits["validation"]
+    unlabelled, more = _without(unlabelled, validation, data)
+    if split == "train":
+        unlabelled, sampled = _sample(unlabelled, config.max_train_samples)
+        more += sampled
     splits = datasets.DatasetDict(data.splits | {split: unlabelled})
     return replace(data, splits=splits, notes=(*data.notes, *notes, *more))
 
@@ -56,11 +69,10 @@ def _alone(config: DistillConfig, names: tuple[str, ...]) -> TextData:
         raise UserError("--transfer: one row cannot be split into training and validation.")
     order = np.random.default_rng(DATA_SEED).permutation(len(rows))
     held_out = min(config.max_eval_samples or HELD_OUT, max(1, len(rows) // 10))
-    return TextData(
+    train, validation = rows.select(np.sort(order[held_out:])), rows.select(np.sort(order[:held_out]))
+    data = TextData(
         name=config.data_name,
-        splits=datasets.DatasetDict(
-            train=rows.select(np.sort(order[held_out:])), validation=rows.select(np.sort(order[:held_out]))
-        ),
+        splits=datasets.DatasetDict(validation=validation),
         text_column=text,
         pair_column=pair,
         label_column=config.label_column or "label",
@@ -73,6 +85,10 @@ def _alone(config: DistillConfig, names: tuple[str, ...]) -> TextData:
             "and the epoch is kept that agrees most with the teacher on them",
         ),
     )
+    train, more = _without(train, validation, data)
+    train, sampled = _sample(train, config.max_train_samples)
+    splits = datasets.DatasetDict(train=train, validation=validation)
+    return replace(data, splits=splits, notes=(*data.notes, *more, *sampled))
 
 
 def read_transfer(
@@ -133,9 +149,11 @@ def _read(
     return readers[file.suffix](), name
 
 
-def _without(rows: datasets.Dataset, data: TextData) -> tuple[datasets.Dataset, list[str]]:
+def _without(
+    rows: datasets.Dataset, validation: datasets.Dataset, data: TextData
+) -> tuple[datasets.Dataset, list[str]]:
     """`rows` without those that are validation rows: a student must not have seen what it is judged on."""
-    held_out = set(_keys(data.splits["validation"], data))
+    held_out = set(_keys(validation, data))
     seen = np.fromiter((one in held_out for one in _keys(rows, data)), bool, len(rows))
     if not seen.any():
         return rows, []
@@ -143,6 +161,14 @@ def _without(rows: datasets.Dataset, data: TextData) -> tuple[datasets.Dataset, 
         raise UserError("--transfer: every row is a row of the validation split too. Give other text.")
     left = rows.select(np.flatnonzero(~seen))
     return left, [f"transfer: {np.count_nonzero(seen):,} rows that are in validation too are left out"]
+
+
+def _sample(rows: datasets.Dataset, limit: int | None) -> tuple[datasets.Dataset, list[str]]:
+    """At most `limit` rows, the same for every run, and what to say of it."""
+    if limit is None or limit >= len(rows):
+        return rows, []
+    chosen = np.random.default_rng(DATA_SEED).permutation(len(rows))[:limit]
+    return rows.select(np.sort(chosen)), [f"train: a random sample of {limit:,} of {len(rows):,} rows"]
 
 
 def _keys(rows: datasets.Dataset, data: TextData) -> Iterator[bytes]:

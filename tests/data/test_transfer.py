@@ -124,3 +124,46 @@ def test_validation_alone_is_enough_where_no_label_is_trained_on(
     assert list(data.texts("train")) == TEXTS and len(data.labels("validation")) == 8
     with pytest.raises(UserError, match="no train split"):
         load(file, data_dir=tmp_path / "data", alpha=0.5)
+
+
+def test_rows_that_only_a_sample_of_validation_lacks_are_left_out_too(
+    load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    """Who evaluates on a sample while trying out must not have trained on the rest of the split."""
+    judged = write_jsonl(tmp_path / "judged.jsonl", [{"sentence": text} for text in (*GOOD, *BAD, "new")])
+    assert list(load(judged, max_eval_samples=2).texts("transfer")) == ["new"]
+
+
+def test_without_a_dataset_no_row_is_both_trained_on_and_held_out(
+    load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    """Text collected from anywhere repeats itself; agreement on repeats would say nothing."""
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(f"line {number % 50}" for number in range(200)), encoding="utf-8")
+    data = load(file, dataset=None, data_dir=None, alpha=0)
+    train, validation = set(data.texts("train")), set(data.texts("validation"))
+    assert train and len(data.splits["validation"]) == 20 and not train & validation
+    assert any("that are in validation too are left out" in note for note in data.notes)
+
+
+@pytest.mark.parametrize("dataset", [True, False])
+def test_text_that_is_the_training_split_is_sampled_as_one(
+    dataset: bool, load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "data" / "validation.jsonl", rows(1))
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(f"line {number}" for number in range(100)), encoding="utf-8")
+    where: dict[str, Any] = (
+        {"data_dir": tmp_path / "data"} if dataset else {"dataset": None, "data_dir": None}
+    )
+    data = load(file, **where, alpha=0, max_train_samples=7)
+    assert len(data.splits["train"]) == 7
+    assert any("train: a random sample of 7 of " in note for note in data.notes)
+    assert list(load(file, **where, alpha=0, max_train_samples=7).texts("train")) == list(data.texts("train"))
+
+
+def test_a_ratio_to_training_rows_needs_training_rows(load: Callable[..., TextData], tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "data" / "validation.jsonl", rows(1))
+    more = write(tmp_path / "more.txt")
+    with pytest.raises(UserError, match=r"--transfer-ratio 2 .* no train split: leave it out"):
+        load(more, data_dir=tmp_path / "data", alpha=0, transfer_ratio=2)
