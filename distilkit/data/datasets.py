@@ -166,6 +166,12 @@ def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
     return source.read(split), source.where(split)
 
 
+def text_columns(config: TextsConfig) -> tuple[str, str | None]:
+    """The column of the texts, and that of the second texts of pairs."""
+    source = _Source(config)
+    return source.text, source.pair
+
+
 @dataclass(frozen=True)
 class AugmentationData:
     """`data` holds every split but `unsupervised`, whole; `rows` are numbers of the training rows to augment.

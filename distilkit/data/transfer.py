@@ -11,7 +11,7 @@ import numpy as np
 
 from distilkit.config import DistillConfig, changed
 from distilkit.data.augmentation import key
-from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, load_for_training, read_split
+from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, load_for_training, read_split, text_columns
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
 from distilkit.errors import UserError
 
@@ -118,6 +118,12 @@ def read_transfer(
         parts.append(rows if rows.features == features else datasets.Dataset(rows.data.cast(schema)))
         notes.append(f"transfer: {len(rows):,} rows of {Path(name).name}, without labels")
     return datasets.concatenate_datasets(parts), notes
+
+
+def count_rows(config: DistillConfig) -> int:
+    """The rows of every `--transfer`. Raises `UserError` as `read_transfer`."""
+    rows, _ = read_transfer(config, *text_columns(config))
+    return len(rows)
 
 
 def _read(

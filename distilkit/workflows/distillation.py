@@ -88,10 +88,11 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     _check_one_kind(configs)
     if any(config.method == "general" for config in configs):
         raise UserError("--method general makes one student at a time. Distill these one after the other.")
-    configs = [recipes.follow(config, reporter) if config.recipe else config for config in configs]
-    given, configs = configs, [resolve(config) for config in configs]
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite)
+    configs = [recipes.follow(config, reporter) if config.recipe else config for config in configs]
+    _check_one_kind(configs)  # alpha 1 needs no text of the recipe's
+    given, configs = configs, [resolve(config) for config in configs]
     shared = configs[0]
     precision = resolve_precision(shared.precision, default_device())
     hard = any(config.reads_labels for config in configs)

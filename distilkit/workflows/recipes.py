@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig
+from distilkit.data import transfer
 from distilkit.data.datasets import count_rows
 from distilkit.engine.precision import default_device
 from distilkit.fields import changed, flag
 from distilkit.models.loading import find_model, load_config
+from distilkit.models.students import HEADS
 from distilkit.progress import Reporter
 from distilkit.workflows.augmentation import augment, name_of
 
@@ -36,7 +38,7 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on: rows of the splits, and the teacher's architecture and depth."""
+    """What the choices depend on: rows of the splits and of the text given, and the first teacher's shape."""
 
     rows: int
     unsupervised: int
@@ -44,6 +46,8 @@ class Facts:
     kind: str
     layers: int | None
     can_augment: bool
+    heads: int | None = HEADS
+    given: int = 0
 
 
 def follow(config: DistillConfig, reporter: Reporter) -> DistillConfig:
@@ -70,7 +74,10 @@ def choices(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
 
 
 def _for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
-    yield Choice("vocabulary", "teacher", "its word-pieces and their vectors know words that the data lacks")
+    if config.vocabulary_size is None:  # which is of words
+        yield Choice(
+            "vocabulary", "teacher", "its word-pieces and their vectors know words that the data lacks"
+        )
     text, rows = _transfer(config, facts)
     yield from text
     yield _epochs(READ[facts.device], rows)
@@ -83,7 +90,7 @@ def _for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
     layers = config.layers or OWN_LAYERS.get(config.student, 0)
     if facts.kind in MADE_OF.get(config.student, ()) and layers <= (facts.layers or 0):
         yield Choice("init", "teacher", f"{layers} of its {facts.layers} layers, which know the task already")
-    if config.init == "random":
+    if config.init == "random" and _can_match(config, facts):
         yield Choice(
             "method", "tinybert", "layers that start at random learn from the teacher's layers first"
         )
@@ -93,6 +100,12 @@ def _for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
     yield _epochs(READ_BY_LAYERS[facts.device], rows)
 
 
+def _can_match(config: DistillConfig, facts: Facts) -> bool:
+    """Whether TinyBERT's first stage is open: one teacher, with layers, and heads like the student's."""
+    alike = facts.kind != "bilstm" and (facts.heads == HEADS or config.student not in MADE_OF)
+    return config.method in (None, "tinybert") and len(config.teacher) == 1 and alike
+
+
 def _epochs(wanted: int, rows: int) -> Choice:
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(wanted / max(1, rows))))
     return Choice("epochs", epochs, f"some {rows:,} rows an epoch")
@@ -100,7 +113,10 @@ def _epochs(wanted: int, rows: int) -> Choice:
 
 def _transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
     """Text to distill on, and the rows of an epoch, as far as they are known."""
-    if config.transfer or not config.runs_teacher:
+    if config.transfer:
+        ratio = config.transfer_ratio
+        return [], facts.rows + (facts.given if ratio is None else round(ratio * facts.rows))
+    if not config.runs_teacher:
         return [], facts.rows
     if facts.unsupervised:
         why = f"{facts.unsupervised:,} real texts for the teacher to label"
@@ -122,6 +138,8 @@ def _facts(config: DistillConfig) -> Facts:
         kind=teacher.model_type,
         layers=getattr(teacher, "num_hidden_layers", None),
         can_augment=find_spec("textblob") is not None,
+        heads=getattr(teacher, "num_attention_heads", None),
+        given=transfer.count_rows(config) if config.transfer else 0,
     )
 
 

@@ -8,9 +8,10 @@ import pytest
 from conftest import QUICK, Notes, rows, weights, write_jsonl
 from test_distillation import SMALL
 
-from distilkit import DistillConfig, distill
+from distilkit import DistillConfig, UserError, distill
 from distilkit.fields import make_config, read_values
 from distilkit.runs import Run
+from distilkit.workflows.distillation import distill_many
 from distilkit.workflows.recipes import AUGMENTED, Facts, choices
 
 FACTS = Facts(rows=67_349, unsupervised=0, device="cpu", kind="bert", layers=12, can_augment=True)
@@ -73,6 +74,35 @@ def test_random_layers_are_matched_first() -> None:
     assert "method" not in chosen(student="tinybert", init="random", method="logits")
 
 
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({"method": "pkd"}, {}),
+        ({"method": "logits"}, {}),
+        ({"teacher": ("t", "u")}, {}),
+        ({}, {"kind": "bilstm", "heads": None}),
+        ({}, {"heads": 8}),
+    ],
+)
+def test_layers_that_cannot_be_matched_or_need_not_are_left_to_the_logits(
+    options: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    """The recipe alone would otherwise make a command that is refused, for an option nobody gave."""
+    choice = chosen(replace(FACTS, **facts), student="tinybert", init="random", **options)
+    assert not {"method", "layer_epochs"} & set(choice)
+
+
+def test_a_vocabulary_of_a_size_is_one_of_words() -> None:
+    assert "vocabulary" not in chosen(vocabulary_size=5_000)
+
+
+def test_text_that_is_given_counts_among_the_rows_of_an_epoch() -> None:
+    facts = replace(FACTS, given=900_000)
+    assert chosen(facts, transfer="a.txt")["epochs"] == 3
+    assert chosen(facts, transfer="a.txt")["batch_size"] == 128
+    assert chosen(facts, transfer="a.txt", transfer_ratio=0.1)["epochs"] == 30
+
+
 def test_what_is_given_stands() -> None:
     given: dict[str, Any] = {"transfer": ("a.txt",), "epochs": 2, "batch_size": 8, "learning_rate": 1e-4}
     assert chosen(**given, vocabulary="words") == {}
@@ -131,3 +161,25 @@ def test_the_unsupervised_split_is_used_where_there_is_one(config: Any, tmp_path
     write_jsonl(tmp_path / "data" / "unsupervised.jsonl", [{"sentence": f"text {n}"} for n in range(9)])
     run = distill(config())
     assert run.environment["dataset"]["rows"]["transfer"] == 9
+
+
+def test_the_rows_of_text_that_is_given_are_counted(config: Any, tmp_path: Path) -> None:
+    notes, file = Notes(), tmp_path / "more.txt"
+    file.write_text("".join(f"line {number}\n" for number in range(20)), encoding="utf-8")
+    alone: dict[str, Any] = {"dataset": None, "data_dir": None}
+    distill(config(**alone, transfer=str(file), epochs=None, patience=1), notes)
+    assert "recipe: --epochs 30 (some 20 rows an epoch)" in notes.notes
+
+
+def test_a_folder_that_is_taken_is_told_before_text_is_made(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "run").mkdir(parents=True)
+    (tmp_path / "runs" / "run" / "mine.txt").touch()
+    with pytest.raises(UserError, match=r"--output-dir .* is not empty"):
+        distill(config())
+    assert [*(tmp_path / "runs").iterdir()] == [tmp_path / "runs" / "run"]
+
+
+def test_students_for_which_the_recipe_chooses_other_text_are_not_made_together(config: Any) -> None:
+    """Labels alone need no text: trained beside a student of the teacher it would be another student."""
+    with pytest.raises(UserError, match="students that are distilled together share --transfer"):
+        distill_many([config("labels", alpha=1), config("teacher", alpha=0)])
