@@ -11,7 +11,7 @@ from distilkit.data import transfer
 from distilkit.data.datasets import count_rows
 from distilkit.engine.precision import default_device
 from distilkit.fields import changed, flag
-from distilkit.models.loading import find_model, load_config
+from distilkit.models.loading import find_model, load_config, load_tokenizer
 from distilkit.models.students import HEADS
 from distilkit.progress import Reporter
 from distilkit.workflows.augmentation import augment, name_of
@@ -145,7 +145,8 @@ def _facts(config: DistillConfig) -> Facts:
 
 def _augmented(config: DistillConfig, reporter: Reporter) -> Path:
     """The file of new texts beside the run's folder: made now, unless an earlier run made the same."""
-    given = {name: getattr(config, name) for name in SOURCE}
+    given: dict[str, Any] = {name: getattr(config, name) for name in SOURCE}
+    given["mask_token"] = load_tokenizer(find_model(config.teacher[0])).mask_token  # which it has learned
     home = config.output_dir.parent
     wanted = AugmentConfig(**given, variants=VARIANTS, output=home / "augmented.parquet")
     output = home / name_of(wanted)

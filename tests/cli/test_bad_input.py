@@ -405,6 +405,8 @@ def test_labels_wanted_of_text_that_has_none(call: Call, here: Path) -> None:
     command = ("distill", "-t", "teacher", "--transfer", "a.txt", *OUT)
     refused(call, here, (*command, "--alpha", "0.5"), "alpha 0.5 reads labels", "--alpha 0")
     refused(call, here, (*command, *SOFT, "--transfer-ratio", "2"), "--transfer-ratio 2")
+    split = ("distill", "-t", "teacher", "--transfer", "unsupervised", *SOFT, *OUT)
+    refused(call, here, split, "--transfer unsupervised is a split of a dataset: give --dataset")
 
 
 # Models ---------------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ def test_without_a_dataset_some_text_is_held_out_the_same_rows_every_time(
     held_out, trained_on = list(data.texts("validation")), list(data.texts("train"))
     assert len(held_out) == 4 and len(trained_on) == 36 and not set(held_out) & set(trained_on)
     assert held_out == list(load(file, **options, seed=1).texts("validation"))
+    assert len(load(file, **options, max_eval_samples=2).splits["validation"]) == 2
     assert (data.metric, data.names, data.labels_of, data.name) == ("agreement", NAMES, {}, "more")
     file.write_text("one line\n", encoding="utf-8")
     with pytest.raises(UserError, match="one row cannot be split"):

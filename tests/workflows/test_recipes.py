@@ -1,9 +1,11 @@
 """`--recipe auto`: what it chooses, that it says why, and that nothing which was given is changed."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import QUICK, Notes, rows, weights, write_jsonl
 from test_distillation import SMALL
@@ -177,6 +179,18 @@ def test_a_folder_that_is_taken_is_told_before_text_is_made(config: Any, tmp_pat
     with pytest.raises(UserError, match=r"--output-dir .* is not empty"):
         distill(config())
     assert [*(tmp_path / "runs").iterdir()] == [tmp_path / "runs" / "run"]
+
+
+def test_new_text_is_masked_as_the_teacher_knows_it(config: Any, teacher_run: Run, tmp_path: Path) -> None:
+    """To another model `[MASK]` is a word in brackets."""
+    pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+    shutil.copytree(teacher_run.model_path, other := tmp_path / "other")
+    for file in other.glob("*.json"):
+        file.write_text(file.read_text(encoding="utf-8").replace("[MASK]", "<mask>"), encoding="utf-8")
+    distill(config(teacher=str(other)))
+    (file,) = (tmp_path / "runs").glob("*.parquet")
+    texts = pq.read_table(file)["sentence"].to_pylist()
+    assert any("<mask>" in text for text in texts) and not any("[MASK]" in text for text in texts)
 
 
 def test_students_for_which_the_recipe_chooses_other_text_are_not_made_together(config: Any) -> None:
