@@ -9,11 +9,12 @@ from typing import Any
 import datasets
 import numpy as np
 
-from distilkit.config import DistillConfig, changed
+from distilkit.config import DistillConfig
 from distilkit.data.augmentation import key
 from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, load_for_training, read_split, text_columns
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
 from distilkit.errors import UserError
+from distilkit.fields import changed
 
 SPLIT = "transfer"
 OTHER_TEXT = "text"  # the column to read where the dataset's is missing
