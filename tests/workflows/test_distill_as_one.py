@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, UserError, distill
+from distilkit.data import datasets
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
 from distilkit.runs import Run
-from distilkit.workflows import distillation, fitting
+from distilkit.workflows import company, distillation, fitting
 from distilkit.workflows.distillation import distill_many
 
 Make = Callable[..., DistillConfig]
@@ -108,14 +109,14 @@ def test_each_run_is_what_distill_makes_of_its_config_alone(
 def test_rows_without_a_label_weigh_the_same_in_company(
     config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = distillation.TextData.labels
+    original = datasets.TextData.labels
 
     def half(self: Any, split: str) -> Tensor:
         labels = original(self, split).clone()
         labels[: len(labels) // 2 if split == "train" else 0] = -100
         return labels
 
-    monkeypatch.setattr(distillation.TextData, "labels", half)
+    monkeypatch.setattr(datasets.TextData, "labels", half)
     options = {"dropout": 0.0, "learning_rate": 5e-2}
     together = distill_many([config(f"together/{seed}", alpha=0.4, seed=seed, **options) for seed in (1, 2)])
     alone = distill(config("alone", alpha=0.4, seed=2, **options))
@@ -179,7 +180,7 @@ def test_students_trained_in_other_ways_are_not_put_together(config: Make, as_on
 def test_one_that_diverges_lets_the_others_finish(
     config: Make, tmp_path: Path, as_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = distillation.make_student
+    original = company.make_student
 
     def poisoned(one: DistillConfig, *arguments: Any) -> Any:
         student = original(one, *arguments)
@@ -188,7 +189,7 @@ def test_one_that_diverges_lets_the_others_finish(
                 student.model.classifier.bias[0] = float("inf")
         return student
 
-    monkeypatch.setattr(distillation, "make_student", poisoned)
+    monkeypatch.setattr(company, "make_student", poisoned)
     with pytest.raises(UserError, match=r"b: .*finite(.|\n)*The other 2 finished"):
         distill_many([config(f"runs/{name}", seed=seed) for seed, name in enumerate("abc", start=1)])
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "c"]

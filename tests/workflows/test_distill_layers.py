@@ -17,7 +17,7 @@ from distilkit.engine.layers import LayerPair, Projected
 from distilkit.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run
-from distilkit.workflows import distillation, fitting
+from distilkit.workflows import company, fitting
 from distilkit.workflows.distillation import distill_many
 
 LAYERS = {"layer_epochs": 2, "layer_learning_rate": 1e-3}
@@ -52,13 +52,13 @@ def config(sst2_dir: Path, teacher_run: Run, narrow_dir: Path, tmp_path: Path) -
 def pairs(monkeypatch: pytest.MonkeyPatch) -> list[LayerPair]:
     """Every pair of student and teacher made during the test."""
     made: list[LayerPair] = []
-    ordinary = distillation.pair_layers
+    ordinary = company.pair_layers
 
     def watched(*arguments: Any) -> LayerPair:
         made.append(ordinary(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(distillation, "pair_layers", watched)
+    monkeypatch.setattr(company, "pair_layers", watched)
     return made
 
 
@@ -147,7 +147,7 @@ def test_the_teacher_runs_in_eval_mode_without_gradient_and_is_not_changed(
 ) -> None:
     """TinyBERT's released script leaves its teacher in train mode: dropout makes its targets noise."""
     modes, prints = set(), set()
-    ordinary = distillation.pair_layers
+    ordinary = company.pair_layers
 
     def watched(*arguments: Any) -> LayerPair:
         pair = ordinary(*arguments)
@@ -163,7 +163,7 @@ def test_the_teacher_runs_in_eval_mode_without_gradient_and_is_not_changed(
         pair.teacher.register_forward_hook(hook)
         return pair
 
-    monkeypatch.setattr(distillation, "pair_layers", watched)
+    monkeypatch.setattr(company, "pair_layers", watched)
     distill(config(method))
     assert modes == {(False, False, False)}
     assert len(prints) == 1

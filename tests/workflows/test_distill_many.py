@@ -19,7 +19,7 @@ from distilkit import DistillConfig, UserError, distill, runs
 from distilkit.fields import changed, field_infos
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run, writing
-from distilkit.workflows import distillation
+from distilkit.workflows import company, teaching
 from distilkit.workflows.distillation import distill_many
 
 Make = Callable[..., DistillConfig]
@@ -67,13 +67,13 @@ def grid(config: Make, folder: str, **options: Any) -> list[DistillConfig]:
 def watch_teachers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each pass of a teacher reads."""
     given: list[int] = []
-    original = distillation.predict_texts
+    original = teaching.predict_texts
 
     def watched(model: Any, tokenizer: Any, texts: Any, pairs: Any, positions: Any, **options: Any) -> Any:
         given.append(len(positions))
         return original(model, tokenizer, texts, pairs, positions, **options)
 
-    monkeypatch.setattr(distillation, "predict_texts", watched)
+    monkeypatch.setattr(teaching, "predict_texts", watched)
     return given
 
 
@@ -199,9 +199,9 @@ def test_several_teachers_are_heard_as_the_weighted_mean_of_each_ones_logits(
 ) -> None:
     """Weights that do not add up to one, or classes joined by position, would be another mean."""
     given: list[Any] = []
-    original = distillation.fit_into_run
+    original = company.fit_into_run
     monkeypatch.setattr(
-        distillation,
+        company,
         "fit_into_run",
         lambda job, train_rows, *rest: given.append(train_rows) or original(job, train_rows, *rest),
     )

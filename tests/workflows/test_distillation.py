@@ -29,11 +29,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit import DistillConfig, EvaluateConfig, UserError, distill, evaluate
 from distilkit.config import resolve
+from distilkit.data import datasets
 from distilkit.engine.metrics import expected_calibration_error
 from distilkit.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs import Run
-from distilkit.workflows import distillation
+from distilkit.workflows import company, teaching
 
 SMALL = {"hidden_size": 6, "embedding_size": 6}
 
@@ -86,7 +87,7 @@ def test_alpha_1_never_touches_the_teacher(
 
     touches = ("find_model", "load_trained", "load_tokenizer", "predict_texts", "gather_teacher_logits")
     for name in touches:
-        monkeypatch.setattr(distillation, name, fail)
+        monkeypatch.setattr(teaching, name, fail)
     missing = distill(config(alpha=1, teacher="/does/not/exist"))
     none = distill(config(alpha=1, teacher=None, output_dir=tmp_path / "none"))
     assert weights(missing) == weights(none)
@@ -169,7 +170,7 @@ def test_rows_without_a_label_do_not_thin_out_the_hard_loss(
     config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Divided by all rows of a batch, the labels would lose weight with every row of unlabelled text."""
-    original = distillation.TextData.labels
+    original = datasets.TextData.labels
 
     def half(self: Any, split: str) -> Tensor:
         labels = original(self, split).clone()
@@ -178,7 +179,7 @@ def test_rows_without_a_label_do_not_thin_out_the_hard_loss(
 
     options = {"learning_rate": 1e-9, "epochs": 1, "alpha": 1, "dropout": 0.0}
     plain = distill(config(**options))
-    monkeypatch.setattr(distillation.TextData, "labels", half)
+    monkeypatch.setattr(datasets.TextData, "labels", half)
     run = distill(config(output_dir=tmp_path / "half", **options))
     # An untrained student is about as wrong on one class as on the other.
     assert run.history[0]["hard_loss"] == pytest.approx(plain.history[0]["hard_loss"], rel=0.1)
@@ -275,13 +276,13 @@ def test_a_student_that_is_always_right_is_left_as_it_is(config: Any, tmp_path: 
 def watch_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `distill` hands to training: the job and its rows."""
     given: list[Any] = []
-    original = distillation.fit_into_run
+    original = company.fit_into_run
 
     def watched(job: Any, train_rows: Any, *arguments: Any) -> Any:
         given.append((job, train_rows))
         return original(job, train_rows, *arguments)
 
-    monkeypatch.setattr(distillation, "fit_into_run", watched)
+    monkeypatch.setattr(company, "fit_into_run", watched)
     return given
 
 
@@ -307,7 +308,7 @@ def test_trap_2_3_5_each_row_carries_its_own_teacher_logits_beside_the_students_
 def watch_teacher(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each pass of a teacher reads, and that it reads them in eval mode."""
     given: list[int] = []
-    original = distillation.predict_texts
+    original = teaching.predict_texts
 
     def watched(teacher: Any, tokenizer: Any, texts: Any, pairs: Any, positions: Any, **options: Any) -> Any:
         def check(module: Any, *_: Any) -> None:
@@ -320,7 +321,7 @@ def watch_teacher(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         finally:
             hook.remove()
 
-    monkeypatch.setattr(distillation, "predict_texts", watched)
+    monkeypatch.setattr(teaching, "predict_texts", watched)
     return given
 
 
