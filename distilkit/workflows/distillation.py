@@ -68,7 +68,8 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         raise UserError("--method general makes one student at a time. Distill these one after the other.")
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite)
-    configs = [recipes.follow(config, reporter) if config.recipe else config for config in configs]
+    home = configs[0].output_dir.parent  # text that a recipe makes lies beside the first run, for all
+    configs = [recipes.follow(config, home, reporter) if config.recipe else config for config in configs]
     _check_one_kind(configs)  # alpha 1 needs no text of the recipe's
     company = Company(configs, reporter)
     device, small = company.accelerator.device, configs[0].student == "bilstm"

@@ -50,8 +50,11 @@ class Facts:
     given: int = 0
 
 
-def follow(config: DistillConfig, reporter: Reporter) -> DistillConfig:
+def follow(config: DistillConfig, home: Path, reporter: Reporter) -> DistillConfig:
     """`config` with the recipe written out: what was given stands, every choice is told with its reason.
+
+    Args:
+        home: the folder for text that has yet to be made.
 
     Raises:
         UserError: as `distill`, where data or teacher cannot be read.
@@ -62,7 +65,7 @@ def follow(config: DistillConfig, reporter: Reporter) -> DistillConfig:
         shown = " ".join(choice.value) if isinstance(choice.value, tuple) else choice.value
         reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.why})")
     if values.get("transfer") == (AUGMENTED,):
-        values["transfer"] = (str(_augmented(config, reporter)),)
+        values["transfer"] = (str(_augmented(config, home, reporter)),)
     return changed(config, recipe=None, **values)
 
 
@@ -143,11 +146,10 @@ def _facts(config: DistillConfig) -> Facts:
     )
 
 
-def _augmented(config: DistillConfig, reporter: Reporter) -> Path:
-    """The file of new texts beside the run's folder: made now, unless an earlier run made the same."""
+def _augmented(config: DistillConfig, home: Path, reporter: Reporter) -> Path:
+    """The file of new texts in `home`: made now, unless an earlier run made the same."""
     given: dict[str, Any] = {name: getattr(config, name) for name in SOURCE}
     given["mask_token"] = load_tokenizer(find_model(config.teacher[0])).mask_token  # which it has learned
-    home = config.output_dir.parent
     wanted = AugmentConfig(**given, variants=VARIANTS, output=home / "augmented.parquet")
     output = home / name_of(wanted)
     if not output.exists():

@@ -123,3 +123,11 @@ def test_a_mix_has_every_own_row_and_the_others_in_turn(
         seen += Counter({row: times for row, times in numbers.items() if row >= own})
     turns = [seen[row] for row in range(own, own + behind)]
     assert max(turns) - min(turns) <= 1
+
+
+def test_the_others_of_a_mix_come_in_another_order_each_round() -> None:
+    """Else the same texts would be read together again and again, in each round at the same place."""
+    sampler = LengthBatchSampler(rows_of([1] * 30), 5, seed=1, mix=(10, 10))
+    others = [{row for step in epoch_of(sampler, epoch) for row in step if row >= 10} for epoch in range(4)]
+    assert others[0] | others[1] == others[2] | others[3] == set(range(10, 30))
+    assert others[0] not in (others[2], others[3])

@@ -72,6 +72,8 @@ def test_the_ratio_sets_the_length_of_an_epoch(config: Any) -> None:
     run = distill(config(alpha=0.5, transfer_ratio=0.5, batch_size=4))
     assert run.history[0]["step"] == (16 + 8) / 4
     assert "over labelled rows (66.7% of all)" in run.environment["loss"]
+    few = distill(config("few", alpha=0.5, transfer_ratio=0.01, batch_size=1))
+    assert few.history[0]["step"] == 16 + 1, "a ratio that rounds to no row reads one"
 
 
 def test_the_teacher_answers_once_for_text_too(

@@ -181,6 +181,14 @@ def test_a_folder_that_is_taken_is_told_before_text_is_made(config: Any, tmp_pat
     assert [*(tmp_path / "runs").iterdir()] == [tmp_path / "runs" / "run"]
 
 
+def test_students_in_different_folders_share_the_text_that_is_made(config: Any, tmp_path: Path) -> None:
+    pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+    distill_many([config("one/run", seed=1), config("two/run", seed=2)])
+    (file,) = tmp_path.rglob("*.parquet")
+    saved = [read_values(tmp_path / "runs" / name / "run" / "config.yaml") for name in ("one", "two")]
+    assert [values["transfer"] for values in saved] == [[str(file)]] * 2
+
+
 def test_new_text_is_masked_as_the_teacher_knows_it(config: Any, teacher_run: Run, tmp_path: Path) -> None:
     """To another model `[MASK]` is a word in brackets."""
     pytest.importorskip("textblob", reason="the extra `augment` is not installed")
