@@ -62,6 +62,11 @@ SOURCE, RULE, SEED = "source", "rule", "seed"
 METADATA, DROPPED = b"distilkit", b"dropped"
 IDENTITY, LOCK = "made-of.json", ".lock"
 
+
+class Busy(UserError):
+    """Another process is writing the output."""
+
+
 # Numbers of texts and a seed of each -> as many new texts of each, one after the other.
 Make = Callable[[Ints, Sequence[Sequence[int]]], Variants]
 
@@ -372,7 +377,8 @@ def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator
     folder = config.output.with_name(config.output.name + ".parts")
     kept = True
     try:
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / IDENTITY).is_file():
+        held = folder.is_dir() and any(file.name != LOCK for file in folder.iterdir())  # the lock comes first
+        if held and not (folder / IDENTITY).is_file():
             raise UserError(
                 f"{folder} is in the way: it holds no finished blocks. Rename it, or name another --output."
             )
@@ -393,7 +399,7 @@ def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator
                     )
                 raise
     except Timeout:
-        raise UserError(f"--output {config.output}: another process is writing it. Wait for it.") from None
+        raise Busy(f"--output {config.output}: another process is writing it. Wait for it.") from None
     except OSError as error:
         if error.errno not in runs.REFUSALS:
             raise

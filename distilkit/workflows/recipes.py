@@ -1,5 +1,6 @@
 """`--recipe auto`: the best we know how to make of this data, teacher and device, told as it is chosen."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from distilkit.fields import changed, flag
 from distilkit.models.loading import find_model, load_config, load_tokenizer
 from distilkit.models.students import HEADS
 from distilkit.progress import Reporter
-from distilkit.workflows.augmentation import augment, name_of
+from distilkit.workflows.augmentation import Busy, augment, name_of
 
 # Rows that a BiLSTM and a transformer read in all: more still help, but little for the time they take.
 READ = {"cpu": 2_500_000, "cuda": 10_000_000}
@@ -25,6 +26,7 @@ MADE_OF = {"tinybert": ("bert",), "distilbert": ("bert", "distilbert")}  # whose
 AUGMENTED = "augmented"  # a transfer set that has yet to be made
 VARIANTS = 20  # new texts of each (Tang et al. 2019, Jiao et al. 2020)
 NEW = 0.7  # of the variants, about; the others are repeats
+WAIT = 0.5  # seconds between two looks at whether another process is done
 SOURCE = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column", "max_train_samples")
 
 
@@ -152,7 +154,15 @@ def _augmented(config: DistillConfig, home: Path, reporter: Reporter) -> Path:
     given["mask_token"] = load_tokenizer(find_model(config.teacher[0])).mask_token  # which it has learned
     wanted = AugmentConfig(**given, variants=VARIANTS, output=home / "augmented.parquet")
     output = home / name_of(wanted)
-    if not output.exists():
-        made = augment(AugmentConfig(**given, variants=VARIANTS, output=output), reporter)
-        reporter.note(f"augment: {made.rows:,} rows made of {made.sources:,}, kept in {made.path}")
+    waits = False
+    while not output.exists():
+        try:
+            made = augment(AugmentConfig(**given, variants=VARIANTS, output=output), reporter)
+        except Busy:  # another seed of this student, perhaps
+            if not waits:
+                reporter.note(f"augment: another process is making {output}; waiting for it")
+            waits = True
+            time.sleep(WAIT)
+        else:
+            reporter.note(f"augment: {made.rows:,} rows made of {made.sources:,}, kept in {made.path}")
     return output

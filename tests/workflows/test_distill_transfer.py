@@ -117,3 +117,11 @@ def test_pairs_have_transfer_pairs(config: Any, mrpc_dir: Path, tmp_path: Path) 
     columns = {"text_column": "sentence1", "text_pair_column": "sentence2"}
     run = distill(config(dataset=None, data_dir=mrpc_dir, **columns, alpha=0, transfer=str(file)))
     assert run.environment["dataset"]["rows"] == {"train": 16, "validation": 8, "transfer": 8}
+
+
+def test_a_student_that_is_its_teacher_agrees_with_it(config: Any, teacher_run: Run) -> None:
+    """Without labels nothing else tells a good epoch from a bad one."""
+    itself = {"student": str(teacher_run.path), "hidden_size": None, "embedding_size": None}
+    still = {"alpha": 0, "learning_rate": 1e-12, "epochs": 1}
+    run = distill(config(**itself, **still, dataset=None, data_dir=None))
+    assert run.metrics["validation"] == {"agreement": 1.0}

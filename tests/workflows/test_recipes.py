@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from conftest import QUICK, Notes, rows, weights, write_jsonl
+from filelock import FileLock
 from test_distillation import SMALL
 
 from distilkit import DistillConfig, UserError, distill
@@ -187,6 +188,32 @@ def test_students_in_different_folders_share_the_text_that_is_made(config: Any, 
     (file,) = tmp_path.rglob("*.parquet")
     saved = [read_values(tmp_path / "runs" / name / "run" / "config.yaml") for name in ("one", "two")]
     assert [values["transfer"] for values in saved] == [[str(file)]] * 2
+
+
+def test_text_that_another_process_is_making_is_waited_for(config: Any, tmp_path: Path) -> None:
+    """Seeds that are started side by side all need it: one makes it, and none of them fails."""
+    pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+    distill(config("first"))
+    (file,) = (tmp_path / "runs").glob("*.parquet")
+    made = file.read_bytes()
+    file.unlink()
+    parts = file.with_name(file.name + ".parts")
+    parts.mkdir()
+    lock = FileLock(parts / ".lock")
+    lock.acquire()
+
+    class Other(Notes):
+        """The other process: it is done by the time that it is waited for."""
+
+        def note(self, message: str) -> None:
+            super().note(message)
+            if "another process is making" in message:
+                lock.release()
+
+    notes = Other()
+    distill(config("second", seed=2), notes)
+    assert sum("another process is making" in note for note in notes.notes) == 1
+    assert file.read_bytes() == made and not parts.exists()
 
 
 def test_new_text_is_masked_as_the_teacher_knows_it(config: Any, teacher_run: Run, tmp_path: Path) -> None:
