@@ -108,8 +108,15 @@ STUDIES = {
         Study(
             "sst2-bilstm-labels",
             "sst2",
-            "BiLSTM on labels alone",
+            "the same BiLSTM on labels alone, nothing of the teacher's",
+            "-a 1 -e 6 --vocabulary teacher --init random --embedding-size 384",
+        ),
+        Study(
+            "sst2-bilstm-vectors",
+            "sst2",
+            "the same on labels alone, from the teacher's word-piece vectors",
             "-a 1 -e 6 --vocabulary teacher",
+            base="sst2-bilstm-labels",
         ),
         Study(
             "sst2-bilstm",
