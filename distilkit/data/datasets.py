@@ -190,6 +190,21 @@ def count_rows(config: TextsConfig) -> dict[str, int]:
     return {split: len(source.read(split)) for split in ("train", "unsupervised") if split in available}
 
 
+def mean_words(config: TextsConfig) -> float:
+    """Words of a training row, pairs together, on average over some of them."""
+    source = _Source(config)
+    rows = source.read("train")
+    return words_of(rows, [column for column in (source.text, source.pair) if column])
+
+
+def words_of(rows: datasets.Dataset, columns: Sequence[str]) -> float:
+    """Words of a row, on average over a thousand of them, evenly chosen."""
+    some = rows[range(0, len(rows), -(-len(rows) // 1000))]
+    return float(
+        sum(len(text.split()) for column in columns for text in some[column]) / len(some[columns[0]])
+    )
+
+
 def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) -> AugmentationData:
     """The training rows that `load_for_training` would train on, and all texts that must not come up again.
 

@@ -11,7 +11,15 @@ import numpy as np
 
 from distilkit.config import DistillConfig
 from distilkit.data.augmentation import key
-from distilkit.data.datasets import DATA_SEED, SPLITS, TextData, load_for_training, read_split, text_columns
+from distilkit.data.datasets import (
+    DATA_SEED,
+    SPLITS,
+    TextData,
+    load_for_training,
+    read_split,
+    text_columns,
+    words_of,
+)
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
 from distilkit.errors import UserError
 from distilkit.fields import changed
@@ -125,6 +133,12 @@ def count_rows(config: DistillConfig) -> int:
     """The rows of every `--transfer`. Raises `UserError` as `read_transfer`."""
     rows, _ = read_transfer(config, *text_columns(config))
     return len(rows)
+
+
+def mean_words(config: DistillConfig) -> float:
+    """Words of a row of `--transfer`, on average. Raises `UserError` as `read_transfer`."""
+    rows, _ = read_transfer(config, *text_columns(config))
+    return words_of(rows, rows.column_names)
 
 
 def _read(

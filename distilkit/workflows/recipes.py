@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig
+from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig, resolve
 from distilkit.data import transfer
-from distilkit.data.datasets import count_rows
+from distilkit.data.datasets import count_rows, mean_words
 from distilkit.engine.precision import default_device
 from distilkit.fields import changed, flag
 from distilkit.models.loading import find_model, load_config, load_tokenizer
@@ -17,10 +17,12 @@ from distilkit.models.students import HEADS
 from distilkit.progress import Reporter
 from distilkit.workflows.augmentation import Busy, augment, name_of
 
-# Rows that a BiLSTM and a transformer read in all: more still help, but little for the time they take.
-READ = {"cpu": 2_500_000, "cuda": 10_000_000}
-READ_BY_LAYERS = {"cpu": 300_000, "cuda": 3_000_000}
+# Words that a BiLSTM and a transformer read in all, which two cores do in some 15 minutes (the teacher not
+# counted) and a GPU in less: more still help, but little for the time they take.
+READ = {"cpu": 25_000_000, "cuda": 100_000_000}
+READ_BY_LAYERS = {"cpu": 3_000_000, "cuda": 30_000_000}
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
+LEAST_RATIO = 0.5  # of new texts to training rows: below it they are not worth their making
 MANY = 100_000  # rows of an epoch from which a larger batch pays
 MADE_OF = {"tinybert": ("bert",), "distilbert": ("bert", "distilbert")}  # whose layers each can take
 AUGMENTED = "augmented"  # a transfer set that has yet to be made
@@ -40,9 +42,13 @@ class Choice(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on: rows of the splits and of the text given, and the first teacher's shape."""
+    """What the choices depend on: rows of the splits and of the text given, and the first teacher's shape.
+
+    `words` are those of a row, on average, as far as the student reads it.
+    """
 
     rows: int
+    words: float
     unsupervised: int
     device: str
     kind: str
@@ -85,13 +91,14 @@ def _for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
         )
     text, rows = _transfer(config, facts)
     yield from text
-    yield _epochs(READ[facts.device], rows)
+    yield _epochs(READ[facts.device] / facts.words, rows)
     if rows >= MANY:
         yield Choice("batch_size", 128, "there are many rows")
         yield Choice("learning_rate", 2e-3, "for the larger batch")
 
 
 def _for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+    wanted = READ_BY_LAYERS[facts.device] / facts.words
     layers = config.layers or OWN_LAYERS.get(config.student, 0)
     if facts.kind in MADE_OF.get(config.student, ()) and layers <= (facts.layers or 0):
         yield Choice("init", "teacher", f"{layers} of its {facts.layers} layers, which know the task already")
@@ -99,10 +106,18 @@ def _for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
         yield Choice(
             "method", "tinybert", "layers that start at random learn from the teacher's layers first"
         )
-        yield _epochs(READ_BY_LAYERS[facts.device], facts.rows)._replace(name="layer_epochs")
+        yield _epochs(wanted, facts.rows)._replace(name="layer_epochs")
     text, rows = _transfer(config, facts)
+    most = min(float(VARIANTS), wanted / FEWEST_EPOCHS / max(1, facts.rows) - 1)
+    if text and facts.rows and rows > (1 + most) * facts.rows and config.transfer_ratio is None:
+        if most < LEAST_RATIO:
+            text, rows = [], facts.rows
+        else:
+            ratio = round(most, 1)
+            text.append(Choice("transfer_ratio", ratio, "all of it would take too long; others each epoch"))
+            rows = round((1 + ratio) * facts.rows)
     yield from text
-    yield _epochs(READ_BY_LAYERS[facts.device], rows)
+    yield _epochs(wanted, rows)
 
 
 def _can_match(config: DistillConfig, facts: Facts) -> bool:
@@ -111,7 +126,7 @@ def _can_match(config: DistillConfig, facts: Facts) -> bool:
     return config.method in (None, "tinybert") and len(config.teacher) == 1 and alike
 
 
-def _epochs(wanted: int, rows: int) -> Choice:
+def _epochs(wanted: float, rows: int) -> Choice:
     epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(wanted / max(1, rows))))
     return Choice("epochs", epochs, f"some {rows:,} rows an epoch")
 
@@ -136,8 +151,12 @@ def _facts(config: DistillConfig) -> Facts:
     rows = count_rows(config) if config.has_dataset else {}
     teacher = load_config(find_model(config.teacher[0]))
     own = rows.get("train", 0)
+    words = mean_words(config) if own else transfer.mean_words(config)
+    longest = resolve(config).max_length
+    assert longest
     return Facts(
         rows=min(own, config.max_train_samples or own),
+        words=max(1.0, min(words, longest)),
         unsupervised=rows.get("unsupervised", 0),
         device=default_device().type,
         kind=teacher.model_type,

@@ -15,9 +15,9 @@ from distilkit import DistillConfig, UserError, distill
 from distilkit.fields import make_config, read_values
 from distilkit.runs import Run
 from distilkit.workflows.distillation import distill_many
-from distilkit.workflows.recipes import AUGMENTED, Facts, choices
+from distilkit.workflows.recipes import AUGMENTED, FEWEST_EPOCHS, READ_BY_LAYERS, Facts, choices
 
-FACTS = Facts(rows=67_349, unsupervised=0, device="cpu", kind="bert", layers=12, can_augment=True)
+FACTS = Facts(rows=67_349, words=9.4, unsupervised=0, device="cpu", kind="bert", layers=12, can_augment=True)
 
 
 def chosen(facts: Facts = FACTS, **options: Any) -> dict[str, Any]:
@@ -49,6 +49,23 @@ def test_few_rows_are_read_more_often_and_a_gpu_reads_more() -> None:
     assert few["epochs"] == 30 and "batch_size" not in few
     gpu = chosen(replace(FACTS, device="cuda"))
     assert gpu["epochs"] > chosen()["epochs"]
+
+
+def test_long_texts_are_read_less_often() -> None:
+    """Else a recipe that takes minutes for phrases takes hours for pairs and reviews."""
+    pairs = replace(FACTS, rows=3_668, words=44.0)
+    assert FEWEST_EPOCHS < chosen(pairs)["epochs"] < chosen(replace(pairs, words=9.4))["epochs"]
+
+
+def test_a_transformer_reads_part_of_the_new_texts_where_all_would_take_hours() -> None:
+    phrases = chosen(student="tinybert")
+    assert phrases["transfer"] == (AUGMENTED,) and phrases["epochs"] == FEWEST_EPOCHS
+    read = FACTS.rows * (1 + phrases["transfer_ratio"]) * phrases["epochs"] * FACTS.words
+    assert read == pytest.approx(READ_BY_LAYERS["cpu"], rel=0.1)
+    few = chosen(replace(FACTS, rows=500), student="tinybert")
+    assert "transfer_ratio" not in few and few["transfer"] == (AUGMENTED,)
+    reviews = chosen(replace(FACTS, rows=25_000, words=200.0), student="tinybert")
+    assert "transfer" not in reviews and reviews["epochs"] == FEWEST_EPOCHS
 
 
 @pytest.mark.parametrize(
