@@ -96,7 +96,9 @@ def test_no_labelled_data_at_all(student: str, config: Any, teacher_run: Run) ->
     options: dict[str, Any] = {"dataset": None, "data_dir": None, "alpha": 0, "student": student}
     if student == "tinybert":
         options |= {"hidden_size": None, "embedding_size": None, "init": "teacher", "layers": 1}
-    run = distill(config(**options, epochs=2))
+    notes = Notes()
+    run = distill(config(**options, epochs=2), notes)
+    assert any(note.startswith("calibration: there are no labels") for note in notes.notes)
     assert run.metrics["metric"] == "agreement" and set(run.metrics["validation"]) == {"agreement"}
     assert run.environment["dataset"]["rows"] == {"train": 15, "validation": 1}
     assert 0 <= run.metrics["validation"]["agreement"] <= 1
@@ -125,3 +127,10 @@ def test_a_student_that_is_its_teacher_agrees_with_it(config: Any, teacher_run: 
     still = {"alpha": 0, "learning_rate": 1e-12, "epochs": 1}
     run = distill(config(**itself, **still, dataset=None, data_dir=None))
     assert run.metrics["validation"] == {"agreement": 1.0}
+
+
+def test_a_students_words_are_those_of_the_text_too(config: Any) -> None:
+    """`oh` is in no training row; a student without it would read the text as unknown words."""
+    assert '"oh"' in (distill(config(alpha=0)).model_path / "tokenizer.json").read_text(encoding="utf-8")
+    without = distill(config("without", alpha=0, transfer=None))
+    assert '"oh"' not in (without.model_path / "tokenizer.json").read_text(encoding="utf-8")
