@@ -74,7 +74,7 @@ def read_lines(file: Path, column: str) -> datasets.Dataset:
     try:
         if _is_binary(file):
             raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
-        with file.open(encoding="utf-8") as stream:
+        with file.open(encoding="utf-8-sig") as stream:  # a mark of the encoding is no text
             lines = filter(None, map(str.strip, stream))
             pieces = iter(lambda: list(islice(lines, PIECE)), [])
             return from_disk(

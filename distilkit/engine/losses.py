@@ -197,8 +197,8 @@ def formula(
         squared = "" if temperature == 1 else f"{temperature**2:g} * "
         soft = f"{squared}KL(softmax(teacher_logits{by}) || softmax(student_logits{by}))"
     if alpha_end is not None and alpha_end != alpha:
-        words = f"with alpha going from {alpha:g} to {alpha_end:g}, by the same amount each step"
-        return f"loss = alpha * {hard} + (1 - alpha) * {soft}, {words}"
+        moving = f"alpha from {alpha:g} to {alpha_end:g} over the steps"
+        return f"{moving}, loss = alpha * {hard} + (1 - alpha) * {soft}"
     if alpha == 1:
         return f"loss = {hard}"
     if alpha == 0:

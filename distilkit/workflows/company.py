@@ -77,12 +77,11 @@ class Company:
         self._mix = (own, max(1, round(ratio * own))) if ratio else None
         no_labels = torch.full((others,), NO_LABEL)
         self._labels = torch.cat([self._data.labels("train"), no_labels]) if hard else None
-        self._facts: dict[str, Any] = {}
+        teaching = Teaching(shared, self._known, columns, self._data, self.precision, reporter)
+        self._facts = {"teachers": teaching.facts} if soft or matching else {}
         self._teacher_logits: Tensor | None = None
         if soft:
-            teaching = Teaching(shared, self._known, columns, self._data, self.precision, reporter)
             self._teacher_logits = torch.cat([teaching.answers(split) for split in self._splits])
-            self._facts["teachers"] = teaching.facts
             if "validation" not in self._data.labels_of:
                 judged = teaching.answers("validation").argmax(dim=1)
                 self._data = self._data.labelled("validation", judged)
@@ -144,7 +143,7 @@ class Company:
             mix=mix,
             facts={
                 "student": {"class": type(own.model).__name__, "origin": own.origin},
-                **(self._facts if config.runs_teacher else {}),
+                **(self._facts if config.runs_teacher or layers else {}),
             },
         )
         return with_layers(job, layers, self._both) if layers else job, rows

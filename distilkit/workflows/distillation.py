@@ -72,7 +72,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     configs = [recipes.follow(config, home, reporter) if config.recipe else config for config in configs]
     _check_one_kind(configs)  # alpha 1 needs no text of the recipe's
     company = Company(configs, reporter)
-    device, small = company.accelerator.device, configs[0].student == "bilstm"
+    device, small = company.accelerator.device, company.student.model.config.model_type == "bilstm"
     if small and len(configs) > 1:
         names = [config.output_dir.name for config in configs]
         if stackable(device, company.precision):

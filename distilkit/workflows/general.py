@@ -12,7 +12,7 @@ from distilkit.data.corpus import TEXT, encode_chunks, read_corpus
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Tokenizer
 from distilkit.engine.precision import default_device, make_accelerator, resolve_precision
-from distilkit.models.loading import find_model, load_pretrained, load_tokenizer
+from distilkit.models.loading import find_model, fingerprint, load_pretrained, load_tokenizer
 from distilkit.models.students import Teacher, make_student
 from distilkit.progress import Reporter
 from distilkit.runs import Run, check_output_dir
@@ -40,7 +40,8 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     source = find_model(config.teacher[0])
     corpus = read_corpus(config.corpus)
     set_seed(config.seed)
-    teacher = Teacher(source, load_tokenizer(source), load_pretrained(source, NAMES))
+    model = load_pretrained(source, NAMES)
+    teacher = Teacher(source, load_tokenizer(source), model)
     student = make_student(config, NAMES, teacher, ())
     reporter.note(f"student: {type(student.model).__name__} without its head, {student.origin}")
     encoder: Any = student.model.base_model  # without the head
@@ -83,7 +84,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
         beside=pair,
         facts={
             "student": {"class": type(encoder).__name__, "origin": student.origin},
-            "teachers": [{"name": source.name}],
+            "teachers": [{"name": source.name, "fingerprint": fingerprint(model), "share": 1.0}],
             "matched_layers": list(pair.layer_map),
         },
     )

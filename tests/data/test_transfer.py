@@ -32,7 +32,8 @@ def load(sst2_dir: Path, tmp_path: Path) -> Callable[..., TextData]:
 def write(file: Path, column: str = "sentence") -> Path:
     quoted = [text.replace('"', '""') for text in TEXTS]
     if file.suffix == ".txt":
-        file.write_text("\n" + "\n\n".join(f"  {text} " for text in TEXTS), encoding="utf-8")
+        text = "\n\n".join(f"  {text} " for text in TEXTS)
+        file.write_text(text, encoding="utf-8-sig")  # as Windows' editors begin a file
     elif file.suffix == ".jsonl":
         write_jsonl(file, [{"n": 1, column: text, "label": "unread"} for text in TEXTS])
     elif file.suffix == ".csv":

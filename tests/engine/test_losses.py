@@ -365,8 +365,8 @@ def test_the_formula_of_the_kl_has_its_temperature_in_it() -> None:
 
 
 def test_the_formula_says_where_alpha_goes() -> None:
-    text = "loss = alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits), "
-    expected = text + "with alpha going from 0 to 0.5, by the same amount each step"
+    text = "loss = alpha * CE(student, labels) + (1 - alpha) * MSE(student_logits, teacher_logits)"
+    expected = "alpha from 0 to 0.5 over the steps, " + text
     assert formula(0.0, alpha_end=0.5) == expected
     assert formula(0.5, alpha_end=0.5) == formula(0.5)
-    assert "alpha going from 1 to 0," in formula(1.0, alpha_end=0.0)
+    assert formula(1.0, alpha_end=0.0).startswith("alpha from 1 to 0 over the steps, ")

@@ -375,3 +375,9 @@ def test_a_student_deeper_than_its_teacher_is_refused(config: Any) -> None:
 def test_pkd_needs_a_layer_below_the_last(config: Any) -> None:
     with pytest.raises(UserError, match=r"--layers 2 or more"):
         distill(config("pkd", init="random", layers=1))
+
+
+def test_a_teacher_beside_the_student_is_on_record_where_no_logit_of_its_is_read(config: Any) -> None:
+    run = distill(config(method="tinybert", alpha=1))
+    (teacher,) = run.environment["teachers"]
+    assert len(teacher["fingerprint"]) == 64

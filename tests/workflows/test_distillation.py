@@ -143,7 +143,7 @@ def test_alpha_goes_from_the_teacher_to_the_labels(config: Any, tmp_path: Path) 
     nearest = soft.index(min(soft))
     assert soft[nearest] < 0.5 * soft[0] and hard[nearest] > 1.5 * hard[0]
     assert soft[-1] > 1.5 * soft[nearest] and hard[-1] < 0.7 * hard[nearest]
-    assert "with alpha going from 0 to 1" in run.environment["loss"]
+    assert run.environment["loss"].startswith("alpha from 0 to 1 over the steps, loss = alpha * ")
     assert (run.config.alphas, run.environment["teachers"][0]["share"]) == ((0, 1), 1)
 
 
