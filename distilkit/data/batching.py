@@ -30,7 +30,7 @@ class LengthBatchSampler:
 
     Args:
         mix: `(own, others)`: an epoch has the first `own` rows, and `others` of those behind them: the next
-            ones of a shuffled row that starts anew when it is used up, whatever the seed.
+            ones in their order, which is shuffled whenever all have had their turn, whatever the seed.
     """
 
     def __init__(self, rows: Encoded, batch_size: int, seed: int, mix: tuple[int, int] | None = None) -> None:
@@ -48,8 +48,11 @@ class LengthBatchSampler:
         behind = len(self.lengths) - own
         begin, end = self.epoch * others, (self.epoch + 1) * others
         rounds = range(begin // behind, -(-end // behind))
-        shuffled = [np.random.default_rng([behind, number]).permutation(behind) for number in rounds]
-        drawn = np.concatenate(shuffled)[begin % behind :][:others]
+        orders = [
+            np.random.default_rng([behind, number]).permutation(behind) if number else np.arange(behind)
+            for number in rounds
+        ]
+        drawn = np.concatenate(orders)[begin % behind :][:others]
         return np.concatenate([np.arange(own), own + drawn])
 
     def set_epoch(self, epoch: int) -> None:

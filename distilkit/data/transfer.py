@@ -67,6 +67,8 @@ def load(config: DistillConfig, *, labelled: bool, names: Sequence[str] | None) 
     if split == "train":
         unlabelled, sampled = _sample(unlabelled, config.max_train_samples)
         more += sampled
+    elif config.transfer_ratio is not None:  # in the order in which epochs come to it
+        unlabelled = unlabelled.select(np.random.default_rng(DATA_SEED).permutation(len(unlabelled)))
     splits = datasets.DatasetDict(data.splits | {split: unlabelled})
     return replace(data, splits=splits, notes=(*data.notes, *notes, *more))
 
@@ -182,6 +184,21 @@ def _without(
         raise UserError("--transfer: every row is a row of the validation split too. Give other text.")
     left = rows.select(np.flatnonzero(~seen))
     return left, [f"transfer: {np.count_nonzero(seen):,} rows that are in validation too are left out"]
+
+
+def per_epoch(ratio: float, rows: int) -> int:
+    """The rows of transfer text that go with so many training rows."""
+    return max(1, round(ratio * rows))
+
+
+def enough(data: TextData, rows: int) -> TextData:
+    """The same data with no more transfer text than the `rows` that epochs come to: all is labelled."""
+    text = data.splits[SPLIT]
+    if rows >= len(text):
+        return data
+    splits = datasets.DatasetDict(data.splits | {SPLIT: text.select(range(rows))})
+    note = f"transfer: {rows:,} of {len(text):,} rows, by chance, are enough for the epochs"
+    return replace(data, splits=splits, notes=(*data.notes, note))
 
 
 def _sample(rows: datasets.Dataset, limit: int | None) -> tuple[datasets.Dataset, list[str]]:

@@ -66,15 +66,19 @@ class Company:
             within_reach(one, config, readers) for one, config in zip(given, configs, strict=True)
         ]
         shared = self.configs[0]
+        own, ratio = len(self._data.splits["train"]), shared.transfer_ratio
+        self._mix = (own, transfer.per_epoch(ratio, own)) if ratio else None
+        if self._mix:
+            epochs, whole = max(config.epochs or 0 for config in self.configs), self._data
+            self._data = transfer.enough(whole, epochs * self._mix[1])
+            for note in self._data.notes[len(whole.notes) :]:
+                reporter.note(note)
         self.accelerator = make_accelerator(self.precision)
         encode_for = partial(self._encode_for, shared.max_length, reporter)
         self._rows = encode_for(self.student.tokenizer, self.student.model)
         if matching:
             self._both = shared_rows(self.student, self._known[0], self._rows, encode_for)
-        own = len(self._data.splits["train"])
         others = len(self._rows.train) - own
-        ratio = shared.transfer_ratio
-        self._mix = (own, max(1, round(ratio * own))) if ratio else None
         no_labels = torch.full((others,), NO_LABEL)
         self._labels = torch.cat([self._data.labels("train"), no_labels]) if hard else None
         teaching = Teaching(shared, self._known, columns, self._data, self.precision, reporter)

@@ -169,3 +169,19 @@ def test_a_ratio_to_training_rows_needs_training_rows(load: Callable[..., TextDa
     more = write(tmp_path / "more.txt")
     with pytest.raises(UserError, match=r"--transfer-ratio 2 .* no train split: leave it out"):
         load(more, data_dir=tmp_path / "data", alpha=0, transfer_ratio=2)
+
+
+def test_with_a_ratio_text_is_kept_for_the_epochs_there_are(
+    load: Callable[..., TextData], tmp_path: Path
+) -> None:
+    """The teacher must not label what no epoch comes to; what it comes to must not depend on the number."""
+    file = tmp_path / "more.txt"
+    lines = [f"line {number}" for number in range(100)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    data = load(file, transfer_ratio=1)
+    texts = list(data.texts("transfer"))
+    assert sorted(texts) == sorted(lines) and texts != lines, "an epoch would read the file's beginning alone"
+    some = transfer.enough(data, 32)
+    assert list(some.texts("transfer")) == texts[:32]
+    assert some.notes[-1] == "transfer: 32 of 100 rows, by chance, are enough for the epochs"
+    assert transfer.enough(data, 100) is data

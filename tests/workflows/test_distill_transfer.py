@@ -134,3 +134,10 @@ def test_a_students_words_are_those_of_the_text_too(config: Any) -> None:
     assert '"oh"' in (distill(config(alpha=0)).model_path / "tokenizer.json").read_text(encoding="utf-8")
     without = distill(config("without", alpha=0, transfer=None))
     assert '"oh"' not in (without.model_path / "tokenizer.json").read_text(encoding="utf-8")
+
+
+def test_students_of_different_epochs_share_text_of_a_ratio_as_if_alone(config: Any) -> None:
+    options = {"alpha": 0, "transfer_ratio": 0.25}
+    together = distill_many([config("short", epochs=1, **options), config("long", epochs=3, **options)])
+    assert weights(together[0]) == weights(distill(config("alone", epochs=1, **options)))
+    assert together[1].environment["dataset"]["rows"]["transfer"] == 12
