@@ -334,7 +334,8 @@ class DistillConfig(FitConfig):
             raise ValueError(f"--transfer {twice[0]} is given twice: leave one out")
         if self.transfer and not self.runs_teacher:
             raise ValueError("--transfer has no labels, so alpha 1 learns nothing from it: lower --alpha")
-        if self.transfer_ratio is not None and not (self.transfer and self.has_dataset):
+        text = self.transfer or self.recipe
+        if self.transfer_ratio is not None and not (text and self.has_dataset):
             raise ValueError(
                 f"--transfer-ratio {self.transfer_ratio:g} is rows of --transfer per training row: "
                 "give --transfer and a dataset, or leave it out"

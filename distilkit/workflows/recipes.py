@@ -133,18 +133,22 @@ def _epochs(wanted: float, rows: int) -> Choice:
 
 def _transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
     """Text to distill on, and the rows of an epoch, as far as they are known."""
+    ratio = config.transfer_ratio
+
+    def with_text(rows: int) -> int:
+        return facts.rows + (rows if ratio is None else round(ratio * facts.rows))
+
     if config.transfer:
-        ratio = config.transfer_ratio
-        return [], facts.rows + (facts.given if ratio is None else round(ratio * facts.rows))
+        return [], with_text(facts.given)
     if not config.runs_teacher:
         return [], facts.rows
     if facts.unsupervised:
         why = f"{facts.unsupervised:,} real texts for the teacher to label"
-        return [Choice("transfer", ("unsupervised",), why)], facts.rows + facts.unsupervised
+        return [Choice("transfer", ("unsupervised",), why)], with_text(facts.unsupervised)
     if not facts.can_augment:
         return [], facts.rows
     why = f"{VARIANTS} new texts of every training row for the teacher to label"
-    return [Choice("transfer", (AUGMENTED,), why)], round(facts.rows * (1 + VARIANTS * NEW))
+    return [Choice("transfer", (AUGMENTED,), why)], with_text(round(VARIANTS * NEW * facts.rows))
 
 
 def _facts(config: DistillConfig) -> Facts:

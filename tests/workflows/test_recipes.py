@@ -123,6 +123,11 @@ def test_text_that_is_given_counts_among_the_rows_of_an_epoch() -> None:
     assert chosen(facts, transfer="a.txt", transfer_ratio=0.1)["epochs"] == 30
 
 
+def test_a_ratio_that_is_given_shortens_the_epochs_of_text_that_is_made() -> None:
+    assert chosen(transfer_ratio=1.0)["epochs"] > chosen()["epochs"]
+    assert "transfer_ratio" not in chosen(student="tinybert", transfer_ratio=1.0)
+
+
 def test_what_is_given_stands() -> None:
     given: dict[str, Any] = {"transfer": ("a.txt",), "epochs": 2, "batch_size": 8, "learning_rate": 1e-4}
     assert chosen(**given, vocabulary="words") == {}
