@@ -143,6 +143,7 @@ def report(work: Path) -> str:
     header = (
         "dataset",
         "student",
+        "parameters without word vectors",
         "accuracy",
         "F1",
         "of the teacher",
@@ -159,7 +160,8 @@ def report(work: Path) -> str:
     for study in (*TEACHERS.values(), *STUDIES.values(), *(s for group in ABLATIONS.values() for s in group)):
         if scores(work, study):
             lines += [f"- `{study.name}`: `{shown(study.command('N'))}`"]
-    used = {name for study in STUDIES.values() for name in study.needs if name in PREPARED}
+    ran = [study for study in STUDIES.values() if scores(work, study)]
+    used = {name for study in ran for name in study.needs if name in PREPARED}
     lines += [
         f"- `{name}`: `{shown(PREPARED[name].arguments, PREPARED[name].module)}`" for name in sorted(used)
     ]
@@ -176,6 +178,7 @@ def study_row(work: Path, study: Study, own: dict[str, Scores], teacher: dict[st
     return [
         study.dataset,
         f"{study.name}: {study.title}",
+        f"{size(work, study):,}",
         str(own["accuracy"]),
         str(own["f1"]),
         f"{kept:.1f} of {teacher['accuracy'].mean:.2f}",
@@ -183,6 +186,13 @@ def study_row(work: Path, study: Study, own: dict[str, Scores], teacher: dict[st
         study.wanted.text if study.wanted else "",
         reached(study.wanted, kept, own, base),
     ]
+
+
+def size(work: Path, study: Study) -> int:
+    """Parameters that are not in the word table."""
+    file = next(work.glob(f"{study.folder('*')}/metrics.json"))
+    found: int = json.loads(file.read_text())["parameters_without_embeddings"]
+    return found
 
 
 def reached(wanted: Wanted | None, kept: float, own: dict[str, Scores], base: dict[str, Scores]) -> str:
