@@ -20,8 +20,16 @@ import pytest
 import torch
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
+from distilkit.data import datasets
 from distilkit.progress import Reporter
 from distilkit.runs import Run
 
@@ -280,3 +288,31 @@ def real_data(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data: {name} is not in {SHARED_DATA} (set DISTILKIT_DATA)")
     return folder
+
+
+def family(kind: str, *, dropout: bool = True, **more: Any) -> Any:
+    """A random tiny classifier of a model family, with that family's dropout or with none."""
+    sizes: dict[str, Any] = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "pad_token_id": 1}
+    sizes |= {"num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 24}
+    if kind == "bilstm":
+        sizes = {"vocab_size": 60, "embedding_size": 8, "hidden_size": 4, "pad_token_id": 1}
+    if kind == "distilbert":
+        sizes = {"vocab_size": 60, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "pad_token_id": 1}
+    torch.manual_seed(0)
+    found = AutoConfig.for_model(kind, **sizes, **more)
+    for name in vars(found):
+        if "drop" in name and not dropout:
+            setattr(found, name, 0.0)
+    return AutoModelForSequenceClassification.from_config(found)
+
+
+def half_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the first half of a training split has no labels."""
+    original = datasets.TextData.labels
+
+    def half(self: Any, split: str) -> Tensor:
+        labels = original(self, split).clone()
+        labels[: len(labels) // 2 if split == "train" else 0] = -100
+        return labels
+
+    monkeypatch.setattr(datasets.TextData, "labels", half)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
@@ -183,26 +183,26 @@ class AugmentationData:
     rows: NDArray[np.int64]
 
 
-def count_rows(config: TextsConfig) -> dict[str, int]:
-    """The rows of each split that can be trained on, labelled or not. Raises `UserError` as `read_split`."""
+class Extent(NamedTuple):
+    """How much text there is: rows, and words of a row on average, pairs together."""
+
+    rows: int
+    words: float
+
+    @classmethod
+    def of(cls, rows: datasets.Dataset, columns: Sequence[str]) -> "Extent":
+        """Of `rows`; their words are those of a thousand of them, evenly chosen."""
+        some = rows[range(0, len(rows), -(-len(rows) // 1000))]
+        words = sum(len(text.split()) for column in columns for text in some[column])
+        return cls(len(rows), words / len(some[columns[0]]))
+
+
+def measure(config: TextsConfig) -> dict[str, Extent]:
+    """The splits that can be trained on, labelled or not. Raises `UserError` as `read_split`."""
     source = _Source(config)
-    available = source.available()
-    return {split: len(source.read(split)) for split in ("train", "unsupervised") if split in available}
-
-
-def mean_words(config: TextsConfig) -> float:
-    """Words of a training row, pairs together, on average over some of them."""
-    source = _Source(config)
-    rows = source.read("train")
-    return words_of(rows, [column for column in (source.text, source.pair) if column])
-
-
-def words_of(rows: datasets.Dataset, columns: Sequence[str]) -> float:
-    """Words of a row, on average over a thousand of them, evenly chosen."""
-    some = rows[range(0, len(rows), -(-len(rows) // 1000))]
-    return float(
-        sum(len(text.split()) for column in columns for text in some[column]) / len(some[columns[0]])
-    )
+    columns = [column for column in (source.text, source.pair) if column]
+    splits = [split for split in ("train", "unsupervised") if split in source.available()]
+    return {split: Extent.of(source.read(split), columns) for split in splits}
 
 
 def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) -> AugmentationData:

@@ -14,11 +14,11 @@ from distilkit.data.augmentation import key
 from distilkit.data.datasets import (
     DATA_SEED,
     SPLITS,
+    Extent,
     TextData,
     load_for_training,
     read_split,
     text_columns,
-    words_of,
 )
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
 from distilkit.errors import UserError
@@ -131,16 +131,10 @@ def read_transfer(
     return datasets.concatenate_datasets(parts), notes
 
 
-def count_rows(config: DistillConfig) -> int:
-    """The rows of every `--transfer`. Raises `UserError` as `read_transfer`."""
+def measure(config: DistillConfig) -> Extent:
+    """How much text `--transfer` is. Raises `UserError` as `read_transfer`."""
     rows, _ = read_transfer(config, *text_columns(config))
-    return len(rows)
-
-
-def mean_words(config: DistillConfig) -> float:
-    """Words of a row of `--transfer`, on average. Raises `UserError` as `read_transfer`."""
-    rows, _ = read_transfer(config, *text_columns(config))
-    return words_of(rows, rows.column_names)
+    return Extent.of(rows, rows.column_names)
 
 
 def _read(

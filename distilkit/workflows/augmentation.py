@@ -168,6 +168,7 @@ def _blocks(sides: list[list[str]]) -> list[Ints]:
 def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> tuple[Make, dict[str, Any]]:
     """The rule of Tang et al. for these texts, and what it depends on beside the config."""
     words = Words.of(chain(*sides), mask := str(config.mask_token))
+    masked = words.vocabulary.index(mask)
     tags = tag_words(words, lambda done: reporter.advance("texts tagged", done, len(words)))
 
     def make(texts: Ints, seeds: Sequence[Sequence[int]]) -> Variants:
@@ -181,7 +182,7 @@ def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> 
             p_pos=config.p_pos or 0,
             p_ngram=config.p_ngram or 0,
             max_ngram=config.max_ngram or 1,
-            mask=words.vocabulary.index(mask),
+            mask=masked,
         )
 
     return make, {"tagger": f"textblob {version('textblob')}"}

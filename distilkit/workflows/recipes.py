@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig, resolve
 from distilkit.data import transfer
-from distilkit.data.datasets import count_rows, mean_words
+from distilkit.data.datasets import Extent, measure
 from distilkit.engine.precision import default_device
 from distilkit.fields import changed, flag
 from distilkit.models.loading import find_model, load_config, load_tokenizer
@@ -152,22 +152,23 @@ def _transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
 
 
 def _facts(config: DistillConfig) -> Facts:
-    rows = count_rows(config) if config.has_dataset else {}
+    nothing = Extent(0, 0.0)
+    splits = measure(config) if config.has_dataset else {}
+    given = transfer.measure(config) if config.transfer else nothing
     teacher = load_config(find_model(config.teacher[0]))
-    own = rows.get("train", 0)
-    words = mean_words(config) if own else transfer.mean_words(config)
+    own = splits.get("train", nothing)
     longest = resolve(config).max_length
     assert longest
     return Facts(
-        rows=min(own, config.max_train_samples or own),
-        words=max(1.0, min(words, longest)),
-        unsupervised=rows.get("unsupervised", 0),
+        rows=min(own.rows, config.max_train_samples or own.rows),
+        words=max(1.0, min(own.words or given.words, longest)),
+        unsupervised=splits.get("unsupervised", nothing).rows,
         device=default_device().type,
         kind=teacher.model_type,
         layers=getattr(teacher, "num_hidden_layers", None),
         can_augment=find_spec("textblob") is not None,
         heads=getattr(teacher, "num_attention_heads", None),
-        given=transfer.count_rows(config) if config.transfer else 0,
+        given=given.rows,
     )
 
 

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_bert
+from conftest import family, tiny_bert
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit.engine.calibration import BOUNDS, divided_logits, fit_temperature
@@ -74,19 +73,6 @@ def test_labels_that_do_not_fit_are_refused() -> None:
 BATCH = {"input_ids": torch.tensor([[5, 6, 7, 8], [9, 10, 5, 2]]), "attention_mask": torch.ones(2, 4).long()}
 
 
-def family(kind: str) -> Any:
-    """A random tiny classifier of three classes, with dropout."""
-    sizes: dict[str, Any] = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "pad_token_id": 1}
-    sizes |= {"num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 24}
-    if kind == "bilstm":
-        sizes = {"vocab_size": 60, "embedding_size": 8, "hidden_size": 4, "pad_token_id": 1}
-    if kind == "distilbert":
-        sizes = {"vocab_size": 60, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "pad_token_id": 1}
-    torch.manual_seed(0)
-    found = AutoConfig.for_model(kind, **sizes, num_labels=3)
-    return AutoModelForSequenceClassification.from_config(found)
-
-
 def answers(model: Any) -> Tensor:
     with torch.no_grad():
         logits: Tensor = model.eval()(**BATCH).logits
@@ -97,7 +83,7 @@ def answers(model: Any) -> Tensor:
     "kind", ["bilstm", "bert", "distilbert", "roberta", "electra", "mpnet", "modernbert"]
 )
 def test_any_students_logits_are_divided_and_then_as_before_to_the_bit(kind: str) -> None:
-    model = family(kind)
+    model = family(kind, num_labels=3)
     before = answers(model)
     model.train()
     state = {name: value.clone() for name, value in model.state_dict().items()}

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEVICES, QUICK, Interrupt, Notes, noisy_rows, pair_rows, rows, write_jsonl
+from conftest import DEVICES, QUICK, Interrupt, Notes, half_labelled, noisy_rows, pair_rows, rows, write_jsonl
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, UserError, distill
-from distilkit.data import datasets
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
 from distilkit.runs import Run
 from distilkit.workflows import company, distillation, fitting
@@ -109,14 +108,7 @@ def test_each_run_is_what_distill_makes_of_its_config_alone(
 def test_rows_without_a_label_weigh_the_same_in_company(
     config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = datasets.TextData.labels
-
-    def half(self: Any, split: str) -> Tensor:
-        labels = original(self, split).clone()
-        labels[: len(labels) // 2 if split == "train" else 0] = -100
-        return labels
-
-    monkeypatch.setattr(datasets.TextData, "labels", half)
+    half_labelled(monkeypatch)
     options = {"dropout": 0.0, "learning_rate": 5e-2}
     together = distill_many([config(f"together/{seed}", alpha=0.4, seed=seed, **options) for seed in (1, 2)])
     alone = distill(config("alone", alpha=0.4, seed=2, **options))

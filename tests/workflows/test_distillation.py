@@ -14,6 +14,7 @@ from conftest import (
     QUICK,
     Interrupt,
     Notes,
+    half_labelled,
     lively,
     noisy_rows,
     pair_rows,
@@ -29,7 +30,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit import DistillConfig, EvaluateConfig, UserError, distill, evaluate
 from distilkit.config import resolve
-from distilkit.data import datasets
 from distilkit.engine.metrics import expected_calibration_error
 from distilkit.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
@@ -170,16 +170,9 @@ def test_rows_without_a_label_do_not_thin_out_the_hard_loss(
     config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Divided by all rows of a batch, the labels would lose weight with every row of unlabelled text."""
-    original = datasets.TextData.labels
-
-    def half(self: Any, split: str) -> Tensor:
-        labels = original(self, split).clone()
-        labels[: len(labels) // 2 if split == "train" else 0] = -100
-        return labels
-
     options = {"learning_rate": 1e-9, "epochs": 1, "alpha": 1, "dropout": 0.0}
     plain = distill(config(**options))
-    monkeypatch.setattr(datasets.TextData, "labels", half)
+    half_labelled(monkeypatch)
     run = distill(config(output_dir=tmp_path / "half", **options))
     # An untrained student is about as wrong on one class as on the other.
     assert run.history[0]["hard_loss"] == pytest.approx(plain.history[0]["hard_loss"], rel=0.1)
