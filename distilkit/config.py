@@ -4,6 +4,7 @@ A field that is `None` has a default that depends on other fields; `resolve` fil
 nothing for the chosen student is refused when set, so that no option is silently without effect.
 """
 
+import difflib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -441,27 +442,81 @@ class DistillConfig(FitConfig):
 class EvaluateConfig(DataConfig):
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
 
-    models: Strings = positional(help="Run folders, model folders or Hub ids, one or more.", min_length=1)
-    split: Split = option("validation", panel="Data", help="Split to score. It must have labels.")
+    models: Strings = positional((), help="Run folders, model folders or Hub ids.")
+    predictions: Strings = option(
+        (),
+        panel="Model",
+        help="File of somebody else's answers, repeatable: .csv, .jsonl … with label and score, a row each.",
+    )
+    endpoint: Strings = option(
+        (), panel="Model", help='URL that answers {"inputs": [...]} with labels and scores, repeatable.'
+    )
     teacher: str | None = option(
         None,
         panel="Model",
         short="-t",
         help="Compare the others with it. (default: the teacher a run names, if among the models)",
     )
+    labels_only: str | None = option(
+        None,
+        panel="Model",
+        help="Student that had labels alone; it is where gap_recovered begins. (default: a run at alpha 1)",
+    )
+    split: Split = option("validation", panel="Data", help="Split to score. It must have labels.")
     fail_under: Strings = option(
         (),
+        panel="Gates",
+        help="METRIC=VALUE, repeatable: exit code 3 if a model that has the metric is below.",
+    )
+    fail_over: Strings = option(
+        (), panel="Gates", help="METRIC=VALUE, repeatable: exit code 3 if a model that has it is above."
+    )
+    baseline: Path | None = option(
+        None, panel="Gates", help="An earlier --json: exit code 3 if a model is significantly worse than it."
+    )
+    report: Path | None = option(
+        None, panel="Output", help="Folder for a page with pictures that opens anywhere, and the pictures."
+    )
+    markdown: Path | None = option(
+        None, panel="Output", help="File for a summary, as a pull request shows it."
+    )
+    glue_submission: Path | None = option(
+        None,
         panel="Output",
-        help="METRIC=VALUE, repeatable: exit code 3 if a model that has the metric scores less.",
+        help="Folder for the answers to GLUE's test split, as gluebenchmark.com takes them.",
+    )
+    latency: bool = option(
+        True, panel="Speed", help="Time requests of one row too, 200 at most or 10 s a model."
+    )
+    threads: int | None = option(
+        None, ge=1, panel="Speed", help="Cores that may compute. (default: those that torch takes)"
     )
     precision: Precision = option("auto", panel="Speed", help="Of the forward pass; auto as in train.")
+    endpoint_batch_size: int = option(16, ge=1, panel="Speed", help="Rows a request to an endpoint.")
+    concurrency: int = option(8, ge=1, panel="Speed", help="Requests to an endpoint at a time.")
+    timeout: float = option(30.0, gt=0, panel="Speed", help="Seconds an endpoint has for a request.")
+    retries: int = option(3, ge=0, panel="Speed", help="How often a failed request is sent again.")
+    seed: int = option(42, ge=0, panel="Output", help="Of the samples that intervals come from.")
 
     @model_validator(mode="after")
-    def _gates_parse(self) -> "EvaluateConfig":
-        gates(self.fail_under)
+    def _fits_together(self) -> "EvaluateConfig":
+        if not (self.models or self.predictions or self.endpoint):
+            raise ValueError("nothing to score: name a run or a model, or give --predictions or --endpoint")
+        gates(self.fail_under, "--fail-under")
+        gates(self.fail_over, "--fail-over")
+        if self.glue_submission:
+            if self.dataset not in GLUE_FILES:
+                raise ValueError(f"--glue-submission is for --dataset {' or '.join(GLUE_FILES)}")
+            if len(self.models) != 1:
+                raise ValueError("--glue-submission takes the answers of one model: name one")
+        if not self.endpoint:
+            for name in ("endpoint_batch_size", "concurrency", "timeout", "retries"):
+                if getattr(self, name) != field_infos(EvaluateConfig)[name].default:
+                    raise ValueError(f"{flag(name)} is of an endpoint: give --endpoint URL")
         return self
 
 
+GLUE_FILES = {"sst2": "SST-2.tsv", "mrpc": "MRPC.tsv"}
 P_MASK, P_POS = 0.1, 0.1
 
 
@@ -597,22 +652,37 @@ class CachePruneConfig:
     all: bool = option(False, panel="Cache", help="Remove every entry.")
 
 
-GATE_METRICS = ("accuracy", "f1", "f1_macro", "agreement", "accuracy_retained", "examples_per_second")
+QUALITY = (
+    *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
+    *("roc_auc", "average_precision", "loss", "brier", "ece"),
+)
+FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
+COST = (
+    *("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes"),
+    *("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
+)
+GATE_METRICS = (*QUALITY, *FIDELITY, *COST)
 
 
-def gates(fail_under: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+def gates(given: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], ...]:
     """`("accuracy=0.85",)` as `(("accuracy", 0.85),)`. Raises `ValueError` naming the part that is wrong."""
     parsed = []
-    for gate in fail_under:
+    for gate in given:
         metric, equals, value = gate.partition("=")
         if not equals or metric not in GATE_METRICS:
-            raise ValueError(f"--fail-under {gate}: write METRIC=VALUE with one of {', '.join(GATE_METRICS)}")
+            close = difflib.get_close_matches(metric, GATE_METRICS, n=1)
+            hint = (
+                f"did you mean {close[0]}=…?"
+                if close
+                else f"write METRIC=VALUE with one of {', '.join(GATE_METRICS)}"
+            )
+            raise ValueError(f"{option_name} {gate}: {hint}")
         try:
             threshold = float(value)
         except ValueError:
-            raise ValueError(f"--fail-under {gate}: {value!r} is not a number; try {metric}=0.85") from None
-        if not threshold < float("inf"):
-            raise ValueError(f"--fail-under {gate}: {value!r} is no threshold; try {metric}=0.85")
+            raise ValueError(f"{option_name} {gate}: {value!r} is not a number; try {metric}=0.85") from None
+        if not abs(threshold) < float("inf"):
+            raise ValueError(f"{option_name} {gate}: {value!r} is no threshold; try {metric}=0.85")
         parsed.append((metric, threshold))
     return tuple(parsed)
 

@@ -42,9 +42,9 @@ def option(default: Any = ..., *, help: str, panel: str, short: str | None = Non
     return Field(default, description=help, json_schema_extra={"panel": panel, "short": short}, **limits)
 
 
-def positional(*, help: str, **limits: Any) -> Any:
+def positional(default: Any = ..., *, help: str, **limits: Any) -> Any:
     """A field that the command line takes as its arguments."""
-    return Field(description=help, json_schema_extra={"positional": True}, **limits)
+    return Field(default, description=help, json_schema_extra={"positional": True}, **limits)
 
 
 def _one_or_many(value: Any) -> Any:

@@ -15,7 +15,7 @@ from distilkit.cli.output import Output
 from distilkit.config import RESOLVED, default_text
 from distilkit.fields import T, field_infos, flag, make_config, read_values
 
-PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Speed", "Cache", "Output")
+PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Gates", "Speed", "Cache", "Output")
 
 CONFIG = Annotated[
     Path | None,

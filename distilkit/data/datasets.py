@@ -145,7 +145,7 @@ def load_for_training(
 
 
 def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[str]) -> TextData:
-    """One split with labels. A dataset without names takes the classes of `model_names`.
+    """One split with labels. A dataset without names takes `model_names`, and without these its labels.
 
     Raises:
         UserError: naming file, column and row of what is wrong.
@@ -154,8 +154,9 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
     if split == "validation" and "validation" not in source.available():
         return load_for_training(config, None)
     rows = source.read(split)
-    names = source.names or tuple(model_names)
-    labels_of = {split: label_ids(source.raw_labels(split, rows), names, source.where(split))}
+    raw = source.raw_labels(split, rows)
+    names = source.names or tuple(model_names) or label_names(raw, source.where(split))
+    labels_of = {split: label_ids(raw, names, source.where(split))}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
     return source.data({split: rows}, names, labels_of, notes)
 

@@ -20,6 +20,7 @@ from distilkit.engine.precision import Resolved, autocast, explaining_memory
 # Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
 TOKENS = {"cpu": 4096, "cuda": 1 << 16}
 LANES = 8  # batches at a time on a CPU: Python serves no more
+FIRST = np.zeros(1, np.int64)
 CHUNK = 8192  # texts that are tokenized, and sorted by length, together
 
 
@@ -83,6 +84,27 @@ def predict_texts(
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
         for number, rows in enumerate(made_ahead(map(encoded, chunks), ahead)):
             yield chunks[number], _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
+
+
+@contextmanager
+def answering(
+    model: torch.nn.Module, tokenizer: Tokenizer, *, max_length: int, precision: Resolved
+) -> Iterator[Callable[[str, str | None], Tensor]]:
+    """Within, a function that reads one row as a request of its own: text, and its pair, to logits `[C]`.
+
+    The logits are float32 and on the CPU, so the device has finished when it returns.
+    """
+    with _evaluating(model, precision) as low:
+        device = next(low.parameters()).device
+
+        def answer(text: str, pair: str | None) -> Tensor:
+            second = None if pair is None else [pair]
+            row = encode(tokenizer, [text], second, max_length=max_length, model=low).to(device)
+            logits: Tensor = low(**row.inputs(FIRST)).logits
+            return logits[0].float().cpu()
+
+        with _computing(device, "fp32" if precision == "bf16" else precision):
+            yield answer
 
 
 def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:

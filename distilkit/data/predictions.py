@@ -1,0 +1,77 @@
+"""Answers that something else gave: a label a row and, where it said so, how sure it was."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from distilkit.data.files import ENDINGS, read_file
+from distilkit.data.labels import label_ids
+from distilkit.errors import UserError
+
+LABEL, SCORE = "label", "score"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """`answer` int64 `[N]`, class ids; `score` float64 `[N]`, the probability of that class, or `None`."""
+
+    answer: NDArray[np.int64]
+    score: NDArray[np.float64] | None
+
+
+def read_predictions(file: Path, names: Sequence[str], rows: int) -> Predicted:
+    """A file of `rows` rows, in the order of the split, with a column `label` and perhaps one `score`.
+
+    Raises:
+        UserError: naming the file and what is wrong: another number of rows, a label that is no class of
+            `names`, a score that is no probability.
+    """
+    if file.suffix not in ENDINGS:
+        raise UserError(f"--predictions {file}: give one of {', '.join(ENDINGS)}.")
+    if not file.is_file():
+        raise UserError(f"--predictions {file}: there is no such file.")
+    table = read_file(file, [LABEL, SCORE])
+    if LABEL not in table.column_names:
+        raise UserError(
+            f"--predictions {file}: it has no column {LABEL!r}, but {', '.join(table.column_names)}. "
+            f"It needs {LABEL!r}, and {SCORE!r} for the probability of that label."
+        )
+    if len(table) != rows:
+        raise UserError(
+            f"--predictions {file}: it has {len(table):,} rows, the split {rows:,}. "
+            "It needs a row for each row of the split, in the same order."
+        )
+    labels = table.data.column(LABEL).to_pylist()
+    scores = table.data.column(SCORE).to_pylist() if SCORE in table.column_names else None
+    return predicted(labels, scores, names, f"--predictions {file}")
+
+
+def predicted(
+    labels: Sequence[Any], scores: Sequence[Any] | None, names: Sequence[str], where: str
+) -> Predicted:
+    """Labels as names, ids or `LABEL_0`, `LABEL_1` … and their scores, checked. Raises `UserError`."""
+    plain = [re.sub(r"^LABEL_(?=\d+$)", "", one) if isinstance(one, str) else one for one in labels]
+    if plain != list(labels) and any(name.startswith("LABEL_") for name in names):
+        plain = list(labels)
+    answer = label_ids(pa.chunked_array([pa.array(plain)]), names, where)
+    return Predicted(answer, None if scores is None else _probabilities(scores, where))
+
+
+def _probabilities(scores: Sequence[Any], where: str) -> NDArray[np.float64]:
+    for row, score in enumerate(scores):
+        try:
+            fits = 0.0 <= float(score) <= 1.0
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise UserError(
+                f"{where}, row {row + 1}: score {score!r} is no probability. "
+                "It has to be that of the label, between 0 and 1; leave the column out if there is none."
+            )
+    return np.asarray([float(score) for score in scores])

@@ -1,0 +1,102 @@
+"""What it costs to run a model on this device: the time of a request, and memory."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+
+REQUESTS = 200  # rows that are timed, one at a time, spread over the split
+WARM_UP = 20
+AT_LEAST = 30  # of them, however slow
+PATIENCE = 10.0  # seconds, after which no further row is timed
+LOOKS = 0.005  # seconds between two looks at the memory
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds a request of one row takes, text in and logits out: tokenizing is part of it."""
+
+    p50: float
+    p95: float
+    p99: float
+    requests: int
+
+
+def measure_latency(
+    answer: Callable[[str, str | None], object], texts: Sequence[str], pairs: Sequence[str] | None
+) -> Latency:
+    """Time `answer` on rows of `texts` (and `pairs`), one after the other, the same rows each time.
+
+    `WARM_UP` rows go first untimed: set-up, caches and clocks of the device.
+    """
+    rows = np.linspace(0, len(texts) - 1, min(REQUESTS, len(texts))).round().astype(int).tolist()
+    requests = [(texts[row], None if pairs is None else pairs[row]) for row in rows]
+    for number in range(WARM_UP):
+        answer(*requests[number % len(requests)])
+    seconds: list[float] = []
+    begun = time.perf_counter()
+    for number in range(max(len(requests), AT_LEAST)):
+        started = time.perf_counter()
+        answer(*requests[number % len(requests)])
+        seconds.append(time.perf_counter() - started)
+        if len(seconds) >= AT_LEAST and time.perf_counter() - begun > PATIENCE:
+            break
+    p50, p95, p99 = (1000 * float(value) for value in np.percentile(seconds, (50, 95, 99)))
+    return Latency(p50, p95, p99, len(seconds))
+
+
+@contextmanager
+def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Within, a function that says how many bytes were in use at most so far.
+
+    On CUDA what torch has allocated on the device; on a CPU the resident memory of the process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device)
+        return
+    process, stop = psutil.Process(), threading.Event()
+    highest = process.memory_info().rss
+
+    def look() -> None:
+        nonlocal highest
+        while not stop.wait(LOOKS):
+            highest = max(highest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: highest
+    finally:
+        stop.set()
+        watcher.join()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of answering a split on this device; what is not known of a file or an endpoint is `None`.
+
+    `rows_per_second` is of all rows at once, in batches as large as suits the device; `peak_memory_bytes` the
+    most that was in use in that time, on a CPU by the whole process.
+    """
+
+    rows_per_second: float | None = None
+    parameters: int | None = None
+    parameters_without_embeddings: int | None = None
+    bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    latency: Latency | None = None
+
+
+@contextmanager
+def watch() -> Iterator[Callable[[], float]]:
+    """A function that says how many seconds the block took."""
+    started = time.perf_counter()
+    ended: list[float] = []
+    yield lambda: (ended[0] if ended else time.perf_counter()) - started
+    ended.append(time.perf_counter())
