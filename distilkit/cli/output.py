@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from distilkit.progress import Reporter
+from distilkit.reports import summary
 
 PLAIN_SECONDS = 30.0  # between progress lines when stderr is not a terminal
 
@@ -84,42 +85,29 @@ class Output(Reporter):
             console.print(shown, markup=False, soft_wrap=isinstance(shown, str))
 
 
+PAIRS = 6  # that are told under the table; the document has all of them
+
+
 def evaluation_table(document: Mapping[str, Any]) -> Table:
-    """The models of an evaluation side by side, a row each."""
+    """The models of an evaluation side by side, a row each, and what their differences are worth."""
     models: Sequence[Mapping[str, Any]] = document["models"]
     title = f"{document['dataset']} {document['split']}, {document['rows']:,} rows, {document['precision']}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("model", overflow="fold", min_width=12)
-    two_classes = any(model["f1"] is not None for model in models)
-    shown = [
-        (key, heading, form)
-        for key, heading, form in COLUMNS
-        if any(model[key] is not None for model in models) and not (two_classes and key == "f1_macro")
-    ]
-    for _, heading, _ in shown:
+    columns = summary.columns_of(models)
+    for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for model in models:
-        cells = [form(model[key]) if model[key] is not None else "" for key, _, form in shown]
-        table.add_row(model["model"], *cells)
+        table.add_row(model["model"], *(summary.cell(model, name, _short) for name in columns))
+    sentences = [pair["sentence"] for pair in document["pairs"]][:PAIRS]
+    table.caption = escape("\n".join(sentences)) or None
+    table.caption_justify, table.caption_style = "left", ""
     return table
 
 
 def _short(value: float) -> str:
     scale, letter = (1e6, "M") if value >= 1e6 else (1e3, "k")
     return f"{value / scale:.1f}{letter}"
-
-
-COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
-    ("accuracy", "accuracy", "{:.4f}".format),
-    ("f1", "F1", "{:.4f}".format),
-    ("f1_macro", "macro F1", "{:.4f}".format),
-    ("loss", "loss", "{:.4f}".format),
-    ("agreement", "agree", "{:.4f}".format),
-    ("accuracy_retained", "kept", "{:.1%}".format),
-    ("parameters", "params", _short),
-    ("bytes", "bytes", _short),
-    ("examples_per_second", "rows/s", "{:,.0f}".format),
-)
 
 
 def cache_table(document: Mapping[str, Any]) -> Table | str:

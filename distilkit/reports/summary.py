@@ -1,0 +1,96 @@
+"""An evaluation as Markdown: what a pull request shows of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+MARKS = {True: "pass", False: "**fail**"}
+
+
+def markdown(document: Mapping[str, Any]) -> str:
+    """A table of the models, a sentence for each pair, and the gates."""
+    heading = f"{document['dataset']} {document['split']}, {document['rows']:,} rows"
+    columns = columns_of(document["models"])
+    lines = [
+        f"### distilkit: {heading}",
+        "",
+        _row(["model", *columns.values()]),
+        _row(["---"] * (len(columns) + 1)),
+    ]
+    for model in document["models"]:
+        lines.append(_row([f"`{model['model']}`", *(cell(model, name) for name in columns)]))
+    ends = f"{document['confidence']:.0%} bootstrap interval, {document['replicates']:,} samples"
+    lines += [
+        "",
+        f"In brackets: {ends}. {document['device']}, {document['precision']}, {document['threads']} threads.",
+    ]
+    if document["pairs"]:
+        lines += ["", *(f"- {pair['sentence']}" for pair in document["pairs"])]
+    if document["gates"]:
+        lines += ["", _row(["gate", "model", "result"]), _row(["---"] * 3)]
+        for gate in document["gates"]:
+            named = gate["kind"].replace("_", "-")
+            threshold = f"{gate['metric']}={gate['threshold']:g}"
+            lines.append(
+                _row(
+                    [f"{named} {threshold}", f"`{gate['model']}`", f"{MARKS[gate['passed']]}: {gate['why']}"]
+                )
+            )
+    return "\n".join(lines) + "\n"
+
+
+# What people read first: a figure's name, what to call it, and how to write it.
+SHOWN: dict[str, tuple[str, str]] = {
+    "accuracy": ("accuracy", "{:.4f}"),
+    "f1": ("F1", "{:.4f}"),
+    "f1_macro": ("macro F1", "{:.4f}"),
+    "ece": ("ECE", "{:.4f}"),
+    "agreement": ("agreement", "{:.4f}"),
+    "accuracy_kept": ("kept", "{:.1%}"),
+    "gap_recovered": ("gap recovered", "{:.0%}"),
+    "parameters": ("parameters", "{:,.0f}"),
+    "bytes": ("bytes", "{:,.0f}"),
+    "latency_p50_ms": ("p50 ms", "{:.1f}"),
+    "rows_per_second": ("rows/s", "{:,.0f}"),
+}
+COUNTS = ("parameters", "bytes")
+WITH_INTERVAL = ("accuracy",)
+
+
+def value(model: Mapping[str, Any], name: str) -> float | None:
+    """A figure of quality, fidelity or cost."""
+    found: float | None = model["metrics"].get(name, model["cost"].get(name))
+    return found
+
+
+def columns_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Names and titles of the figures of `SHOWN` that any of the models has."""
+    there = {
+        name: title
+        for name, (title, _) in SHOWN.items()
+        if any(value(one, name) is not None for one in models)
+    }
+    if "f1" in there:
+        there.pop("f1_macro", None)
+    return there
+
+
+def cell(model: Mapping[str, Any], name: str, count: Callable[[float], str] = "{:,.0f}".format) -> str:
+    """A figure as it is written, with its interval where that is what people ask first.
+
+    Args:
+        count: how numbers of parameters and bytes are written.
+    """
+    found = value(model, name)
+    if found is None:
+        return ""
+    if name in COUNTS:
+        return count(found)
+    form = SHOWN[name][1]
+    low, high = model["intervals"].get(name, (None, None))
+    if name not in WITH_INTERVAL or low is None:
+        return form.format(found)
+    return f"{form.format(found)} ({form.format(low)} to {form.format(high)})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"
