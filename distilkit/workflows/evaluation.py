@@ -37,6 +37,7 @@ from distilkit.reports.statistics import (
     quality,
     reliability,
 )
+from distilkit.reports.summary import markdown
 from distilkit.workflows.answering import (
     Answered,
     Loaded,
@@ -252,6 +253,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     """
     device = default_device()
     precision = resolve_precision(config.precision, device)
+    _check_outputs(config)
     loaded = [load(name, config) for name in _model_names(config)]
     before = _read_baseline(config.baseline) if config.baseline else None
     names = [one.source.name for one in loaded] + [*config.predictions, *config.endpoint]
@@ -351,6 +353,8 @@ def _home(
 
 def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> None:
     document = measured.document()
+    if config.markdown:
+        runs.write_text(config.markdown, markdown(document))
     sample = f"-{measured.rows}" if config.max_eval_samples else ""
     for score, entry in zip(measured.scores, document["models"], strict=True):
         run = score.answered.loaded.source.run if score.answered.loaded else None
@@ -360,6 +364,23 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
                 runs.write_json(file, document | {"models": [entry], "pairs": [], "gates": []})
             except OSError as error:
                 reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
+
+
+def _check_outputs(config: EvaluateConfig) -> None:
+    """Refuse a place that cannot be written to before anything is scored."""
+    if config.markdown:
+        if config.markdown.is_dir():
+            raise UserError(f"--markdown {config.markdown} is a folder. Give a file.")
+        _make_folder(config.markdown.parent, f"--markdown {config.markdown}")
+    if config.glue_submission:
+        _make_folder(config.glue_submission, f"--glue-submission {config.glue_submission}")
+
+
+def _make_folder(folder: Path, where: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{where}: {folder} cannot be made ({error.strerror}).") from None
 
 
 # --- gates ------------------------------------------------------------------------------------------------

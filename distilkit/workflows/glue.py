@@ -48,7 +48,6 @@ def submit(
     model.cpu()
     lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
     file = folder / GLUE_FILES[config.dataset]
-    folder.mkdir(parents=True, exist_ok=True)
     runs.write_text(file, "\n".join(lines) + "\n")
     reporter.note(f"written: {file}, {len(rows):,} answers; its labels are hidden, so nothing is scored")
     return file

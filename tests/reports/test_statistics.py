@@ -32,7 +32,9 @@ def answers(draw: Any) -> Answers:
     classes = draw(st.sampled_from([2, 3, 10]))
     rows = draw(st.integers(1, 40))
     one = st.just(draw(st.integers(0, classes - 1)))
-    labels = np.asarray(draw(st.lists(st.one_of(one, st.integers(0, classes - 1)), min_size=rows, max_size=rows)))
+    labels = np.asarray(
+        draw(st.lists(st.one_of(one, st.integers(0, classes - 1)), min_size=rows, max_size=rows))
+    )
     generator = np.random.default_rng(draw(st.integers(0, 10_000)))
     probabilities = generator.dirichlet(np.full(classes, 0.5), size=rows)
     if draw(st.booleans()):  # ties
@@ -86,7 +88,10 @@ def by_scikit_learn(one: Answers, weights: Any = None) -> dict[str, float]:
         )
     if all((there == number).any() for number in of):
         found["average_precision"] = np.mean(
-            [metrics.average_precision_score(labels == number, probabilities[:, number], **common) for number in of]
+            [
+                metrics.average_precision_score(labels == number, probabilities[:, number], **common)
+                for number in of
+            ]
         )
     return {name: float(value) for name, value in found.items()}
 
@@ -104,7 +109,9 @@ def test_the_figures_are_those_of_scikit_learn(one: Answers) -> None:
     import torch
 
     logits = torch.from_numpy(np.log(one.probabilities))
-    assert found["ece"] == pytest.approx(expected_calibration_error(logits, torch.from_numpy(one.labels)), abs=1e-9)
+    assert found["ece"] == pytest.approx(
+        expected_calibration_error(logits, torch.from_numpy(one.labels)), abs=1e-9
+    )
 
 
 @given(one=answers(), seed=st.integers(0, 1000))
@@ -240,7 +247,9 @@ def test_curves_are_those_of_scikit_learn(one: Answers) -> None:
 
 def test_risk_coverage_by_hand() -> None:
     """Rows of a confidence come together: no threshold parts them."""
-    one = Answers(np.asarray([1, 1, 0, 0]), np.asarray([1, 0, 0, 0]), np.asarray([0.9, 0.8, 0.8, 0.6]), None, 2)
+    one = Answers(
+        np.asarray([1, 1, 0, 0]), np.asarray([1, 0, 0, 0]), np.asarray([0.9, 0.8, 0.8, 0.6]), None, 2
+    )
     assert one.confidence is not None
     coverage, risk = risk_coverage(one, one.confidence)
     assert coverage.tolist() == [0.25, 0.75, 1.0]

@@ -1,0 +1,55 @@
+"""A file of answers is of the split's rows and classes, or it is refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_jsonl
+
+from distilkit.data.predictions import predicted, read_predictions
+from distilkit.errors import UserError
+
+NAMES = ("negative", "positive")
+
+
+def test_labels_may_be_names_short_names_or_ids(tmp_path: Path) -> None:
+    file = write_jsonl(
+        tmp_path / "a.jsonl", [{"label": "positive", "score": 0.9}, {"label": "neg", "score": 1}]
+    )
+    found = read_predictions(file, NAMES, 2)
+    assert found.answer.tolist() == [1, 0]
+    assert found.score is not None and found.score.tolist() == [0.9, 1.0]
+    assert predicted(["LABEL_1", "LABEL_0"], None, NAMES, "x").answer.tolist() == [1, 0]
+    assert predicted([1, 0], None, NAMES, "x").answer.tolist() == [1, 0]
+    assert predicted(["LABEL_1"], None, ("LABEL_1", "LABEL_0"), "x").answer.tolist() == [0]
+
+
+def test_a_csv_without_scores_is_enough(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text("id,label\n7,negative\n8,positive\n")
+    found = read_predictions(file, NAMES, 2)
+    assert found.answer.tolist() == [0, 1] and found.score is None
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([{"label": "positive"}], "1 rows, the split 2"),
+        ([{"answer": "positive"}] * 2, "no column 'label'"),
+        ([{"label": "positive"}, {"label": "good"}], "row 2: unknown label 'good'"),
+        ([{"label": "positive", "score": 0.5}, {"label": "positive", "score": 1.5}], "row 2: score 1.5"),
+        ([{"label": "positive", "score": 0.5}, {"label": "positive", "score": None}], "row 2: score None"),
+    ],
+)
+def test_what_does_not_fit_is_named(values: Any, said: str, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", values)
+    with pytest.raises(UserError, match=said) as told:
+        read_predictions(file, NAMES, 2)
+    assert "a.jsonl" in str(told.value)
+
+
+def test_a_file_that_is_not_there_or_of_another_kind_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        read_predictions(tmp_path / "a.csv", NAMES, 2)
+    with pytest.raises(UserError, match=r"\.jsonl"):
+        read_predictions(tmp_path / "a.xlsx", NAMES, 2)

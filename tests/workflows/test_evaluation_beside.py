@@ -1,0 +1,326 @@
+"""`evaluate` beyond models and accuracy: files, endpoints, intervals, cost, gates, other datasets, GLUE."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK, MakeModel, Notes, rows, write_jsonl
+
+from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
+from distilkit.engine import cost
+from distilkit.reports.statistics import Answers, quality
+from distilkit.runs import Run
+from distilkit.workflows.evaluation import check_gates
+
+LABELS = [row["label"] for row in rows(1)]
+
+
+@pytest.fixture(scope="module")
+def students(sst2_dir: Path, teacher_run: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """A BiLSTM that was distilled, and the same that had labels alone; neither is any good."""
+    sizes: dict[str, Any] = {"hidden_size": 6, "embedding_size": 6, "dataset": "sst2", "data_dir": sst2_dir}
+    folder = tmp_path_factory.mktemp("runs")
+    options = QUICK | sizes | {"teacher": str(teacher_run.path)}
+    distilled = distill(DistillConfig(**options, alpha=0, output_dir=folder / "distilled"))
+    return distilled, distill(
+        DistillConfig(**(options | {"epochs": 1}), alpha=1, output_dir=folder / "labels")
+    )
+
+
+@pytest.fixture
+def config(sst2_dir: Path) -> Any:
+    """`config(*models, **options)`: SST-2's layout in fp32, without latency."""
+
+    def make(*models: Run | Path, **options: Any) -> EvaluateConfig:
+        names = tuple(str(one.path) if isinstance(one, Run) else str(one) for one in models)
+        known: dict[str, Any] = {
+            "dataset": "sst2",
+            "data_dir": sst2_dir,
+            "precision": "fp32",
+            "latency": False,
+        }
+        return EvaluateConfig(models=names, **(known | options))
+
+    return make
+
+
+def says(folder: Path, answers: list[Any], scores: list[float] | None = None) -> str:
+    """A predictions file."""
+    values = [{"label": answer} for answer in answers]
+    for value, score in zip(values, scores or [], strict=False):
+        value["score"] = score
+    return str(write_jsonl(folder / f"answers-{len(list(folder.iterdir()))}.jsonl", values))
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_answers_is_scored_as_they_stand(config: Any, tmp_path: Path) -> None:
+    answers = [1 - LABELS[0], *LABELS[1:]]
+    score, unsure = evaluate(
+        config(predictions=(says(tmp_path, answers, [0.75] * 8), says(tmp_path, answers)))
+    ).scores
+    assert score.value("accuracy") == unsure.value("accuracy") == 7 / 8
+    assert score.value("loss") == pytest.approx(-(7 * np.log(0.75) + np.log(0.25)) / 8)
+    assert score.value("ece") == pytest.approx(7 / 8 - 0.75)
+    assert unsure.value("loss") is None and unsure.value("ece") is None
+    assert score.value("parameters") is None and score.value("rows_per_second") is None
+
+
+def test_a_file_may_be_the_teacher(config: Any, teacher_run: Run, tmp_path: Path) -> None:
+    file = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
+    student, teacher = evaluate(config(teacher_run, predictions=(file,), teacher=file)).scores
+    assert teacher.model == file and student.teacher == file
+    answers = student.answered.answers.answer
+    assert student.value("agreement") == (answers == teacher.answered.answers.answer).mean()
+    assert student.value("kl") is None, "the file said no probabilities"
+
+
+def test_the_document_of_a_file_is_whole(config: Any, tmp_path: Path) -> None:
+    """What is not known of it is null, not missing: a script reads the same keys of every model."""
+    document = evaluate(config(predictions=(says(tmp_path, LABELS),))).document()
+    (entry,) = json.loads(json.dumps(document))["models"]
+    assert (entry["kind"], entry["architecture"], entry["inputs"], entry["coverage"]) == (
+        *("predictions", None, None, None),
+    )
+    assert entry["confusion"] == [[4, 0], [0, 4]] and entry["right"] == "1" * 8
+    assert entry["mistakes"] == []
+
+
+# --- intervals, pairs, fidelity ---------------------------------------------------------------------------
+
+
+def test_every_figure_is_within_its_interval_and_the_seed_decides_it(config: Any, students: Any) -> None:
+    first, again, other = (
+        evaluate(config(students[0], seed=seed)).document()["models"][0] for seed in (1, 1, 2)
+    )
+    assert first["intervals"] == again["intervals"] != other["intervals"]
+    for name, (low, high) in first["intervals"].items():
+        assert low <= first["metrics"][name] <= high or name == "ece", name
+
+
+def test_pairs_are_told_in_words(config: Any, teacher_run: Run, tmp_path: Path) -> None:
+    wrong = says(tmp_path, [1 - label for label in LABELS])
+    right, same = says(tmp_path, LABELS), says(tmp_path, LABELS)
+    document = evaluate(config(predictions=(right, wrong, same))).document()
+    told = {(pair["first"], pair["second"]): pair for pair in document["pairs"]}
+    assert told[right, wrong]["only_first"] == 8 and told[right, wrong]["p_value"] == 2 / 2**8
+    assert told[right, wrong]["sentence"].startswith(f"{right} is better than {wrong} on 8 rows")
+    assert "same 8 rows right" in told[right, same]["sentence"]
+    nearly = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
+    (pair,) = evaluate(config(predictions=(right, nearly))).document()["pairs"]
+    assert "no evidence of a difference on 8 rows" in pair["sentence"]
+    assert pair["difference"]["value"] == -1 / 8
+
+
+def test_the_gap_recovered_is_the_way_from_labels_alone_to_the_teacher(config: Any, tmp_path: Path) -> None:
+    def missing(number: int) -> str:
+        return says(tmp_path, [1 - label for label in LABELS[:number]] + LABELS[number:])
+
+    base, student, teacher = missing(4), missing(2), missing(1)
+    files = (student, base, teacher)
+    scores = evaluate(config(predictions=files, teacher=teacher, labels_only=base)).scores
+    assert scores[0].value("gap_recovered") == pytest.approx(2 / 3)
+    assert scores[0].value("accuracy_kept") == pytest.approx(6 / 7)
+    assert scores[0].labels_only == base
+    assert scores[1].value("gap_recovered") is None and scores[2].value("agreement") is None
+
+
+def test_the_run_at_alpha_1_is_where_the_gap_begins(config: Any, teacher_run: Run, students: Any) -> None:
+    distilled, labels = students
+    scores = {score.model: score for score in evaluate(config(distilled, labels, teacher_run)).scores}
+    assert scores[str(distilled.path)].labels_only == str(labels.path)
+    assert scores[str(labels.path)].labels_only is None
+
+
+def test_kl_is_that_of_the_teacher_to_the_student(config: Any, teacher_run: Run, students: Any) -> None:
+    student, teacher = evaluate(config(students[0], teacher_run)).scores
+    one, other = (torch.from_numpy(score.answered.answers.probabilities) for score in (student, teacher))
+    expected = torch.nn.functional.kl_div(one.log(), other, reduction="batchmean")
+    assert student.value("kl") == pytest.approx(float(expected))
+
+
+# --- calibration, slices, inputs, home --------------------------------------------------------------------
+
+
+def test_what_temperature_scaling_did_is_undone_for_comparison(
+    config: Any, students: Any, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(students[0].path, tmp_path / "run"))
+    metrics = json.loads((run / "metrics.json").read_text())
+    temperature = {"temperature": 2.0}
+    (run / "metrics.json").write_text(json.dumps(metrics | {"calibration": temperature}))
+    measured = evaluate(config(run))
+    answers = measured.scores[0].answered.answers
+    before = torch.from_numpy(np.log(answers.probabilities)) * 2
+    expected = torch.nn.functional.cross_entropy(before, torch.from_numpy(answers.labels))
+    calibration = measured.document()["models"][0]["calibration"]
+    assert calibration["temperature"] == 2.0
+    assert calibration["loss_unscaled"] == pytest.approx(float(expected))
+    assert calibration["loss_unscaled"] != measured.scores[0].value("loss")
+
+
+def test_slices_cover_every_row_once_by_length_and_once_by_class(config: Any, students: Any) -> None:
+    entry = evaluate(config(students[0])).document()["models"][0]
+    lengths = [part for part in entry["slices"] if part["slice"].endswith("words")]
+    classes = [part for part in entry["slices"] if part["slice"].startswith("label")]
+    assert sum(part["rows"] for part in lengths) == sum(part["rows"] for part in classes) == 8
+    for part in lengths + classes:
+        assert 0 <= part["low"] <= part["accuracy"] <= part["high"] <= 1
+
+
+def test_mistakes_are_the_surest_wrong_answers(config: Any, tmp_path: Path) -> None:
+    answers = [1 - label for label in LABELS[:3]] + LABELS[3:]
+    file = says(tmp_path, answers, [0.6, 0.9, 0.7, *[0.99] * 5])
+    entry = evaluate(config(predictions=(file,))).document()["models"][0]
+    assert [one["row"] for one in entry["mistakes"]] == [1, 2, 0]
+    assert entry["mistakes"][0]["text"] == rows(1)[1]["sentence"]
+    assert entry["coverage"][-1]["accuracy"] == 1.0 and entry["coverage"][0]["accuracy"] == 5 / 8
+
+
+def test_another_dataset_is_set_beside_the_one_it_was_trained_on(
+    config: Any, students: Any, tmp_path: Path
+) -> None:
+    values = [{"text": "zyzzyva " * 20, "label": row["label"]} for row in rows(1)]
+    data = write_jsonl(tmp_path / "imdb" / "test.jsonl", values).parent
+    measured = evaluate(config(students[0], dataset="imdb", data_dir=data, split="test"))
+    (entry,) = measured.document()["models"]
+    home = entry["home"]
+    assert home["dataset"] == "sst2"
+    assert home["accuracy"] == students[0].metrics["validation"]["accuracy"]
+    assert home["drop"] == home["accuracy"] - entry["metrics"]["accuracy"]
+    assert home["inputs"]["truncated"] == 0 and entry["inputs"]["truncated"] == 1
+    assert home["inputs"]["unknown"] < entry["inputs"]["unknown"]
+    assert evaluate(config(students[0])).scores[0].home is None
+
+
+# --- cost -------------------------------------------------------------------------------------------------
+
+
+def test_latency_is_of_single_rows_and_can_be_left_out(
+    config: Any, teacher_run: Run, students: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "PATIENCE", 0.0)
+    student, teacher = evaluate(config(students[0], teacher_run, latency=True)).document()["models"]
+    for entry in (student, teacher):
+        figures = [entry["cost"][f"latency_{name}_ms"] for name in ("p50", "p95", "p99")]
+        assert 0 < figures[0] <= figures[1] <= figures[2]
+        assert entry["cost"]["peak_memory_bytes"] > 0
+    assert student["cost"]["speed_up"]["latency_p50_ms"] == pytest.approx(
+        teacher["cost"]["latency_p50_ms"] / student["cost"]["latency_p50_ms"]
+    )
+    assert evaluate(config(students[0])).scores[0].value("latency_p50_ms") is None
+
+
+def test_threads_are_as_told_and_put_back(config: Any, students: Any) -> None:
+    before = torch.get_num_threads()
+    assert evaluate(config(students[0], threads=1)).document()["threads"] == 1
+    assert torch.get_num_threads() == before
+
+
+# --- gates ------------------------------------------------------------------------------------------------
+
+
+def test_gates_hold_upper_bounds_too(config: Any, students: Any) -> None:
+    size = students[0].metrics["parameters"]
+    check_gates(evaluate(config(students[0], fail_over=(f"parameters={size}",))))
+    with pytest.raises(GateMissed, match="parameters"):
+        check_gates(evaluate(config(students[0], fail_over=(f"parameters={size - 1}",))))
+
+
+def test_a_gate_that_would_hold_nothing_is_an_error(config: Any, tmp_path: Path, students: Any) -> None:
+    with pytest.raises(UserError, match="ece"):
+        evaluate(config(predictions=(says(tmp_path, LABELS),), fail_over=("ece=0.1",)))
+    with pytest.raises(UserError, match="--no-latency"):
+        evaluate(config(students[0], fail_over=("latency_p95_ms=5",)))
+    with pytest.raises(UserError, match="did you mean accuracy"):
+        config(students[0], fail_under=("acuracy=0.5",))
+
+
+def test_a_baseline_fails_what_is_significantly_worse(config: Any, tmp_path: Path) -> None:
+    good, bad = says(tmp_path, LABELS), says(tmp_path, [1 - label for label in LABELS])
+    one_off = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
+    baseline = tmp_path / "baseline.json"
+    baseline.write_text(json.dumps(evaluate(config(predictions=(good,))).document()))
+    with pytest.raises(GateMissed, match="significantly below the baseline's 1.0000"):
+        check_gates(evaluate(config(predictions=(bad,), baseline=baseline)))
+    check_gates(evaluate(config(predictions=(one_off,), baseline=baseline)))
+    check_gates(evaluate(config(predictions=(good, bad), baseline=baseline)))  # held against its own name
+
+
+def test_a_baseline_of_other_rows_or_models_is_an_error(config: Any, tmp_path: Path) -> None:
+    good, other = says(tmp_path, LABELS), says(tmp_path, LABELS)
+    baseline = tmp_path / "baseline.json"
+    document = evaluate(config(predictions=(good,))).document()
+    baseline.write_text(json.dumps(document | {"fingerprint": "other"}))
+    with pytest.raises(UserError, match="other rows"):
+        evaluate(config(predictions=(good,), baseline=baseline))
+    baseline.write_text(json.dumps(document))
+    with pytest.raises(UserError, match="none of these is scored here"):
+        evaluate(config(predictions=(other, other.replace("2", "1")), baseline=baseline))
+    baseline.write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        evaluate(config(predictions=(good,), baseline=baseline))
+    baseline.write_text('{"schema": "distilkit.evaluation/1"}')
+    with pytest.raises(UserError, match="anew"):
+        evaluate(config(predictions=(good,), baseline=baseline))
+
+
+# --- what else is written ---------------------------------------------------------------------------------
+
+
+def test_the_markdown_names_models_pairs_and_gates(
+    config: Any, students: Any, teacher_run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "deep" / "summary.md"
+    evaluate(config(students[0], teacher_run, fail_under=("accuracy=0.99",), markdown=file))
+    text = file.read_text()
+    assert f"`{students[0].path}`" in text and "fail" in text and "bootstrap" in text
+    with pytest.raises(UserError, match="is a folder"):
+        evaluate(config(students[0], markdown=tmp_path))
+
+
+def test_a_glue_submission_answers_the_hidden_test_split(
+    config: Any, teacher_run: Run, tmp_path: Path
+) -> None:
+    reporter = Notes()
+    evaluate(config(teacher_run, glue_submission=tmp_path / "glue"), reporter)
+    lines = (tmp_path / "glue" / "SST-2.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction"
+    assert [line.split("\t")[0] for line in lines[1:]] == [str(number) for number in range(len(lines) - 1)]
+    assert {line.split("\t")[1] for line in lines[1:]} <= {"0", "1"} and len(lines) > 1
+    assert any("SST-2.tsv" in note for note in reporter.notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "nothing to score"),
+        ({"glue_submission": "x", "predictions": ("a.csv",)}, "one model"),
+        ({"predictions": ("a.csv",), "concurrency": 2}, "--concurrency"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(config: Any, options: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        config(**options)
+
+
+def test_ten_classes_and_a_split_without_names(make_bert: MakeModel, tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(10)]
+    values = [{"text": "no fun at all", "label": names[number % 10]} for number in range(20)]
+    data = write_jsonl(tmp_path / "data" / "test.jsonl", values).parent
+    model = make_bert(names=tuple(names))
+    common: dict[str, Any] = {"data_dir": data, "split": "test", "precision": "fp32", "latency": False}
+    (score,) = evaluate(EvaluateConfig(models=(str(model),), **common)).scores
+    probabilities = score.answered.answers.probabilities
+    assert probabilities is not None and probabilities.shape == (20, 10)
+    expected = quality(Answers.of(probabilities, score.answered.answers.labels), np.ones((1, 20)))
+    assert score.value("brier") == expected["brier"][0]
+    assert score.value("f1") is None
+    file = says(tmp_path, [value["label"] for value in values], [0.5] * 20)
+    (alone,) = evaluate(EvaluateConfig(predictions=(file,), **common)).scores
+    assert alone.value("accuracy") == 1.0 and alone.value("loss") is None and alone.value("ece") == 0.5
