@@ -209,7 +209,7 @@ def test_what_is_not_defined_has_neither_figure_nor_interval() -> None:
 @settings(max_examples=80, deadline=None)
 def test_mcnemar_is_the_exact_binomial_test(table: tuple[int, int, int, int]) -> None:
     """As statsmodels' `mcnemar(table, exact=True)`: twice the smaller tail, at most 1."""
-    both, first, second, neither = table
+    _, first, second, _ = table
     if sum(table) == 0:
         return
     one = np.repeat([1, 1, 0, 0], table)
