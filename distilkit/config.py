@@ -449,7 +449,9 @@ class EvaluateConfig(DataConfig):
         help="File of somebody else's answers, repeatable: .csv, .jsonl … with label and score, a row each.",
     )
     endpoint: Strings = option(
-        (), panel="Model", help='URL that answers {"inputs": [...]} with labels and scores, repeatable.'
+        (),
+        panel="Model",
+        help="URL of a classifier, repeatable: inputs in, labels and scores out, as Hugging Face's endpoints do.",
     )
     teacher: str | None = option(
         None,
@@ -652,31 +654,38 @@ class CachePruneConfig:
     all: bool = option(False, panel="Cache", help="Remove every entry.")
 
 
-QUALITY = (
+# Figures of `evaluate` by which way is better.
+HIGHER: tuple[str, ...] = (
     *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
-    *("roc_auc", "average_precision", "loss", "brier", "ece"),
+    *("roc_auc", "average_precision", "agreement", "accuracy_kept", "gap_recovered", "rows_per_second"),
+)
+LOWER: tuple[str, ...] = (
+    *("loss", "brier", "ece", "kl", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
+    *("parameters", "parameters_without_embeddings", "bytes", "peak_memory_bytes"),
 )
 FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
-COST = (
-    *("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes"),
-    *("latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
-)
-GATE_METRICS = (*QUALITY, *FIDELITY, *COST)
 
 
 def gates(given: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], ...]:
-    """`("accuracy=0.85",)` as `(("accuracy", 0.85),)`. Raises `ValueError` naming the part that is wrong."""
+    """`("accuracy=0.85",)` as `(("accuracy", 0.85),)`. Raises `ValueError` naming the part that is wrong.
+
+    Args:
+        option_name: `--fail-under`, for figures of which more is better, or `--fail-over` for the others.
+    """
+    known, others, other = HIGHER, LOWER, "--fail-over"
+    if option_name == other:
+        known, others, other = LOWER, HIGHER, "--fail-under"
     parsed = []
     for gate in given:
         metric, equals, value = gate.partition("=")
-        if not equals or metric not in GATE_METRICS:
-            close = difflib.get_close_matches(metric, GATE_METRICS, n=1)
+        if metric in others:
+            raise ValueError(f"{option_name} {gate}: that would hold what is good. Use {other} {gate}")
+        if not equals or metric not in known:
+            close = difflib.get_close_matches(metric, known, n=1)
             hint = (
-                f"did you mean {close[0]}=…?"
-                if close
-                else f"write METRIC=VALUE with one of {', '.join(GATE_METRICS)}"
+                f"Did you mean {close[0]}=NUMBER?" if close and close[0] != metric else "Write METRIC=VALUE"
             )
-            raise ValueError(f"{option_name} {gate}: {hint}")
+            raise ValueError(f"{option_name} {gate}: {hint}; the metrics are {', '.join(known)}")
         try:
             threshold = float(value)
         except ValueError:

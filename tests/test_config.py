@@ -398,7 +398,7 @@ def test_a_config_is_frozen_so_that_what_is_saved_is_what_was_run() -> None:
 
 
 def test_gates_are_read_as_metric_and_threshold() -> None:
-    assert gates(("accuracy=0.85", "f1=1e-1")) == (("accuracy", 0.85), ("f1", 0.1))
+    assert gates(("accuracy=0.85", "f1=1e-1"), "--fail-under") == (("accuracy", 0.85), ("f1", 0.1))
 
 
 @pytest.mark.parametrize(
@@ -406,7 +406,7 @@ def test_gates_are_read_as_metric_and_threshold() -> None:
 )
 def test_a_gate_that_could_never_fail_or_never_hold_is_refused(gate: str) -> None:
     with pytest.raises(ValueError, match=f"--fail-under {gate}"):
-        gates((gate,))
+        gates((gate,), "--fail-under")
 
 
 def test_a_rule_has_its_own_defaults_and_pairs_fewer_variants() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from distilkit import runs
-from distilkit.config import COST, FIDELITY, DistillConfig, EvaluateConfig, gates
+from distilkit.config import FIDELITY, DistillConfig, EvaluateConfig, gates
 from distilkit.data import datasets
 from distilkit.data.datasets import TextData
 from distilkit.data.files import read_through
@@ -50,6 +50,8 @@ from distilkit.workflows.answering import (
 from distilkit.workflows.glue import submit
 
 SCHEMA = "distilkit.evaluation/2"
+# Beside latency, by the names that gates use.
+COSTS = ("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes")
 SNIPPET = 300  # characters of a text that is shown
 
 
@@ -101,9 +103,9 @@ class Score:
     def costs(self) -> dict[str, float | None]:
         """Figures of cost, by the names that gates use."""
         cost = self.answered.cost
-        found = {name: getattr(cost, name, None) for name in COST}
-        if cost.latency:
-            found |= {f"latency_{name}_ms": getattr(cost.latency, name) for name in ("p50", "p95", "p99")}
+        found = {name: getattr(cost, name, None) for name in COSTS}
+        for name in ("p50", "p95", "p99"):
+            found[f"latency_{name}_ms"] = getattr(cost.latency, name) if cost.latency else None
         return found
 
 

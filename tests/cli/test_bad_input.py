@@ -161,7 +161,7 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     (("distill", "--alpha", "1", *OUT), ("--dataset", "--data-dir")),
     (("distill", "-d", "sst2", "--data-dir", "data", *OUT), ("alpha 0.5", "--teacher")),
     (STUDENT[:-2], ("--output-dir is missing",)),
-    (("evaluate", "-d", "sst2", "--data-dir", "data"), ("MODELS",)),
+    (("evaluate", "-d", "sst2", "--data-dir", "data"), ("nothing to score", "--predictions")),
     ((*STUDENT, "--student", "tinybert", "--vocabulary", "words"), ("--vocabulary", "tinybert")),
     ((*STUDENT, "--student", "tinybert", "--hidden-size", "24"), ("--hidden-size 24", "--init random")),
     ((*STUDENT, "--init", "pretrained"), ("--init pretrained", "bilstm")),
@@ -657,7 +657,9 @@ def test_a_gate_that_is_missed_exits_with_3_and_one_that_is_met_with_0(call: Cal
     assert [gate["passed"] for gate in json.loads(missed.out)["gates"]] == [True, False]
     assert missed.err.count("error: ") == 1 and "teacher: f1_macro" in missed.err and "1.01" in missed.err
     assert "Traceback" not in missed.err
-    exact = call(*EVALUATE, "--fail-under", f"accuracy={document['models'][0]['accuracy']!r}", "--quiet")
+    exact = call(
+        *EVALUATE, "--fail-under", f"accuracy={document['models'][0]['metrics']['accuracy']!r}", "--quiet"
+    )
     assert (exact.code, exact.out) == (0, ""), "a threshold that is reached exactly is met"
     assert tree(here) == before
 

@@ -157,16 +157,25 @@ def test_the_evaluation_table_names_its_models_and_cuts_nothing(
     from distilkit.cli.output import Output, evaluation_table
 
     monkeypatch.setenv("COLUMNS", columns)
-    numbers = {"accuracy": 0.9, "f1": 0.9, "f1_macro": 0.9, "loss": 0.3, "parameters": 22_713_986}
-    numbers |= {
-        "bytes": 90_867_952,
-        "examples_per_second": 1234.5,
-        "agreement": 0.95,
-        "accuracy_retained": 0.97,
-    }
+    metrics = {"accuracy": 0.9, "f1": 0.9, "f1_macro": 0.9, "agreement": 0.95, "accuracy_kept": 0.97}
+    cost = {"parameters": 22_713_986, "bytes": 90_867_952, "rows_per_second": 1234.5}
+    numbers = {"metrics": metrics, "intervals": {"accuracy": [0.88, 0.92]}, "cost": cost}
     models = [{"model": f"runs/sst2-a-rather-long-name-{i}", **numbers} for i in range(2)]
     document = {"dataset": "sst2", "split": "validation", "rows": 872, "precision": "bf16", "models": models}
+    document["pairs"] = [
+        {"sentence": "one is better than the other, or so it seems to all who have looked at it."}
+    ]
     Output().result(document, evaluation_table(document))
     printed = capsys.readouterr().out
-    for text in ("runs/sst2-a-rather-long-name-1", "22.7M", "90.9M", "1,234", "97.0%", "0.9500", "rows/s"):
+    for text in (
+        "runs/sst2-a-rather-long-name-1",
+        "(0.8800 to 0.9200)",
+        "22.7M",
+        "90.9M",
+        "1,234",
+        "97.0%",
+        "0.9500",
+        "rows/s",
+        "looked at it.",
+    ):
         assert text in printed

@@ -237,7 +237,7 @@ def test_a_gate_that_would_hold_nothing_is_an_error(config: Any, tmp_path: Path,
         evaluate(config(predictions=(says(tmp_path, LABELS),), fail_over=("ece=0.1",)))
     with pytest.raises(UserError, match="--no-latency"):
         evaluate(config(students[0], fail_over=("latency_p95_ms=5",)))
-    with pytest.raises(UserError, match="did you mean accuracy"):
+    with pytest.raises(UserError, match="Did you mean accuracy=NUMBER"):
         config(students[0], fail_under=("acuracy=0.5",))
 
 
