@@ -451,7 +451,7 @@ class EvaluateConfig(DataConfig):
     endpoint: Strings = option(
         (),
         panel="Model",
-        help="URL of a classifier, repeatable: inputs in, labels and scores out, as Hugging Face's endpoints do.",
+        help="Classifier behind a URL, repeatable: inputs in, labels and scores out, as Hugging Face's endpoints.",
     )
     teacher: str | None = option(
         None,
