@@ -451,7 +451,7 @@ class EvaluateConfig(DataConfig):
     endpoint: Strings = option(
         (),
         panel="Model",
-        help="Classifier behind a URL, repeatable: inputs in, labels and scores out, as Hugging Face's endpoints.",
+        help="Classifier behind a URL, repeatable: inputs in, labels and scores out.",
     )
     teacher: str | None = option(
         None,
