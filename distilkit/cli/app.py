@@ -81,12 +81,12 @@ def augment(config: AugmentConfig, output: Output) -> None:
 @with_options(EvaluateConfig)
 def evaluate(config: EvaluateConfig, output: Output) -> None:
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
-    from distilkit.workflows import evaluation
+    from distilkit.workflows import evaluation, gating
 
     with output:
         result = evaluation.evaluate(config, output)
     output.result(result.document(), out.evaluation_table(result.document()))
-    evaluation.check_gates(result)
+    gating.check_gates(result)
 
 
 cache = typer.Typer(

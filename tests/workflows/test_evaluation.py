@@ -15,7 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
 from distilkit.engine import inference
 from distilkit.runs import Run
-from distilkit.workflows.evaluation import SCHEMA, check_gates
+from distilkit.workflows.gating import check_gates
+from distilkit.workflows.measured import SCHEMA
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, dist
 from distilkit.engine import cost
 from distilkit.reports.statistics import Answers, quality
 from distilkit.runs import Run
-from distilkit.workflows.evaluation import check_gates
+from distilkit.workflows.gating import check_gates
 
 LABELS = [row["label"] for row in rows(1)]
 

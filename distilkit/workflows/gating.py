@@ -1,0 +1,117 @@
+"""The gates of `evaluate`: thresholds and an earlier evaluation, held against what was measured."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from distilkit.config import FIDELITY, EvaluateConfig, gates
+from distilkit.errors import GateMissed, UserError
+from distilkit.reports.statistics import CONFIDENCE, mcnemar
+from distilkit.workflows.answering import Loaded
+from distilkit.workflows.measured import SCHEMA, Evaluation, Gate, Score
+
+
+def check_gates(measured: Evaluation) -> None:
+    """Raises `GateMissed` naming every gate that was not reached."""
+    missed = [f"{gate.model}: {gate.why}" for gate in measured.gates if not gate.passed]
+    if missed:
+        raise GateMissed("; ".join(missed))
+
+
+def _asked(config: EvaluateConfig) -> list[tuple[Literal["fail_under", "fail_over"], str, float]]:
+    under = [("fail_under", *gate) for gate in gates(config.fail_under, "--fail-under")]
+    over = [("fail_over", *gate) for gate in gates(config.fail_over, "--fail-over")]
+    found: Any = under + over
+    return list(found)
+
+
+def check_gates_can_be_met(config: EvaluateConfig, loaded: list[Loaded], teachers: list[int | None]) -> None:
+    """Refuse, before anything is scored, a threshold on what no model here will have."""
+    classes = len(loaded[0].names) if loaded else 0
+    for kind, metric, threshold in _asked(config):
+        if metric in FIDELITY and not any(teacher is not None for teacher in teachers):
+            why = "no model here has a teacher to compare with. Put it among the models, or give --teacher."
+        elif metric in ("f1", "precision", "recall") and classes > 2:
+            why = f"it is for two classes, and there are {classes}. Use {metric}_macro."
+        elif metric.startswith("latency") and not config.latency:
+            why = "--no-latency leaves it out. Drop one of the two."
+        else:
+            continue
+        raise UserError(f"--{kind.replace('_', '-')} {metric}={threshold:g}: {why}")
+
+
+def hold(config: EvaluateConfig, measured: Evaluation, before: dict[str, Any] | None) -> tuple[Gate, ...]:
+    """Every gate that `config` asks for, held against what was measured, and against a baseline.
+
+    Raises:
+        UserError: when one would hold nothing.
+    """
+    return (*_thresholds(config, measured.scores), *_against(before, measured, config))
+
+
+def _thresholds(config: EvaluateConfig, scores: tuple[Score, ...]) -> list[Gate]:
+    held = []
+    for kind, metric, threshold in _asked(config):
+        known = [(score.model, value) for score in scores if (value := score.value(metric)) is not None]
+        if not known:
+            raise UserError(
+                f"--{kind.replace('_', '-')} {metric}={threshold:g}: no model here has it on this split, "
+                "so the gate would hold nothing. Leave it out."
+            )
+        for model, value in known:
+            passed = value >= threshold if kind == "fail_under" else value <= threshold
+            side = "under" if kind == "fail_under" else "over"
+            why = f"{metric} {value:.4g} is {'not ' if passed else ''}{side} {threshold:g}"
+            held.append(Gate(model, kind, metric, threshold, value, passed, why))
+    return held
+
+
+def read_baseline(file: Path) -> dict[str, Any]:
+    """An earlier evaluation's document. Raises `UserError` when the file holds none."""
+    try:
+        document: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--baseline {file} cannot be read: {error}. Give what evaluate --json wrote."
+        ) from None
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise UserError(f"--baseline {file} is not {SCHEMA}. Make it anew with evaluate --json.")
+    return document
+
+
+def _against(before: dict[str, Any] | None, measured: Evaluation, config: EvaluateConfig) -> list[Gate]:
+    """Every model against the one of its name in the baseline, or the only one there is, row by row."""
+    if before is None:
+        return []
+    if before["fingerprint"] != measured.fingerprint:
+        raise UserError(
+            f"--baseline {config.baseline} is of other rows ({before['dataset']} {before['split']}, "
+            f"{before['rows']:,}) than these ({measured.data.name} {measured.split}, {measured.rows:,}). "
+            "Evaluate the same split, or make the baseline anew."
+        )
+    entries = {entry["model"]: entry for entry in before["models"]}
+    held = []
+    for score in measured.scores:
+        entry = entries.get(score.model)
+        if entry is None and len(entries) == len(measured.scores) == 1:
+            (entry,) = entries.values()
+        if entry is None:
+            continue
+        right = np.asarray(list(entry["right"])) == "1"
+        test = mcnemar(right, score.answered.answers.right)
+        accuracy = score.value("accuracy")
+        assert accuracy is not None
+        worse = test.only_first > test.only_second and test.p_value < 1 - CONFIDENCE
+        why = (
+            f"accuracy {accuracy:.4f} is {'' if worse else 'not '}significantly below "
+            f"the baseline's {right.mean():.4f} (McNemar, p = {test.p_value:.3g})"
+        )
+        held.append(Gate(score.model, "baseline", "accuracy", float(right.mean()), accuracy, not worse, why))
+    if not held:
+        raise UserError(
+            f"--baseline {config.baseline} has {', '.join(entries)}, and none of these is scored here. "
+            "Name models as they are named there."
+        )
+    return held
