@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from sklearn import metrics
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from distilkit.engine.metrics import expected_calibration_error
 from distilkit.reports import statistics
@@ -106,12 +108,21 @@ def test_the_figures_are_those_of_scikit_learn(one: Answers) -> None:
     assert set(found) == set(expected) | {"ece"}
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, abs=1e-9, nan_ok=True), name
-    import torch
-
+    labels = torch.from_numpy(one.labels)
     logits = torch.from_numpy(np.log(one.probabilities))
-    assert found["ece"] == pytest.approx(
-        expected_calibration_error(logits, torch.from_numpy(one.labels)), abs=1e-9
-    )
+    assert found["ece"] == pytest.approx(expected_calibration_error(logits, labels), abs=1e-9)
+
+
+def test_the_calibration_error_is_that_of_torchmetrics() -> None:
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        probabilities = generator.dirichlet(np.ones(4), size=200)
+        labels = generator.integers(4, size=200)
+        expected = multiclass_calibration_error(
+            torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=4, n_bins=15, norm="l1"
+        )
+        found = quality(Answers.of(probabilities, labels), once(200))["ece"][0]
+        assert found == pytest.approx(float(expected), abs=1e-6)
 
 
 @given(one=answers(), seed=st.integers(0, 1000))
@@ -208,17 +219,16 @@ def test_what_is_not_defined_has_neither_figure_nor_interval() -> None:
 @given(table=st.tuples(*[st.integers(0, 60)] * 4))
 @settings(max_examples=80, deadline=None)
 def test_mcnemar_is_the_exact_binomial_test(table: tuple[int, int, int, int]) -> None:
-    """As statsmodels' `mcnemar(table, exact=True)`: twice the smaller tail, at most 1."""
-    _, first, second, _ = table
+    """As statsmodels has it: twice the smaller tail, at most 1."""
+    both, first, second, neither = table
     if sum(table) == 0:
         return
     one = np.repeat([1, 1, 0, 0], table)
     two = np.repeat([1, 0, 1, 0], table)
     found = mcnemar(one, two)
     assert (found.only_first, found.only_second) == (first, second)
-    fewer = min(first, second)
-    expected = min(1.0, 2 * stats.binom.cdf(fewer, first + second, 0.5)) if first + second else 1.0
-    assert found.p_value == pytest.approx(expected)
+    expected = statsmodels_mcnemar([[both, first], [second, neither]], exact=True).pvalue
+    assert found.p_value == pytest.approx(expected if first + second else 1.0)
 
 
 def test_mcnemar_refuses_answers_to_other_rows() -> None:
