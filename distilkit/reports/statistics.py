@@ -58,11 +58,9 @@ class Answers:
         return right
 
     @cached_property
-    def cells(self) -> Floats:
-        """`[N, C * C]`, 1 in the cell of the confusion matrix that the row falls in."""
-        table = np.zeros((len(self.labels), self.classes**2))
-        table[np.arange(len(table)), self.labels * self.classes + self.answer] = 1
-        return table
+    def cells(self) -> Integers:
+        """`[N]`: which cell of the confusion matrix, read row by row, a row falls in."""
+        return self.labels * self.classes + self.answer
 
     @cached_property
     def scores(self) -> Floats:
@@ -84,8 +82,10 @@ class Answers:
 
 def confusion(answers: Answers, counts: Floats) -> Floats:
     """`[B, C, C]`: rows of label i that were answered j."""
-    table: Floats = (counts @ answers.cells).reshape(len(counts), answers.classes, answers.classes)
-    return table
+    size = answers.classes**2
+    cells = answers.cells + size * np.arange(len(counts))[:, None]
+    table: Floats = np.bincount(cells.ravel(), counts.ravel(), minlength=size * len(counts))
+    return table.reshape(len(counts), answers.classes, answers.classes)
 
 
 def quality(answers: Answers, counts: Floats) -> dict[str, Floats]:
