@@ -84,7 +84,7 @@ def confusion(answers: Answers, counts: Floats) -> Floats:
     """`[B, C, C]`: rows of label i that were answered j."""
     size = answers.classes**2
     cells = answers.cells + size * np.arange(len(counts))[:, None]
-    table: Floats = np.bincount(cells.ravel(), counts.ravel(), minlength=size * len(counts))
+    table: Floats = np.bincount(cells.ravel(), weights=counts.ravel(), minlength=size * len(counts))
     return table.reshape(len(counts), answers.classes, answers.classes)
 
 
