@@ -84,8 +84,8 @@ def confusion(answers: Answers, counts: Floats) -> Floats:
     """`[B, C, C]`: rows of label i that were answered j."""
     size = answers.classes**2
     cells = answers.cells + size * np.arange(len(counts))[:, None]
-    table: Floats = np.bincount(cells.ravel(), weights=counts.ravel(), minlength=size * len(counts))
-    return table.reshape(len(counts), answers.classes, answers.classes)
+    table = np.bincount(cells.ravel(), weights=counts.ravel(), minlength=size * len(counts))
+    return table.astype(np.float64).reshape(len(counts), answers.classes, answers.classes)
 
 
 def quality(answers: Answers, counts: Floats) -> dict[str, Floats]:
