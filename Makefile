@@ -57,6 +57,7 @@ bench: install ## Measure against other tools, some 25 minutes on 2 cores; write
 	$(BENCH).sweep --rows 2000 --sampled 1
 	$(BENCH).augmentation
 	$(BENCH).memory --tiny-teacher --small-student --sizes 10000 40000
+	$(BENCH).reviews --rows 5000
 	$(BENCH).growth --rows 4096
 	$(BENCH).step_profile
 	$(BENCH).report

@@ -18,6 +18,7 @@ ORDER = (
     "augmentation",
     "startup",
     "memory",
+    "reviews",
     "growth",
     "step_profile",
 )
