@@ -99,8 +99,9 @@ PREPARED = {
     ),
 }
 
-SST2 = "-a 0 -e 3 -b 128 --learning-rate 2e-3 --vocabulary teacher"
-SHORT = "-e 4 --vocabulary teacher"  # without text to distill on: what a lever does by itself
+FAST = "-b 128 --learning-rate 2e-3"
+SST2 = f"-a 0 -e 3 {FAST} --vocabulary teacher"
+SHORT = f"-e 4 {FAST} --vocabulary teacher"  # without text to distill on: what a lever does by itself
 
 STUDIES = {
     study.name: study
@@ -166,7 +167,7 @@ STUDIES = {
             "mrpc-bilstm",
             "mrpc",
             "siamese BiLSTM, new pairs by the rules of Tang et al.",
-            "-a 0 -e 4 --vocabulary teacher --transfer mrpc-tang.parquet",
+            f"-a 0 -e 3 {FAST} --vocabulary teacher --transfer mrpc-tang.parquet",
             base="mrpc-bilstm-labels",
             wanted=Wanted("90 %, +2 points or F1", kept=90.0, points=2.0, f1=True),
             prepared=("mrpc-tang",),
@@ -203,13 +204,14 @@ ABLATIONS = {
             "alpha 0, the teacher's word-pieces and their vectors, last state and maximum",
             f"-a 0 {SHORT}",
         ),
+        _lever("batch-64", "batches of 64, learning rate 1e-3", "-a 0 -e 4 --vocabulary teacher"),
         _lever("alpha-0.5", "alpha 0.5", f"-a 0.5 {SHORT}"),
         _lever("alpha-1", "alpha 1", f"-a 1 {SHORT}"),
         _lever("kl", "KL at temperature 2", f"-a 0 {SHORT} --soft-loss kl"),
         _lever("last", "the last state alone", f"-a 0 {SHORT} --pooling last"),
         _lever("max", "the maximum alone", f"-a 0 {SHORT} --pooling max"),
         _lever("random", "random vectors of word-pieces", f"-a 0 {SHORT} --init random"),
-        _lever("words", "words of the data, random vectors", "-a 0 -e 4 --vocabulary words"),
+        _lever("words", "words of the data, random vectors", f"-a 0 -e 4 {FAST} --vocabulary words"),
         _lever("pca-128", "128 principal components", f"-a 0 {SHORT} --embedding-size 128"),
         _lever("word-dropout", "word dropout 0.1", f"-a 0 {SHORT} --word-dropout 0.1"),
         _lever("2-layers", "two layers", f"-a 0 {SHORT} --layers 2"),
