@@ -101,6 +101,7 @@ PREPARED = {
 
 FAST = "-b 128 --learning-rate 2e-3"
 SST2 = f"-a 0 -e 3 {FAST} --vocabulary teacher"
+SMALL = "--student tinybert --init random --max-train-samples 15000"
 # Without text to distill on: what a lever does by itself.
 FEW = f"-e 4 {FAST} --max-train-samples 20000"
 SHORT = f"{FEW} --vocabulary teacher"
@@ -156,14 +157,14 @@ STUDIES = {
         Study(
             "sst2-4x312-labels",
             "sst2",
-            "BERT 4 x 312, random, on labels alone",
-            "--student tinybert --init random -a 1 -e 3",
+            "BERT 4 x 312, random, on labels alone, 15,000 rows",
+            f"{SMALL} -a 1 -e 3",
         ),
         Study(
             "sst2-4x312",
             "sst2",
-            "BERT 4 x 312, random, two stages",
-            "--student tinybert --init random --method tinybert --layer-epochs 3 -e 3",
+            "BERT 4 x 312, random, two stages, 15,000 rows",
+            f"{SMALL} --method tinybert --layer-epochs 3 --layer-learning-rate 5e-4 -e 3",
             base="sst2-4x312-labels",
             wanted=Wanted("+3 points", points=3.0),
         ),
