@@ -149,7 +149,7 @@ STUDIES = {
             "sst2-3-layers-text",
             "sst2",
             "3 layers of the teacher, as many rows of IMDB's sentences an epoch",
-            "--student tinybert --init teacher --layers 3 -a 0 -e 3 --transfer imdb-sentences.txt "
+            "--student tinybert --init teacher --layers 3 -a 0 -e 2 --transfer imdb-sentences.txt "
             "--transfer-ratio 1",
             prepared=("imdb-sentences",),
             wanted=Wanted("99 %", kept=99.0),
