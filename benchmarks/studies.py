@@ -99,8 +99,12 @@ PREPARED = {
     ),
 }
 
-SST2 = "-a 0 -e 3 -b 128 --learning-rate 2e-3 --vocabulary teacher"
-SHORT = "-e 4 --vocabulary teacher"  # without text to distill on: what a lever does by itself
+FAST = "-b 128 --learning-rate 2e-3"
+SST2 = f"-a 0 -e 3 {FAST} --vocabulary teacher"
+SMALL = "--student tinybert --init random --max-train-samples 15000"
+# Without text to distill on: what a lever does by itself.
+FEW = f"-e 4 {FAST} --max-train-samples 20000"
+SHORT = f"{FEW} --vocabulary teacher"
 
 STUDIES = {
     study.name: study
@@ -140,19 +144,27 @@ STUDIES = {
             "sst2",
             "3 layers of the teacher",
             "--student tinybert --init teacher --layers 3 -a 0 -e 3",
+        ),
+        Study(
+            "sst2-3-layers-text",
+            "sst2",
+            "3 layers of the teacher, as many rows of IMDB's sentences an epoch",
+            "--student tinybert --init teacher --layers 3 -a 0 -e 2 --transfer imdb-sentences.txt "
+            "--transfer-ratio 1",
+            prepared=("imdb-sentences",),
             wanted=Wanted("99 %", kept=99.0),
         ),
         Study(
             "sst2-4x312-labels",
             "sst2",
-            "BERT 4 x 312, random, on labels alone",
-            "--student tinybert --init random -a 1 -e 3",
+            "BERT 4 x 312, random, on labels alone, 15,000 rows",
+            f"{SMALL} -a 1 -e 3",
         ),
         Study(
             "sst2-4x312",
             "sst2",
-            "BERT 4 x 312, random, two stages",
-            "--student tinybert --init random --method tinybert --layer-epochs 3 -e 3",
+            "BERT 4 x 312, random, two stages, 15,000 rows",
+            f"{SMALL} --method tinybert --layer-epochs 3 --layer-learning-rate 5e-4 -e 3",
             base="sst2-4x312-labels",
             wanted=Wanted("+3 points", points=3.0),
         ),
@@ -166,7 +178,7 @@ STUDIES = {
             "mrpc-bilstm",
             "mrpc",
             "siamese BiLSTM, new pairs by the rules of Tang et al.",
-            "-a 0 -e 4 --vocabulary teacher --transfer mrpc-tang.parquet",
+            f"-a 0 -e 3 {FAST} --vocabulary teacher --transfer mrpc-tang.parquet",
             base="mrpc-bilstm-labels",
             wanted=Wanted("90 %, +2 points or F1", kept=90.0, points=2.0, f1=True),
             prepared=("mrpc-tang",),
@@ -175,7 +187,7 @@ STUDIES = {
             "mrpc-3-layers",
             "mrpc",
             "3 layers of the teacher, new pairs",
-            "--student tinybert --init teacher --layers 3 -a 0 -e 8 --transfer mrpc-tang.parquet "
+            "--student tinybert --init teacher --layers 3 -a 0 -e 5 --transfer mrpc-tang.parquet "
             "--transfer-ratio 3",
             wanted=Wanted("97 %", kept=97.0),
             prepared=("mrpc-tang",),
@@ -197,11 +209,16 @@ def _lever(name: str, title: str, options: str, **more: tuple[str, ...]) -> Stud
 
 
 ABLATIONS = {
-    "SST-2: what each lever does without text to distill on (4 epochs)": (
+    "SST-2: what each lever does without text to distill on (20,000 rows, 4 epochs)": (
         _lever(
             "base",
             "alpha 0, the teacher's word-pieces and their vectors, last state and maximum",
             f"-a 0 {SHORT}",
+        ),
+        _lever(
+            "batch-64",
+            "batches of 64, learning rate 1e-3",
+            "-a 0 -e 4 --max-train-samples 20000 --vocabulary teacher",
         ),
         _lever("alpha-0.5", "alpha 0.5", f"-a 0.5 {SHORT}"),
         _lever("alpha-1", "alpha 1", f"-a 1 {SHORT}"),
@@ -209,7 +226,7 @@ ABLATIONS = {
         _lever("last", "the last state alone", f"-a 0 {SHORT} --pooling last"),
         _lever("max", "the maximum alone", f"-a 0 {SHORT} --pooling max"),
         _lever("random", "random vectors of word-pieces", f"-a 0 {SHORT} --init random"),
-        _lever("words", "words of the data, random vectors", "-a 0 -e 4 --vocabulary words"),
+        _lever("words", "words of the data, random vectors", f"-a 0 {FEW} --vocabulary words"),
         _lever("pca-128", "128 principal components", f"-a 0 {SHORT} --embedding-size 128"),
         _lever("word-dropout", "word dropout 0.1", f"-a 0 {SHORT} --word-dropout 0.1"),
         _lever("2-layers", "two layers", f"-a 0 {SHORT} --layers 2"),

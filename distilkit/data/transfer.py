@@ -125,8 +125,11 @@ def read_transfer(
         if not len(rows):
             raise UserError(f"--transfer {where}: there is no row in it.")
         rows = rows.select_columns(columns)
-        # As `rows.cast` does, but that one shows a progress bar.
-        parts.append(rows if rows.features == features else datasets.Dataset(rows.data.cast(schema)))
+        if rows.features != features:
+            # As `rows.cast` does, but that one shows a progress bar. The name of what it holds is given, as
+            # it would else be made of the file's date, and the file of rows has none any more.
+            rows = datasets.Dataset(rows.data.cast(schema), fingerprint=f"{rows._fingerprint}-text")
+        parts.append(rows)
         notes.append(f"transfer: {len(rows):,} rows of {Path(name).name}, without labels")
     return datasets.concatenate_datasets(parts), notes
 

@@ -56,6 +56,18 @@ def test_every_format_gives_the_same_rows(
     assert any(note == f"transfer: 3 rows of more{ending}, without labels" for note in data.notes)
 
 
+def test_texts_as_pandas_writes_them_are_texts(load: Callable[..., TextData], tmp_path: Path) -> None:
+    """Pandas' Parquet holds large strings, which are cast, and beside other files they are as good."""
+    table = pa.table({"sentence": pa.array(TEXTS, pa.large_string()), "label": [-1] * 3})
+    pq.write_table(table, tmp_path / "a.parquet")
+    data = load(tmp_path / "a.parquet", write(tmp_path / "b.txt"))
+    assert list(data.texts("transfer")) == TEXTS * 2
+    assert data.splits["transfer"].data.nbytes > 0
+    pq.write_table(table, tmp_path / "unsupervised.parquet")
+    write_jsonl(tmp_path / "train.jsonl", rows())
+    assert list(load("unsupervised", data_dir=tmp_path).texts("transfer")) == TEXTS
+
+
 def test_several_files_come_in_their_order(load: Callable[..., TextData], tmp_path: Path) -> None:
     first, second = write(tmp_path / "b.txt"), write(tmp_path / "a.jsonl")
     assert list(load(first, second).texts("transfer")) == TEXTS * 2
