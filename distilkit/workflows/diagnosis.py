@@ -35,6 +35,7 @@ from distilkit.workflows.lanes import one_core
 from distilkit.workflows.teaching import Teaching, names_of
 
 SCHEMA = "distilkit.doctor/1"
+STUDENT = "the student"
 LOOKED_AT = 5000  # rows of a split that are tokenized, evenly chosen
 JUDGED = 1000  # validation rows that a teacher reads, at most
 TIMED_STEPS = 8  # of training, after as many that are not timed
@@ -258,7 +259,7 @@ class _Doctor:
         """Lengths, unknown tokens and case; returns the tokens of `_some` training rows for the student."""
         readers: list[tuple[str, Tokenizer, Any]]
         readers = [(f"teacher {one.source.name}", one.tokenizer, one.model) for one in teachers]
-        readers += [("the student", student.tokenizer, student.model)] if student else []
+        readers += [(STUDENT, student.tokenizer, student.model)] if student else []
         limits = [longest_input(tokenizer, model) for _, tokenizer, model in readers]
         if self.given.max_length is not None:
             for (who, _, _), limit in zip(readers, limits, strict=True):
@@ -270,19 +271,16 @@ class _Doctor:
             self.config = changed(self.config, max_length=limit)
         assert self.config.max_length
         train, validation = _some(data, "train"), _some(data, "validation")
-        lengths = np.empty(0, np.int64)
+        read = {who: checks.tokens(tokenizer, *train) for who, tokenizer, _ in readers}
+        self._add(findings.of_length(read, self.config.max_length, limit), "cut-texts")
         for who, tokenizer, _ in readers:
-            cut = checks.tokens(tokenizer, *train)
-            unknown = checks.tokens(tokenizer, *validation)
-            is_student = who == "the student"
-            self._add(findings.of_length(who, cut, self.config.max_length, limit), "cut-texts")
+            cut, unknown = read[who], checks.tokens(tokenizer, *validation)
             most, advice = findings.UNKNOWN_TO_TEACHER, "a teacher of this language: --teacher RUN_OR_MODEL"
-            if is_student:
+            if who == STUDENT:
                 most = findings.UNKNOWN_TO_STUDENT
                 advice = "--vocabulary teacher (word-pieces), or more text: --transfer FILE"
                 if self.config.student != "bilstm" or self.config.vocabulary == "teacher":
                     advice = "a student of this language: --student FOLDER"
-                lengths = cut.lengths
             self._add(findings.of_unknown(who, unknown, most, advice), "unknown-tokens")
             self.found.measured.setdefault("tokens", {})[who] = {
                 "rows": len(cut.lengths),
@@ -294,7 +292,7 @@ class _Doctor:
             folds = checks.lowercases(teachers[0].tokenizer), checks.lowercases(student.tokenizer)
             capitals, rows = checks.with_capitals(train[0]), len(train[0])
             self._add(findings.of_case(teachers[0].source.name, *folds, capitals, rows), "case")
-        return lengths
+        return read[STUDENT].lengths if student else np.empty(0, np.int64)
 
     def _examine_teacher(self, teacher: Teacher, data: TextData) -> float | None:
         """Hold its answers against labels.

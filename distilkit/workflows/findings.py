@@ -308,26 +308,36 @@ def of_other_columns(where: str, columns: Sequence[str]) -> Iterator[Finding]:
 # --- tokenizers -----------------------------------------------------------------------------------------
 
 
-def of_length(who: str, found: Tokens, max_length: int, limit: int | None) -> Iterator[Finding]:
-    """Rows that are cut; `limit` is the most tokens that the models read."""
-    rows, cut = len(found.lengths), found.cut(max_length)
-    if cut <= CUT * rows:
+def of_length(found: Mapping[str, Tokens], max_length: int, limit: int | None) -> Iterator[Finding]:
+    """Training rows that are cut.
+
+    Args:
+        found: by who reads them; all of the same rows.
+        limit: the most tokens that all of the models read.
+    """
+    if not found:
         return
-    wanted = found.fitting(FITTING)
+    most = max(found.values(), key=lambda one: one.cut(max_length))
+    rows = len(most.lengths)
+    if most.cut(max_length) <= CUT * rows:
+        return
+    wanted = most.fitting(FITTING)
     advice = f"--max-length {wanted}, in which {FITTING:.0%} of the rows fit"
     if limit is not None and wanted > limit:
         advice = (
-            f"--max-length {limit}, the most that the models read, cuts {found.cut(limit) / rows:.1%} "
+            f"--max-length {limit}, the most that the models read, cuts {most.cut(limit) / rows:.1%} "
             f"({FITTING:.0%} of the rows would need {wanted:,})"
         )
         if max_length >= limit:
             advice = f"put what decides into the first {limit} tokens, or use models that read {wanted:,}"
+    shares = [f"{one.cut(max_length) / rows:.1%} for {who}" for who, one in found.items()]
+    lost = np.maximum(most.lengths - max_length, 0).sum() / most.lengths.sum()
     yield Finding(
         "cut-texts",
         "warning",
-        f"{who}: {cut:,} of {rows:,} rows looked at are longer than the {max_length} tokens of --max-length, "
-        f"which cuts {np.maximum(found.lengths - max_length, 0).sum() / found.lengths.sum():.0%} of the text",
-        "What is cut cannot be learned, and it often ends with the verdict.",
+        f"--max-length {max_length} cuts {', '.join(shares)} of {rows:,} rows looked at, up to {lost:.0%} "
+        "of their text",
+        "What is cut cannot be learned.",
         advice,
     )
 
