@@ -316,7 +316,7 @@ class _Doctor:
         judged = _judged(data)
         held = None
         if judged is None:
-            self.found.skipped[f"level of {who}"] = "validation has no labels"
+            self.found.skipped[f"level of {who}"] = "validation has labels of fewer than two classes"
         else:
             teaching = Teaching(config, [teacher], [columns], judged, self.precision, self.reporter)
             try:
@@ -470,10 +470,10 @@ def _some(data: TextData, split: str) -> tuple[list[str], list[str] | None]:
 
 
 def _judged(data: TextData) -> TextData | None:
-    """At most 1,000 validation rows with labels, stratified; `None` where no row has one."""
+    """At most 1,000 validation rows with labels, stratified; `None` where these have fewer than two classes."""
     ids = data.labels_of.get("validation", np.empty(0, np.int64))
     known = np.flatnonzero(ids >= 0)
-    if not len(known):
+    if len(np.unique(ids[known])) < 2:
         return None
     rows = np.sort(known[stratified_order(ids[known])[:JUDGED]])
     splits = datasets.DatasetDict(validation=data.splits["validation"].select(rows))

@@ -549,7 +549,7 @@ def before_distilling(
         found += of_cut_rows(lengths, config.max_length)
     if answers is not None and "train" in ids:
         known = ids["train"] >= 0
-        if known.any():
+        if len(np.unique(ids["train"][known])) > 1:
             held = skill(answers[known], ids["train"][known], len(data.names))
             found += of_skill("training", "the teacher", held, data.names, columns)
     return found

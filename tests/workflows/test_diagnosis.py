@@ -117,7 +117,7 @@ def longer(values: Rows) -> Rows:
     ]
 
 
-# --- health ------------------------------------------------------------------------------------------------
+# --- health ----------------------------------------------------------------------------------------------
 
 
 def test_a_healthy_set_up_has_no_finding_and_an_estimate(examine: Examine, fresh_cache: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_dataset_without_validation_has_some_held_out(examine: Examine, tmp_pa
     assert {"repeated-rows", "shared-with-validation"} == {finding.check for finding in result.findings}
 
 
-# --- planted faults ----------------------------------------------------------------------------------------
+# --- planted faults --------------------------------------------------------------------------------------
 
 TRAIN, VALIDATION = SPLITS["train"], SPLITS["validation"]
 FAULTS: dict[str, tuple[dict[str, Rows], dict[str, Any], list[tuple[str, str]], str]] = {
@@ -460,7 +460,7 @@ def test_what_cannot_be_looked_at_is_a_mistake(examine: Examine, tmp_path: Path)
         examine(dataset=None, data_dir=None, transfer="a.txt", alpha=0)
 
 
-# --- limits of judgement -------------------------------------------------------------------------------------
+# --- limits of judgement ---------------------------------------------------------------------------------
 
 
 def level(right: int, rows: int, majority: float, chance: float, ordered: int = 0) -> list[tuple[str, str]]:
@@ -476,7 +476,7 @@ def level(right: int, rows: int, majority: float, chance: float, ordered: int = 
         (328, 408, 0.68, 0.57, []),  # MRPC's
         (965, 1000, 0.95, 0.91, []),  # a good one on classes of 95 and 5 per cent
         (436, 872, 0.51, 0.50, [("teacher-level", "error")]),
-        (470, 872, 0.51, 0.50, [("teacher-level", "warning")]),
+        (455, 872, 0.51, 0.50, [("teacher-level", "warning")]),
         (500, 872, 0.51, 0.50, []),
         (600, 1000, 0.95, 0.50, [("teacher-level", "warning")]),  # one constant answer does better
         (9, 10, 0.5, 0.5, []),
@@ -496,7 +496,7 @@ def test_another_order_must_be_surely_better() -> None:
     assert level(400, 872, 0.51, 0.5, ordered=472) == [("teacher-level", "error")]
 
 
-# --- before `distill` ----------------------------------------------------------------------------------------
+# --- before `distill` ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["sst2", "mrpc", "imdb"])
@@ -542,14 +542,11 @@ def test_distill_tells_of_a_teacher_that_guesses(tmp_path: Path) -> None:
     options |= {"data_dir": write(tmp_path / "data"), "teacher": str(tmp_path / "teacher")}
     notes = Notes()
     distill(DistillConfig(output_dir=tmp_path / "run", **options), notes)
-    assert [
-        note
-        for note in notes.notes
-        if note.startswith("error: the teacher is right in 50.0% of 300 training")
-    ]
+    told = [note for note in notes.notes if note.startswith("error")]
+    assert len(told) == 1 and "the teacher is right in 50.0% of 300 training rows" in told[0]
 
 
-# --- the command ---------------------------------------------------------------------------------------------
+# --- the command -----------------------------------------------------------------------------------------
 
 
 def test_the_command_answers_0_3_or_2_and_prints_what_to_do(
@@ -600,7 +597,7 @@ def test_the_json_is_one_document_with_these_fields(
     assert [list(finding) for finding in document["findings"]] == [["check", "severity", "what", "why", "do"]]
     assert set(document["measured"]) == {"classes", "overlap", "tokens", "teachers"}
     assert set(document["estimates"]) == {"teachers", "epoch", "epochs", "seconds", "memory"}
-    assert document["measured"]["classes"]["train"] == {"negative": 135, "positive": 135}
+    assert document["measured"]["classes"]["train"] == {"negative": 120, "positive": 150}
 
 
 def test_only_errors_are_a_missed_gate() -> None:
