@@ -19,7 +19,7 @@ from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.data.files import read_through
 from distilkit.data.labels import match_labels
 from distilkit.engine import memory
-from distilkit.engine.inference import predict_texts
+from distilkit.engine.inference import TOKENS, native, predict_texts
 from distilkit.engine.logit_store import as_keys
 from distilkit.engine.losses import Losses, distillation_loss, formula
 from distilkit.engine.precision import default_device, make_accelerator, resolve_precision
@@ -39,7 +39,8 @@ STUDENT = "the student"
 LOOKED_AT = 5000  # rows of a split that are tokenized, evenly chosen
 JUDGED = 1000  # validation rows that a teacher reads, at most
 TIMED_STEPS = 8  # of training, after as many that are not timed
-WARM_UP, LEAST, MOST, SECONDS = 32, 64, 1024, 3.0  # rows that the teacher is timed with
+TIMED_BATCHES = 5  # of a teacher: the first is computed by all cores, then each has its own
+WARM_UP = 32  # rows
 
 
 @dataclass
@@ -346,20 +347,18 @@ class _Doctor:
         rows = int(np.count_nonzero(~stored)) + self._transfer_rows(len(teaching.data.splits["train"]))[1]
         timed, speed = 0, 0.0
         if rows:
-            model: Any = teacher.model
-            model.to(self.device)
-
-            def seconds(count: int) -> float:
+            assert teacher.model is not None
+            model: Any = native(teacher.model, self.precision).to(self.device)
+            options: Any = {"max_length": self.config.max_length, "precision": self.precision}
+            lengths = checks.tokens(teacher.tokenizer, *_rows(texts, pairs, WARM_UP)).lengths
+            each = float(np.minimum(lengths, self.config.max_length or 0).mean())
+            timed = min(len(texts), max(WARM_UP, round(TIMED_BATCHES * TOKENS[self.device.type] / each)))
+            for count in (WARM_UP, timed):
+                some = _rows(texts, pairs, count)
                 started = time.perf_counter()
-                places = np.linspace(0, len(texts) - 1, count).astype(np.int64)
-                options: Any = {"max_length": self.config.max_length, "precision": self.precision}
-                list(predict_texts(model, teacher.tokenizer, texts, pairs, places, **options))
-                return time.perf_counter() - started
-
-            seconds(WARM_UP)
-            timed = int(np.clip(SECONDS * WARM_UP / seconds(WARM_UP), LEAST, MOST))
-            speed = timed / seconds(timed)
-            model.cpu()
+                list(predict_texts(model, teacher.tokenizer, *some, range(len(some[0])), **options))
+                speed = len(some[0]) / (time.perf_counter() - started)
+            teacher.model.cpu()
         took = rows / speed if rows else 0.0
         self.found.estimates.setdefault("teachers", {})[teacher.source.name] = {
             "rows": rows,
@@ -393,7 +392,6 @@ class _Doctor:
         rows, more = (own + one for one in self._transfer_rows(own))
         batch = config.batch_size * config.gradient_accumulation_steps
         order = np.argsort(lengths, kind="stable")
-        evenly = np.linspace(0, len(order) - 1, min(own, TIMED_STEPS * batch)).astype(np.int64)
         texts, pairs = _some(data, "train")
 
         def encoded(numbers: NDArray[np.int64]) -> Encoded:
@@ -408,7 +406,7 @@ class _Doctor:
                 teacher_logits=torch.zeros(len(numbers), len(data.names)) if config.runs_teacher else None,
             )
 
-        longest, sample = encoded(order[-batch:]), encoded(order[evenly])
+        longest, sample = encoded(order[-batch:]), encoded(np.concatenate(_spread(order, batch)))
         try:
             speed = self._steps_per_second(data, student, longest, sample)
         except UserError as error:
@@ -461,8 +459,21 @@ class _Doctor:
             return examples_per_second(job, sample, accelerator, aside)
 
 
+def _spread(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
+    """Batches of neighbours in `order`, as training makes them of rows of like length, evenly chosen."""
+    batches = np.array_split(order, max(1, len(order) // batch))
+    count = min(TIMED_STEPS, len(batches))
+    return [batches[int((number + 0.5) * len(batches) / count)] for number in range(count)]
+
+
+def _rows(texts: list[str], pairs: list[str] | None, count: int) -> tuple[list[str], list[str] | None]:
+    """So many of the rows at most, evenly chosen."""
+    numbers = np.linspace(0, len(texts) - 1, min(len(texts), count)).astype(np.int64)
+    return [texts[number] for number in numbers], pairs and [pairs[number] for number in numbers]
+
+
 def _some(data: TextData, split: str) -> tuple[list[str], list[str] | None]:
-    """At most 5,000 rows of a split, evenly chosen: their texts, and the second ones of pairs."""
+    """At most 5,000 rows of a split, chosen evenly: their texts, and the second ones of pairs."""
     rows = data.splits[split]
     numbers = np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(np.int64)
     some: Any = rows.select(numbers)
@@ -470,7 +481,7 @@ def _some(data: TextData, split: str) -> tuple[list[str], list[str] | None]:
 
 
 def _judged(data: TextData) -> TextData | None:
-    """At most 1,000 validation rows with labels, stratified; `None` where these have fewer than two classes."""
+    """At most 1,000 validation rows with labels, stratified; `None` if these are not of two classes."""
     ids = data.labels_of.get("validation", np.empty(0, np.int64))
     known = np.flatnonzero(ids >= 0)
     if len(np.unique(ids[known])) < 2:
