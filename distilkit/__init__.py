@@ -11,10 +11,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig
+    from distilkit.config import AugmentConfig, DistillConfig, DoctorConfig, EvaluateConfig, TrainConfig
     from distilkit.errors import GateMissed, UserError
     from distilkit.runs import Run
     from distilkit.workflows.augmentation import augment
+    from distilkit.workflows.diagnosis import doctor
     from distilkit.workflows.distillation import distill, distill_many
     from distilkit.workflows.evaluation import evaluate
     from distilkit.workflows.training import train
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AugmentConfig": "config",
     "DistillConfig": "config",
+    "DoctorConfig": "config",
     "EvaluateConfig": "config",
     "TrainConfig": "config",
     "GateMissed": "errors",
@@ -32,12 +34,14 @@ _HOMES = {
     "augment": "workflows.augmentation",
     "distill": "workflows.distillation",
     "distill_many": "workflows.distillation",
+    "doctor": "workflows.diagnosis",
     "evaluate": "workflows.evaluation",
     "train": "workflows.training",
 }
 __all__ = [
     "AugmentConfig",
     "DistillConfig",
+    "DoctorConfig",
     "EvaluateConfig",
     "GateMissed",
     "Run",
@@ -46,6 +50,7 @@ __all__ = [
     "augment",
     "distill",
     "distill_many",
+    "doctor",
     "evaluate",
     "train",
 ]

@@ -439,6 +439,18 @@ class DistillConfig(FitConfig):
 
 
 @frozen
+class DoctorConfig(DistillConfig):
+    """Look for what would make a distillation worthless. It is told what `distill` would be told."""
+
+    output_dir: Path = option(
+        Path(),
+        panel="Output",
+        short="-o",
+        help="Nothing is written there: it is taken so that a `distill` command can be checked as it is.",
+    )
+
+
+@frozen
 class EvaluateConfig(DataConfig):
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
 
@@ -736,7 +748,7 @@ RESOLVED = tuple(TRAIN_DEFAULTS)  # fields whose default depends on the command 
 
 def default_text(config_type: type[Any], name: str) -> str:
     """The default of a field in `RESOLVED`, in words for `--help`."""
-    if config_type is not DistillConfig:
+    if not issubclass(config_type, DistillConfig):
         return f"{TRAIN_DEFAULTS[name]:g}"
     return f"bilstm {BILSTM_DEFAULTS[name]:g}, else {ENCODER_DEFAULTS[name]:g}"
 

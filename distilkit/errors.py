@@ -11,3 +11,7 @@ class GateMissed(Exception):
 
 class DamageFound(GateMissed):
     """`cache verify` found something damaged: it worked, the check failed, exit code 3."""
+
+
+class FaultFound(GateMissed):
+    """`doctor` found an error: it worked, the check failed, exit code 3."""

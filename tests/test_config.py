@@ -14,6 +14,7 @@ from distilkit.config import (
     RESOLVED,
     AugmentConfig,
     DistillConfig,
+    DoctorConfig,
     EvaluateConfig,
     FitConfig,
     TrainConfig,
@@ -23,7 +24,7 @@ from distilkit.config import (
 )
 from distilkit.errors import UserError
 from distilkit.fields import changed, dump_values, field_infos, make_config, read_values
-from distilkit.workflows import augmentation, distillation, evaluation, training
+from distilkit.workflows import augmentation, diagnosis, distillation, evaluation, training
 
 COMMANDS = {
     "train": TrainConfig,
@@ -38,6 +39,7 @@ SMALLEST: list[Any] = [
     TrainConfig(dataset="sst2", output_dir="out"),
     DistillConfig(dataset="mrpc", teacher="t", output_dir="out"),
     DistillConfig(data_dir="data", alpha=1, output_dir="out"),
+    DoctorConfig(dataset="sst2", teacher="t"),
     EvaluateConfig(models=("a",), dataset="imdb"),
     AugmentConfig(dataset="sst2", output="new.parquet"),
 ]
@@ -137,6 +139,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
         raise Asked(config)
 
     verbs = {training: "train", distillation: "distill", augmentation: "augment", evaluation: "evaluate"}
+    verbs[diagnosis] = "doctor"
     for module, verb in verbs.items():
         monkeypatch.setattr(module, verb, stop)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -212,6 +215,16 @@ def test_teachers_that_make_no_mean_are_refused(values: dict[str, Any], named: t
         make_config(DistillConfig, {"dataset": "sst2", "output_dir": "o"} | values)
     for text in named:
         assert text in str(error.value)
+
+
+def test_doctor_takes_a_distill_command_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else it would look at another student than the one that is made."""
+    typed = ["-d", "sst2", "-t", "t", "-o", "out", "--student", "tinybert", "--init", "random", "-b", "7"]
+    checked = config_of(monkeypatch, "doctor", *typed)
+    made = config_of(monkeypatch, "distill", *typed)
+    names = field_infos(DistillConfig)
+    assert list(field_infos(DoctorConfig)) == list(names)
+    assert all(getattr(resolve(checked), name) == getattr(resolve(made), name) for name in names)
 
 
 def test_defaults_are_the_documented_ones_when_nothing_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

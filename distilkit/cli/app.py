@@ -14,6 +14,7 @@ from distilkit.config import (
     CacheConfig,
     CachePruneConfig,
     DistillConfig,
+    DoctorConfig,
     EvaluateConfig,
     TrainConfig,
 )
@@ -75,6 +76,21 @@ def augment(config: AugmentConfig, output: Output) -> None:
     with output:
         result = augmentation.augment(config, output)
     output.result(result.document(), out.augmentation_text(result.document()))
+
+
+@app.command()
+@with_options(DoctorConfig)
+def doctor(config: DoctorConfig, output: Output) -> None:
+    """Check what `distill` would be given, before it is: data, labels, teacher, tokenizers, time and memory.
+
+    Takes the options of `distill`. Exit code 3 when an error is found, 0 with warnings or nothing.
+    """
+    from distilkit.workflows import diagnosis
+
+    with output:
+        result = diagnosis.doctor(config, output)
+    output.result(result.document(), out.diagnosis_text(result.document()))
+    diagnosis.check_findings(result)
 
 
 @app.command()

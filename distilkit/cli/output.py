@@ -134,6 +134,44 @@ def cache_table(document: Mapping[str, Any]) -> Table | str:
     return table
 
 
+def diagnosis_text(document: Mapping[str, Any]) -> str:
+    """What `doctor` found, some lines for each finding, and what the run would take."""
+    rows = ", ".join(f"{split} {count:,}" for split, count in document["rows"].items())
+    about = [f"{document['dataset']}: {rows} rows"]
+    about += [f"teacher {name}" for name in document["teachers"]]
+    about += [f"student {document['student']}"] * bool(document["student"])
+    lines = ["; ".join(about)]
+    for finding in document["findings"]:
+        lines += ["", f"{finding['severity']}: {finding['what']}"]
+        lines += [f"    why: {finding['why']}", f"    to do: {finding['do']}"]
+    lines += [""] * bool(document["findings"])
+    lines += [f"not checked: {what} ({why})" for what, why in document["skipped"].items()]
+    lines += _estimates(document["estimates"], document["device"])
+    errors = sum(finding["severity"] == "error" for finding in document["findings"])
+    warnings = len(document["findings"]) - errors
+    told = f"{errors} errors, {warnings} warnings" if document["findings"] else "nothing found"
+    return "\n".join([*lines, f"{told}; checked: {', '.join(document['checked'])}"])
+
+
+def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
+    lines = []
+    for name, cost in estimates.get("teachers", {}).items():
+        how = (
+            f"{cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}" if cost["rows"] else ""
+        )
+        took = f"{cost['seconds']:,.0f} s ({how})" if cost["rows"] else "none to compute"
+        lines.append(f"estimate: logits of {name}, {cost['rows']:,} rows that are not in the cache: {took}")
+    if "epoch" in estimates:
+        cost, memory = estimates["epoch"], estimates["memory"]
+        lines.append(
+            f"estimate: {estimates['epochs']} epochs of {cost['rows']:,} rows: {cost['seconds']:,.0f} s each "
+            f"({cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}; without validation)"
+        )
+        needed, available = (memory[which] / 2**30 for which in ("bytes", "available"))
+        lines.append(f"estimate: memory {needed:.1f} GiB, of {available:.1f} on the {device}")
+    return lines
+
+
 def verification_text(document: Mapping[str, Any]) -> str:
     """What `cache verify` found, a line for each damaged shard."""
     lines = [

@@ -1,6 +1,6 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.config import DataConfig, TextsConfig
-from distilkit.data.files import ENDINGS, check_texts, read_file, read_through
+from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file, read_through
 from distilkit.data.labels import label_ids, label_names
 from distilkit.errors import UserError
 
@@ -131,17 +131,9 @@ def load_for_training(
         for split, rows in splits.items()
         if split == "validation" or labelled == "train"
     }
-    notes = []
-    if cut:
-        parts, told = source.hold_out(labels_of["train"])
-        labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
-        splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
-        notes.append(told)
-    for split, limit in (("train", max_train_samples), ("validation", config.max_eval_samples)):
-        if split in splits:
-            splits[split], note = source.sample(splits[split], split, labels_of, limit)
-            notes += note
-    return source.data(splits, tuple(names), labels_of, notes)
+    return source.divided(
+        splits, tuple(names), labels_of, {"train": max_train_samples, "validation": config.max_eval_samples}
+    )
 
 
 def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[str]) -> TextData:
@@ -159,6 +151,77 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
     labels_of = {split: label_ids(raw, names, source.where(split))}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
     return source.data({split: rows}, names, labels_of, notes)
+
+
+@dataclass(frozen=True)
+class RawData:
+    """The splits that `distill` reads, and `test`, as they are stored: texts and labels are not checked.
+
+    `names` are the classes of a known dataset, `metric` its metric.
+    """
+
+    source: "_Source"
+    splits: dict[str, datasets.Dataset]
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The classes, where the dataset is known."""
+        return self.source.names
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns with the texts: one, or two for pairs."""
+        return [column for column in (self.source.text, self.source.pair) if column]
+
+    def where(self, split: str) -> str:
+        """The file of a split, or its place on the Hub."""
+        return self.source.where(split)
+
+    def texts(self, split: str, column: str) -> pa.ChunkedArray:
+        """A column of texts; some may be missing or empty."""
+        return self.splits[split].data.column(column)
+
+    def has_labels(self, split: str) -> bool:
+        """Whether there is a column of labels."""
+        return self.source.label in self.splits[split].column_names
+
+    def labels(self, split: str) -> pa.ChunkedArray:
+        """The labels as they stand. Raises `UserError` where there is no column of them."""
+        return self.source.raw_labels(split, self.splits[split])
+
+    def usable(
+        self,
+        config: DataConfig,
+        max_train_samples: int | None,
+        rows: Mapping[str, NDArray[np.int64]],
+        names: Sequence[str],
+        ids: Mapping[str, NDArray[np.int64]],
+    ) -> TextData:
+        """What `load_for_training` would give if a split had these `rows` alone.
+
+        Args:
+            rows: row numbers by split; the test split is left out.
+            ids: class ids of all rows of a split that has labels, int64 `[N]`; -1 is none.
+        """
+        kept = [split for split in self.splits if split != "test"]
+        splits = {split: self.splits[split].select(rows[split]) for split in kept}
+        labels_of = {split: ids[split][rows[split]] for split in kept if split in ids}
+        limits = {"train": max_train_samples, "validation": config.max_eval_samples}
+        return self.source.divided(splits, tuple(names), labels_of, limits)
+
+
+def read_raw(config: DataConfig) -> RawData:
+    """All that `distill` would read, and the test split, before anything is checked.
+
+    Raises:
+        UserError: when a file cannot be read, has no row, or lacks a column of texts.
+    """
+    source = _Source(config)
+    splits = {"train": source.read("train", checked=False)}
+    for split in ("validation", "test"):
+        if split in source.available():
+            splits[split] = source.read(split, checked=False)
+    return RawData(source, splits)
 
 
 def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
@@ -279,8 +342,8 @@ class _Source:
         assert self.preset is not None
         return f"{self.preset.hub} ({self.preset.hub_name or 'default'}), split {split}"
 
-    def read(self, split: str) -> datasets.Dataset:
-        """The checked rows of a split. Raises `UserError` on missing columns and missing or empty texts."""
+    def read(self, split: str, checked: bool = True) -> datasets.Dataset:
+        """The rows of a split. Raises `UserError` on missing columns and, if `checked`, texts."""
         if split not in self.available():
             home = self.config.data_dir or (self.preset.hub if self.preset else "")
             raise UserError(
@@ -297,7 +360,8 @@ class _Source:
         for option, column in (("--text-column", self.text), ("--text-pair-column", self.pair)):
             if column:
                 self._require(rows, column, option, split)
-                check_texts(rows.data.column(column), f"{self.where(split)}, column {column}")
+                check = check_texts if checked else check_is_text
+                check(rows.data.column(column), f"{self.where(split)}, column {column}")
         return rows
 
     def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
@@ -315,6 +379,26 @@ class _Source:
             f"{self.config.data_name} has no validation split: {held_out:,} of its {len(order):,} training "
             "rows are held out (stratified, the same for every run)"
         )
+
+    def divided(
+        self,
+        splits: dict[str, datasets.Dataset],
+        names: tuple[str, ...],
+        labels_of: dict[str, NDArray[np.int64]],
+        limits: Mapping[str, int | None],
+    ) -> TextData:
+        """The data, with a validation split held out where there is none, and at most `limits` rows each."""
+        notes = []
+        if "validation" not in self.available():
+            parts, told = self.hold_out(labels_of["train"])
+            labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
+            splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
+            notes.append(told)
+        for split in ("train", "validation"):
+            if split in splits:
+                splits[split], note = self.sample(splits[split], split, labels_of, limits[split])
+                notes += note
+        return self.data(splits, names, labels_of, notes)
 
     def sample(
         self, rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None

@@ -1,20 +1,16 @@
-"""What it costs to run a model on this device: the time of a request, and memory."""
+"""What it costs to run a model on this device."""
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-import psutil
-import torch
 
 REQUESTS = 200  # rows that are timed, one at a time, spread over the split
 WARM_UP = 20
 AT_LEAST = 30  # of them, however slow
 PATIENCE = 10.0  # seconds, after which no further row is timed
-LOOKS = 0.005  # seconds between two looks at the memory
 
 
 @dataclass(frozen=True)
@@ -48,33 +44,6 @@ def measure_latency(
             break
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(seconds, (50, 95, 99)))
     return Latency(p50, p95, p99, len(seconds))
-
-
-@contextmanager
-def peak_memory(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Within, a function that says how many bytes were in use at most so far.
-
-    On CUDA what torch has allocated on the device; on a CPU the resident memory of the process.
-    """
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield lambda: torch.cuda.max_memory_allocated(device)
-        return
-    process, stop = psutil.Process(), threading.Event()
-    highest = process.memory_info().rss
-
-    def look() -> None:
-        nonlocal highest
-        while not stop.wait(LOOKS):
-            highest = max(highest, process.memory_info().rss)
-
-    watcher = threading.Thread(target=look, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: highest
-    finally:
-        stop.set()
-        watcher.join()
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs, measure_inputs
 from distilkit.data.labels import match_labels
 from distilkit.data.predictions import Predicted, predicted, read_predictions
-from distilkit.engine.cost import Cost, Latency, measure_latency, peak_memory, watch
+from distilkit.engine.cost import Cost, Latency, measure_latency, watch
 from distilkit.engine.endpoint import Endpoint, ask
 from distilkit.engine.inference import answering, native, predict_texts
+from distilkit.engine.memory import peak_within
 from distilkit.engine.precision import Resolved
 from distilkit.models.loading import (
     Source,
@@ -100,7 +101,7 @@ def answer(
     if not by_name:
         reporter.note(f"{name}: it shares no class names with the data; ids are taken to be the same")
     texts, pairs = data.texts(config.split), data.pairs(config.split)
-    with peak_memory(device) as peak:
+    with peak_within(device) as peak:
         model = native(one.model, precision).to(device)
 
         def run(positions: range, advance: Callable[[int], None] = lambda done: None) -> torch.Tensor:

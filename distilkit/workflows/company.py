@@ -23,6 +23,7 @@ from distilkit.errors import UserError
 from distilkit.models.students import Student, make_student
 from distilkit.progress import Reporter
 from distilkit.runs import Run
+from distilkit.workflows.findings import before_distilling
 from distilkit.workflows.fitting import Job, encode_split, fit_into_run, fit_into_runs, within_reach
 from distilkit.workflows.lanes import one_thread
 from distilkit.workflows.matching import Rows, pair_layers, shared_rows, with_layers
@@ -89,6 +90,18 @@ class Company:
             if "validation" not in self._data.labels_of:
                 judged = teaching.answers("validation").argmax(dim=1)
                 self._data = self._data.labelled("validation", judged)
+        heard = next((config for config in self.configs if config.runs_teacher), shared)
+        for finding in before_distilling(
+            heard,
+            self._data,
+            self._rows.train.lengths[:own],
+            max_length_given=given[0].max_length is not None,
+            answers=None
+            if self._teacher_logits is None
+            else self._teacher_logits[:own].argmax(dim=1).numpy(),
+            columns=columns[0] if len(columns) == 1 else range(len(self._data.names)),
+        ):
+            reporter.note(finding.line)
 
     def _make(self, config: DistillConfig, tokenizer: Tokenizer | None = None) -> Student:
         data, teacher = self._data, self._teachers[0] if self._teachers else None

@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 
@@ -11,13 +10,12 @@ from distilkit.config import DistillConfig
 from distilkit.engine.precision import Resolved
 from distilkit.errors import UserError
 from distilkit.fields import field_infos, flag
-from distilkit.models.bilstm import second_core
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs import Run, check_output_dir
 from distilkit.workflows import recipes
 from distilkit.workflows.company import Company
 from distilkit.workflows.general import distill_general
-from distilkit.workflows.lanes import all_well, one_thread, run_in_lanes
+from distilkit.workflows.lanes import all_well, one_core, run_in_lanes
 
 TOGETHER = 64  # students that are computed as one, at most
 
@@ -84,10 +82,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             tasks = [(name, partial(company.train, number)) for number, name in enumerate(names)]
             return run_in_lanes(tasks, torch.get_num_threads(), reporter)
     if small and device.type == "cpu":  # on one core, and what can be done beside it on another
-        aside = second_core() if torch.get_num_threads() > 1 else None
-        encoder: Any = company.student.model.base_model
-        encoder.at_once = aside is not None
-        with one_thread():
+        with one_core(company.student.model) as aside:
             return [company.train(0, reporter, aside)]
     return [company.train(number, reporter) for number in range(len(configs))]
 

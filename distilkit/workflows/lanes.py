@@ -7,13 +7,14 @@ operation fall behind many times over when any other process wants a core.
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 
 from distilkit.errors import UserError
+from distilkit.models.bilstm import second_core
 from distilkit.progress import NamedReporter, Reporter
 
 Result = TypeVar("Result")
@@ -52,6 +53,15 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def one_core(bilstm: Any) -> Iterator[Executor | None]:
+    """`one_thread` to train a BiLSTM in, and another core, where there is one, for what it does beside."""
+    aside = second_core() if torch.get_num_threads() > 1 else None
+    bilstm.base_model.at_once = aside is not None
+    with one_thread():
+        yield aside
 
 
 def run_in_lanes(

@@ -77,6 +77,14 @@ def follow(config: DistillConfig, home: Path, reporter: Reporter) -> DistillConf
     return changed(config, recipe=None, **values)
 
 
+def without_text(config: DistillConfig) -> DistillConfig:
+    """`config` as `follow` would write it, but for text that has yet to be made. Nothing is told."""
+    values = {choice.name: choice.value for choice in choices(config, _facts(config))}
+    if values.get("transfer") == (AUGMENTED,):
+        values = {name: value for name, value in values.items() if name not in ("transfer", "transfer_ratio")}
+    return changed(config, recipe=None, **values)
+
+
 def choices(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
     """What the recipe sets: fields that are not given."""
     for choice in (_for_bilstm if config.student == "bilstm" else _for_encoder)(config, facts):

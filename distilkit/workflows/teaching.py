@@ -93,15 +93,33 @@ class Teaching:
             )
         ]
 
-    def answers(self, split: str) -> Tensor:
-        """The weighted mean of the teachers' logits, float32 `[N, C]`, in the data's order of classes."""
+    def keys(self, split: str) -> list[bytes]:
+        """What the logits of each row of a split are stored under."""
         pairs = self.data.pairs(split)
         texts = read_through(self.data.texts(split))
-        keys = row_keys(texts, None if pairs is None else read_through(pairs))
+        return row_keys(texts, None if pairs is None else read_through(pairs))
+
+    def answers(self, split: str) -> Tensor:
+        """The weighted mean of the teachers' logits, float32 `[N, C]`, in the data's order of classes."""
+        keys = self.keys(split)
         mean = torch.zeros(len(keys), len(self.data.names))
         for number, columns in enumerate(self.columns):
             mean += self.shares[number] * self._answers_of(number, keys, split)[:, columns]
         return mean
+
+    def store(self, number: int) -> LogitStore:
+        """What is on disk of one teacher's logits."""
+        teacher = self.teachers[number]
+        assert self.config.max_length
+        description = describe_teacher(
+            teacher.source.name,
+            teacher.model,
+            teacher.tokenizer,
+            self.fingerprints[number],
+            self.config.max_length,
+            self.precision,
+        )
+        return LogitStore(cache_root(), teacher_key(description), description)
 
     def _answers_of(self, number: int, keys: list[bytes], split: str) -> Tensor:
         """One teacher's logits of a split, float32 `[N, C]`: stored ones, and computed ones."""
@@ -109,10 +127,7 @@ class Teaching:
         name, kind = teacher.source.name, "" if split == "train" else f"{split} "
         assert teacher.model is not None and max_length
         model: torch.nn.Module = teacher.model
-        description = describe_teacher(
-            name, model, teacher.tokenizer, self.fingerprints[number], max_length, precision
-        )
-        store = LogitStore(cache_root(), teacher_key(description), description)
+        store = self.store(number)
         note = self.reporter.note
 
         def compute(positions: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:

@@ -14,12 +14,13 @@ from typer.testing import CliRunner
 
 import distilkit
 from distilkit.cli.app import app
-from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig
+from distilkit.config import AugmentConfig, DistillConfig, DoctorConfig, EvaluateConfig, TrainConfig
 from distilkit.fields import field_infos, flag
 
 COMMANDS = {
     "train": TrainConfig,
     "distill": DistillConfig,
+    "doctor": DoctorConfig,
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
 }

@@ -1,0 +1,282 @@
+"""What there is of each fault in texts and labels, as counts: nothing here judges them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from distilkit.data.encoding import CHUNK, Tokenizer
+from distilkit.data.labels import label_ids, label_names
+from distilkit.errors import UserError
+
+NO_CLASS = -1  # the id of a row that has no label
+Z = 1.96  # standard deviations of a 95 % interval
+LOOKED_AT = 1000  # rows that tell whether a column holds texts
+
+
+def missing_texts(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """Which texts are missing, empty or white space only, bool `[N]`."""
+    parts = [pc.fill_null(pc.equal(pc.utf8_trim_whitespace(chunk), ""), True) for chunk in column.chunks]
+    return np.concatenate([np.empty(0, bool), *(part.to_numpy(zero_copy_only=False) for part in parts)])
+
+
+def blank_texts(column: pa.ChunkedArray) -> int:
+    """How many texts are not empty, but white space only."""
+    return int(missing_texts(column).sum()) - int((pc.fill_null(pc.equal(column, ""), True)).to_numpy().sum())
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A raw column read row by row: class ids int64 `[N]`, -1 for none, and why a row has none.
+
+    `hidden` and `missing` are row numbers from 0; `unknown` counts the rows of each value that is no class.
+    """
+
+    ids: NDArray[np.int64]
+    hidden: NDArray[np.int64]
+    missing: NDArray[np.int64]
+    unknown: dict[str, int]
+
+
+def read_labels(column: pa.ChunkedArray, names: Sequence[str], where: str) -> Labels:
+    """`label_ids` of the rows that have a class, and what is the matter with the others."""
+    values, codes = _distinct(column)
+    hidden, missing = [], []
+    unknown: dict[str, int] = {}
+    ids = np.full(len(values) + 1, NO_CLASS)  # the last one is that of code -1, a missing value
+    for code, value in enumerate(values):
+        if _is_missing(value):
+            missing.append(code)
+            continue
+        try:
+            ids[code] = label_ids(pa.chunked_array([[value]]), names, where)[0]
+        except UserError:
+            if str(value).strip() in ("-1", "-1.0"):
+                hidden.append(code)
+            else:
+                unknown[str(value)] = int(np.count_nonzero(codes == code))
+    return Labels(
+        ids=ids[codes].astype(np.int64),
+        hidden=np.flatnonzero(np.isin(codes, hidden)),
+        missing=np.flatnonzero(np.isin(codes, [*missing, -1])),
+        unknown=unknown,
+    )
+
+
+def class_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
+    """The classes of a column as `label_names` finds them, of the rows that have a label.
+
+    Raises:
+        UserError: when that leaves fewer than two classes, or something that is no class.
+    """
+    values, _ = _distinct(column)
+    labels = [value for value in values if not _is_missing(value)]
+    if not labels:
+        raise UserError(f"{where}: no row has a label.")
+    return label_names(pa.chunked_array([labels]), where)
+
+
+def _distinct(column: pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
+    """The values of a column, each once, and which one each row has; -1 is none."""
+    encoded = pc.dictionary_encode(column.combine_chunks())
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1), np.int64)
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def contents(texts: Iterable[str], pairs: Iterable[str] | None) -> list[bytes]:
+    """16 bytes for each row, whatever its case and white space; the order of a pair counts."""
+    if pairs is None:
+        return [_digest(_folded(text)) for text in texts]
+    both = zip(texts, pairs, strict=True)
+    return [_digest(f"{_folded(text)}\0{_folded(pair)}") for text, pair in both]
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _digest(text: str) -> bytes:
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """Rows that say what an earlier row says, and rows of a text that stands there with two labels or more.
+
+    `example` is the number of the first contradicting row.
+    """
+
+    rows: int
+    contradicting: int
+    example: int | None
+
+
+def repeats(keys: Sequence[bytes], ids: NDArray[np.int64] | None) -> Repeats:
+    """How often the `contents` of rows come up again. Rows without a label (-1) contradict none.
+
+    Args:
+        ids: the classes of the rows, or `None` where there are no labels.
+    """
+    again = len(keys) - len(set(keys))
+    if ids is None or not again:
+        return Repeats(again, 0, None)
+    labels: dict[bytes, int] = {}
+    disputed: set[bytes] = set()
+    for one, label in zip(keys, ids.tolist(), strict=True):
+        if label != NO_CLASS and labels.setdefault(one, label) != label:
+            disputed.add(one)
+    rows = [row for row, one in enumerate(keys) if disputed and one in disputed and int(ids[row]) != NO_CLASS]
+    return Repeats(again, len(rows), rows[0] if rows else None)
+
+
+def shared(keys: Iterable[bytes], others: Sequence[bytes]) -> int:
+    """How many of the `others` are among `keys`."""
+    known = set(keys)
+    return sum(one in known for one in others)
+
+
+def same_pairs(texts: Iterable[str], pairs: Iterable[str]) -> int:
+    """Pairs of which both texts are the same, whatever their case and white space."""
+    return sum(_folded(text) == _folded(pair) for text, pair in zip(texts, pairs, strict=True))
+
+
+def class_counts(ids: NDArray[np.int64], classes: int) -> list[int]:
+    """Rows of each class; rows without one are not counted."""
+    counts: list[int] = np.bincount(ids[ids >= 0], minlength=classes).tolist()
+    return counts
+
+
+def other_text_columns(rows: datasets.Dataset, taken: Sequence[str]) -> list[str]:
+    """Columns beside the `taken` ones that hold sentences: three words or more, seldom the same twice."""
+    some = rows[: min(LOOKED_AT, len(rows))]
+    found = []
+    for column in rows.column_names:
+        texts = [value for value in some[column] if isinstance(value, str)]
+        if column in taken or not texts or len(texts) < len(some[column]) / 2:
+            continue
+        words = np.median([len(text.split()) for text in texts])
+        if words >= 3 and len(set(texts)) > len(texts) / 2:
+            found.append(column)
+    return found
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a tokenizer makes of N rows: tokens of each, uncut and with special ones, int64 `[N]`.
+
+    `unknown` of `content` tokens, those that stand for text, are the unknown one.
+    """
+
+    lengths: NDArray[np.int64]
+    unknown: int
+    content: int
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the tokens that stand for text."""
+        return self.unknown / max(1, self.content)
+
+    def cut(self, max_length: int) -> int:
+        """Rows of more than `max_length` tokens."""
+        return int(np.count_nonzero(self.lengths > max_length))
+
+    def fitting(self, share: float) -> int:
+        """The least length that this share of the rows fits in."""
+        return int(np.quantile(self.lengths, share, method="higher"))
+
+
+def tokens(tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None) -> Tokens:
+    """Read rows as the `tokenizer` does, without cutting them."""
+    lengths: list[int] = []
+    unknown = content = 0
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for start in range(0, len(texts), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        output: Any = tokenizer(
+            list(texts[chunk]),
+            None if pairs is None else list(pairs[chunk]),
+            return_attention_mask=False,
+            verbose=False,
+        )
+        for ids in output["input_ids"]:
+            lengths.append(len(ids))
+            unknown += ids.count(tokenizer.unk_token_id)
+            content += sum(one not in special for one in ids)
+    return Tokens(np.array(lengths, np.int64), unknown, content)
+
+
+def lowercases(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer takes "A" for "a"."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return bool(getattr(tokenizer, "do_lower_case", False))
+    return backend.normalizer is not None and backend.normalizer.normalize_str("A") == "a"
+
+
+def with_capitals(texts: Iterable[str]) -> int:
+    """Texts with a letter that is not lower case."""
+    return sum(text != text.lower() for text in texts)
+
+
+def interval(hits: int, rows: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927, *Probable Inference*): within [0, 1] and right for few rows.
+
+    (p + z²/2n ± z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n), with p = hits / n.
+    """
+    share, square = hits / rows, Z * Z / rows
+    middle = share + square / 2
+    half = Z * float(np.sqrt(share * (1 - share) / rows + square / (4 * rows)))
+    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
+
+
+@dataclass(frozen=True)
+class Skill:
+    """How right a model's answers are, and how right they would be if they had nothing to do with the rows.
+
+    `majority` is the share of the most frequent class, `chance` that of right answers if the same answers
+    were dealt out at random, as in Cohen's kappa. `order` holds the class that each answer best stands for,
+    `ordered` the right answers then; `answered` counts the answers of each class.
+    """
+
+    rows: int
+    right: int
+    majority: float
+    chance: float
+    answered: list[int]
+    order: list[int]
+    ordered: int
+
+    @property
+    def accuracy(self) -> float:
+        """The share of right answers."""
+        return self.right / self.rows
+
+
+def skill(answers: NDArray[np.int64], ids: NDArray[np.int64], classes: int) -> Skill:
+    """Hold answers, int64 `[N]`, against the classes of the rows, int64 `[N]` with no -1."""
+    if answers.shape != ids.shape or not len(ids):
+        raise ValueError(f"answers {answers.shape} do not fit labels {ids.shape}")
+    confusion = np.bincount(answers * classes + ids, minlength=classes**2).reshape(classes, classes)
+    answered, real = confusion.sum(axis=1), confusion.sum(axis=0)
+    _, order = linear_sum_assignment(confusion, maximize=True)
+    return Skill(
+        rows=len(ids),
+        right=int(np.trace(confusion)),
+        majority=float(real.max() / len(ids)),
+        chance=float((answered * real).sum() / len(ids) ** 2),
+        answered=answered.tolist(),
+        order=order.tolist(),
+        ordered=int(confusion[np.arange(classes), order].sum()),
+    )

@@ -1,0 +1,77 @@
+"""How much memory there is, and how much of it a process has held."""
+
+import resource
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import torch
+
+CGROUP = Path("/sys/fs/cgroup")
+LOOKS = 0.005  # seconds between two looks
+
+
+def peak(device: torch.device) -> int:
+    """The most bytes that this process has held on the device so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@contextmanager
+def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
+    """Within, a function that says how many bytes were in use at most so far.
+
+    On CUDA what torch has allocated on the device; on a CPU the resident memory of the process.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield lambda: torch.cuda.max_memory_allocated(device)
+        return
+    process, stop = psutil.Process(), threading.Event()
+    highest = process.memory_info().rss
+
+    def look() -> None:
+        nonlocal highest
+        while not stop.wait(LOOKS):
+            highest = max(highest, process.memory_info().rss)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: highest
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def available(device: torch.device) -> int:
+    """Bytes on the device that this process holds or could have; on a CPU within the limit of a container."""
+    if device.type == "cuda":
+        unused, _ = torch.cuda.mem_get_info(device)
+        return unused + torch.cuda.memory_reserved(device)
+    held: int = psutil.Process().memory_info().rss
+    free: int = psutil.virtual_memory().available
+    left = container_left(CGROUP)
+    return held + (free if left is None else min(free, left))
+
+
+def container_left(folder: Path) -> int | None:
+    """Bytes that a container (control group, version 2) leaves unused; `None` where there is no limit.
+
+    What files it has read fill is counted as unused: the system gives it back when it is asked for.
+    """
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        lines = (folder / "memory.stat").read_text().splitlines()
+    except (OSError, ValueError):
+        return None
+    if limit == "max":
+        return None
+    cached = {name: int(value) for name, value in (line.split() for line in lines)}.get("inactive_file", 0)
+    return max(0, int(limit) - used + cached)

@@ -1,0 +1,153 @@
+"""Counts of what is wrong with texts and labels: each against a way of counting that can be seen through."""
+
+import itertools
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import tiny_tokenizer
+from scipy import stats
+
+from distilkit.data import checks
+from distilkit.errors import UserError
+
+
+def column(*values: Any) -> pa.ChunkedArray:
+    """A column in two chunks, as a file of some size is read."""
+    whole = pa.array(values)
+    return pa.chunked_array([whole[:1], whole[1:]])
+
+
+def test_texts_are_missing_when_there_is_nothing_to_read_in_them() -> None:
+    texts = column("a", "", None, " \t\n", "\u3000", " b ")
+    assert checks.missing_texts(texts).tolist() == [False, True, True, True, True, False]
+    assert checks.blank_texts(texts) == 2
+
+
+def test_every_row_without_a_class_is_told_by_why() -> None:
+    """Loading stops at the first; a person with 12 hidden and 3 unknown labels wants to know of all."""
+    labels = checks.read_labels(
+        column("pos", "-1", "neg", "", "maybe", None, "1", "maybe"), ("neg", "pos"), "x"
+    )
+    assert labels.ids.tolist() == [1, -1, 0, -1, -1, -1, 1, -1]
+    assert (labels.hidden.tolist(), labels.missing.tolist()) == ([1], [3, 5])
+    assert labels.unknown == {"maybe": 2}
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "ids"),
+    [
+        ((1, 0, -1), ("neg", "pos"), [1, 0, -1]),
+        ((1.0, float("nan"), -1.0), ("neg", "pos"), [1, -1, -1]),
+        ((True, False), ("false", "true"), [1, 0]),
+        (("1.0", "0.0", "-1.0"), ("neg", "pos"), [1, 0, -1]),
+        ((-1, 0, 1), ("-1", "0", "1"), [0, 1, 2]),
+        ((7, 0), ("neg", "pos"), [-1, 0]),
+    ],
+)
+def test_labels_are_read_as_loading_reads_them(values: Any, names: tuple[str, ...], ids: list[int]) -> None:
+    """-1 may be a class where the data says so; and a gap makes floats of a column."""
+    assert checks.read_labels(column(*values), names, "x").ids.tolist() == ids
+
+
+def test_the_classes_are_those_of_the_rows_that_have_a_label() -> None:
+    assert checks.class_names(column("b", None, "a", " "), "x") == ("a", "b")
+    assert checks.class_names(column(10, 9, None), "x") == ("9", "10")
+    for nothing in (column(None, None), column("a", "a")):
+        with pytest.raises(UserError):
+            checks.class_names(nothing, "x")
+
+
+def test_contents_fold_case_and_white_space_and_keep_the_order_of_a_pair() -> None:
+    """Folded too far, different rows are repeats; and the order of premise and hypothesis means something."""
+    same = checks.contents(["A  film", " a film\n", "a\tFILM"], None)
+    assert len(set(same)) == 1
+    assert len(set(checks.contents(["a film", "a fil m", "afilm", "a film ."], None))) == 4
+    assert len(set(checks.contents(["a", "b", "a b", ""], ["b", "a", "", "a b"]))) == 4
+
+
+def test_repeats_and_contradictions_are_counted_by_content() -> None:
+    keys = checks.contents(["x", "y", "X", "z", "y", "y ", "w", "w"], None)
+    found = checks.repeats(keys, np.array([0, 1, 0, 0, 0, -1, 1, -1]))
+    assert found == checks.Repeats(rows=4, contradicting=2, example=1)
+    assert checks.repeats(keys, None) == checks.Repeats(4, 0, None)
+    assert checks.repeats(keys[:2], np.array([0, 1])) == checks.Repeats(0, 0, None)
+
+
+def test_shared_counts_rows_of_the_others() -> None:
+    """Three copies of one leaked row flatter a score three times."""
+    train = checks.contents(["a", "b"], None)
+    assert checks.shared(train, checks.contents(["A", "a ", "c", "b"], None)) == 3
+    assert checks.shared(train, []) == 0
+
+
+def test_same_pairs() -> None:
+    assert checks.same_pairs(["a b", "c", "d"], ["A  B", "d", "c"]) == 1
+
+
+def test_a_column_with_sentences_is_text_and_ids_names_and_constants_are_not() -> None:
+    rows = datasets.Dataset.from_dict(
+        {
+            "text": [f"the text {number} of all" for number in range(10)],
+            "other": [f"another text {number} here" for number in range(10)],
+            "url": [f"http://site/{number}" for number in range(10)],
+            "source": ["one and the same long source"] * 10,
+            "number": list(range(10)),
+            "gaps": [None] * 8 + ["a text with words", "some other words here"],
+        }
+    )
+    assert checks.other_text_columns(rows, ("text",)) == ["other"]
+    assert checks.other_text_columns(rows, ("text", "other")) == []
+
+
+def test_tokens_are_counted_uncut_and_special_ones_are_no_content() -> None:
+    tokenizer = tiny_tokenizer()
+    found = checks.tokens(tokenizer, ["a great film", "zebra film", "great " * 100], None)
+    assert found.lengths.tolist() == [5, 4, 102]
+    assert (found.unknown, found.content) == (1, 105)
+    assert (found.cut(5), found.cut(4), found.cut(101), found.cut(102)) == (1, 2, 1, 0)
+    assert (found.fitting(0.5), found.fitting(0.99)) == (5, 102)
+    pairs = checks.tokens(tokenizer, ["a great film"], ["zebra"])
+    assert (pairs.lengths.tolist(), pairs.unknown, pairs.content) == ([7], 1, 4)
+
+
+def test_lowercases_asks_the_tokenizer_not_its_name() -> None:
+    tokenizer: Any = tiny_tokenizer()
+    assert checks.lowercases(tokenizer)
+    tokenizer.backend_tokenizer.normalizer = None
+    assert not checks.lowercases(tokenizer)
+    assert checks.with_capitals(["a b", "A b", "ä", "Ä"]) == 2
+
+
+@pytest.mark.parametrize(("hits", "rows"), [(0, 10), (10, 10), (1, 1), (7, 20), (790, 872), (5, 100_000)])
+def test_the_interval_is_scipys(hits: int, rows: int) -> None:
+    wanted = stats.binomtest(hits, rows).proportion_ci(0.95, "wilson")
+    assert checks.interval(hits, rows) == pytest.approx((wanted.low, wanted.high), abs=2e-4)
+
+
+def test_skill_finds_the_best_order_of_all_and_the_level_of_chance() -> None:
+    """Against all orders tried one by one, and Cohen's kappa by scikit-learn."""
+    from sklearn.metrics import cohen_kappa_score
+
+    random = np.random.default_rng(0)
+    for classes in (2, 3, 5):
+        ids = random.integers(classes, size=300)
+        moved = random.permutation(classes)
+        answers = np.where(random.random(300) < 0.7, moved[ids], random.integers(classes, size=300))
+        found = checks.skill(answers, ids, classes)
+        orders = itertools.permutations(range(classes))
+        best = max(int((np.array(order)[answers] == ids).sum()) for order in orders)
+        assert (found.ordered, found.right) == (best, int((answers == ids).sum()))
+        assert int((np.array(found.order)[answers] == ids).sum()) == best
+        assert found.answered == np.bincount(answers, minlength=classes).tolist()
+        assert found.majority == np.bincount(ids).max() / 300
+        kappa = (found.accuracy - found.chance) / (1 - found.chance)
+        assert kappa == pytest.approx(cohen_kappa_score(ids, answers))
+    with pytest.raises(ValueError, match="do not fit"):
+        checks.skill(np.array([0]), np.array([0, 1]), 2)
+
+
+def test_class_counts_leave_out_rows_without_a_class() -> None:
+    assert checks.class_counts(np.array([0, 2, -1, 2]), 4) == [1, 0, 2, 0]
