@@ -11,12 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig
+    from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig
     from distilkit.errors import GateMissed, UserError
     from distilkit.runs import Run
     from distilkit.workflows.augmentation import augment
     from distilkit.workflows.distillation import distill, distill_many
     from distilkit.workflows.evaluation import evaluate
+    from distilkit.workflows.reporting import report
     from distilkit.workflows.training import train
 
 __version__ = "0.1.0"
@@ -25,6 +26,7 @@ _HOMES = {
     "AugmentConfig": "config",
     "DistillConfig": "config",
     "EvaluateConfig": "config",
+    "ReportConfig": "config",
     "TrainConfig": "config",
     "GateMissed": "errors",
     "UserError": "errors",
@@ -33,6 +35,7 @@ _HOMES = {
     "distill": "workflows.distillation",
     "distill_many": "workflows.distillation",
     "evaluate": "workflows.evaluation",
+    "report": "workflows.reporting",
     "train": "workflows.training",
 }
 __all__ = [
@@ -40,6 +43,7 @@ __all__ = [
     "DistillConfig",
     "EvaluateConfig",
     "GateMissed",
+    "ReportConfig",
     "Run",
     "TrainConfig",
     "UserError",
@@ -47,6 +51,7 @@ __all__ = [
     "distill",
     "distill_many",
     "evaluate",
+    "report",
     "train",
 ]
 

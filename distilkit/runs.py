@@ -99,7 +99,8 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     def check_contents() -> None:
         if not overwrite:
             raise UserError(
-                f"--output-dir {output_dir} is not empty. Name another folder, or replace it with --overwrite."
+                f"--output-dir {output_dir} is not empty. "
+                "Name another folder, or replace it with --overwrite."
             )
         if not is_run(output_dir):
             raise UserError(
