@@ -236,7 +236,8 @@ def latency_picture(trades: Sequence[Trade]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.margins(x=0.15)
         axes.set(xlabel="median milliseconds a row, one at a time", ylabel="accuracy")
-        _number_points(axes, trades)
+        if len(trades) > 1:
+            _number_points(axes, trades)
         _legend(figure, [(one.name, one.place) for one in trades], marked=True, dashed=False)
         return figure
 
@@ -251,22 +252,27 @@ class _Ladder(MaxNLocator):
 
 
 def _number_points(axes: Axes, trades: Sequence[Trade]) -> None:
-    """The number that a name begins with, beside its point; above or below where another is close."""
-    taken: list[tuple[float, float]] = []
-    for one in trades:
-        x, y = axes.transData.transform((one.milliseconds, one.accuracy))
-        offset = next(
-            offset
-            for offset in [(9, -4), (-14, -4), (9, 8), (-14, 8), (9, -16), (-14, -16), (9, 20)]
-            if offset == (9, 20)
-            or all(abs(x + offset[0] - a) > 12 or abs(y + offset[1] - b) > 11 for a, b in taken)
-        )
-        taken.append((x + offset[0], y + offset[1]))
+    """The number that a name begins with, beside its point, where nothing else is."""
+    axes.autoscale_view()  # else places are not yet those of the finished picture
+    pixels = axes.transData.transform([(one.milliseconds, one.accuracy) for one in trades])
+    points = pixels * 72 / axes.get_figure(root=True).dpi
+    taken = [*points]
+    beside = [
+        np.asarray(offset) for offset in ((13, 0), (-13, 0), (13, 11), (-13, 11), (13, -11), (-13, -11))
+    ]
+    for one, point in zip(trades, points, strict=True):
+        free = [
+            offset for offset in beside if all(np.abs(point + offset - other).max() > 10 for other in taken)
+        ]
+        offset = free[0] if free else beside[0]
+        taken.append(point + offset)
         axes.annotate(
             str(one.place + 1),
             (one.milliseconds, one.accuracy),
-            xytext=offset,
+            xytext=tuple(offset),
             textcoords="offset points",
+            ha="center",
+            va="center",
             weight="bold",
         )
 
