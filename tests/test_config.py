@@ -16,6 +16,7 @@ from distilkit.config import (
     DistillConfig,
     EvaluateConfig,
     FitConfig,
+    ReportConfig,
     TrainConfig,
     gates,
     resolve,
@@ -23,13 +24,14 @@ from distilkit.config import (
 )
 from distilkit.errors import UserError
 from distilkit.fields import changed, dump_values, field_infos, make_config, read_values
-from distilkit.workflows import augmentation, distillation, evaluation, training
+from distilkit.workflows import augmentation, distillation, evaluation, reporting, training
 
 COMMANDS = {
     "train": TrainConfig,
     "distill": DistillConfig,
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
+    "report": ReportConfig,
 }
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
 
@@ -40,6 +42,7 @@ SMALLEST: list[Any] = [
     DistillConfig(data_dir="data", alpha=1, output_dir="out"),
     EvaluateConfig(models=("a",), dataset="imdb"),
     AugmentConfig(dataset="sst2", output="new.parquet"),
+    ReportConfig(runs=("a",)),
 ]
 FULL: list[Any] = [
     TrainConfig(
@@ -137,6 +140,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
         raise Asked(config)
 
     verbs = {training: "train", distillation: "distill", augmentation: "augment", evaluation: "evaluate"}
+    verbs[reporting] = "report"
     for module, verb in verbs.items():
         monkeypatch.setattr(module, verb, stop)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

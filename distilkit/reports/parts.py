@@ -6,6 +6,7 @@ Names and texts are anybody's, so the templates escape all they are given; only 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,15 @@ class Picture:
     caption: str
     figure: Figure
 
+    @cached_property
+    def vector(self) -> str:
+        """The SVG file."""
+        return plots.vector(self.figure)
+
     @property
     def svg(self) -> Markup:
         """The element for the page, which says the caption where it is not seen."""
-        return Markup(plots.inline(self.figure, f"{self.heading}: {self.caption}"))
+        return Markup(plots.inline(self.vector, f"{self.heading} {self.caption}"))
 
 
 # --- the folder -------------------------------------------------------------------------------------------
@@ -91,8 +97,15 @@ def check_report_dir(folder: Path, option: str = "--report") -> None:
 
 def write_pictures(draft: Path, pictures: Iterable[Picture]) -> list[Path]:
     """Each of them as PNG and as SVG, in the folder `PLOTS`."""
-    (draft / PLOTS).mkdir()
-    return [file for one in pictures for file in plots.save(one.figure, draft / PLOTS / one.stem)]
+    folder = draft / PLOTS
+    folder.mkdir()
+    files = []
+    for one in pictures:
+        png, svg = folder / f"{one.stem}.png", folder / f"{one.stem}.svg"
+        png.write_bytes(plots.raster(one.figure))
+        svg.write_text(one.vector, encoding="utf-8")
+        files += [png, svg]
+    return files
 
 
 def render(template: str, **context: Any) -> str:

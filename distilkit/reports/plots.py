@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -237,7 +236,7 @@ def latency_picture(trades: Sequence[Trade]) -> Figure:
         axes.margins(x=0.15)
         axes.set(xlabel="median milliseconds a row, one at a time", ylabel="accuracy")
         if len(trades) > 1:
-            _number_points(axes, trades)
+            _number_points(figure, axes, trades)
         _legend(figure, [(one.name, one.place) for one in trades], marked=True, dashed=False)
         return figure
 
@@ -251,11 +250,11 @@ class _Ladder(MaxNLocator):
         return np.asarray(inside if len(inside) <= 7 else [rung for rung in inside if f"{rung:e}"[0] == "1"])
 
 
-def _number_points(axes: Axes, trades: Sequence[Trade]) -> None:
+def _number_points(figure: Figure, axes: Axes, trades: Sequence[Trade]) -> None:
     """The number that a name begins with, beside its point, where nothing else is."""
     axes.autoscale_view()  # else places are not yet those of the finished picture
     pixels = axes.transData.transform([(one.milliseconds, one.accuracy) for one in trades])
-    points = pixels * 72 / axes.get_figure(root=True).dpi
+    points = pixels * 72 / figure.dpi
     taken = [*points]
     beside = [
         np.asarray(offset) for offset in ((13, 0), (-13, 0), (13, 11), (-13, 11), (13, -11), (-13, -11))
@@ -381,24 +380,31 @@ def history_curves(courses: Sequence[Course], quantity: str) -> Figure:
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem` with .png and with .svg at its end, on white: the same bytes for the same figure."""
-    raster, vector = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg"))
+def raster(figure: Figure) -> bytes:
+    """A PNG on white, the same bytes for the same figure."""
+    buffer = io.BytesIO()
     with _styled():
-        figure.savefig(raster, dpi=200, facecolor="white", metadata={"Software": None})
-        vector.write_text(_svg(figure, "white"), encoding="utf-8")
-    return [raster, vector]
+        figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+    return buffer.getvalue()
 
 
-def inline(figure: Figure, described: str) -> str:
-    """An `<svg>` element to put into a page, drawn in the page's own colour of text.
+def vector(figure: Figure) -> str:
+    """An SVG file on white, the same text for the same figure."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with _styled():
+        figure.savefig(buffer, format="svg", facecolor="white", metadata=nothing)
+    return buffer.getvalue()
+
+
+def inline(drawn: str, described: str) -> str:
+    """An `<svg>` element to put into a page, on its ground and in its colour of text.
 
     Args:
+        drawn: as `vector` gives it.
         described: what is to be said where it is not seen; plain text.
     """
-    with _styled():
-        text = _svg(figure, "none")
-    element = text[text.index("<svg") :]
+    element = drawn[drawn.index("<svg") :]
     element = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     element = re.sub(r'<g id="[^"]*"', "<g", element)  # the same in every picture of the page
     head, _, rest = element.partition(">")
@@ -408,15 +414,9 @@ def inline(figure: Figure, described: str) -> str:
     wide = f' style="min-width: {float(box[1]):.0f}px"' if float(box[1]) > 72 * WIDTH + 1 else ""
     label = html.escape(described)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box[0]}{wide} role="img" aria-label="{label}"'
+    rest = rest.replace("fill: #ffffff", "fill: none", 1)  # the ground is what is drawn first
     rest = rest.replace("xlink:href", "href").replace(INK, "currentColor")
     return re.sub(r"\s*\n\s*", "\n", f"{head}>{rest}").strip()
-
-
-def _svg(figure: Figure, face: str) -> str:
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", facecolor=face, metadata=nothing)
-    return buffer.getvalue()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from distilkit.runs import Run
 SCHEMA = "distilkit.report/1"
 EVALUATION_SCHEMA = "distilkit.evaluation/2"
 OPTION = "--output-dir"
+DRAWN = ("epoch", "improved", "validation", "examples_per_second")  # what every line of a history has
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,10 @@ def _told(run: Run, reporter: Reporter) -> dict[str, Any]:
     history, metrics, environment = run.history, run.metrics, run.environment
     if not history:
         raise UserError(f"{run.path} has an empty {runs.HISTORY}: there is nothing to draw. Leave it out.")
+    for line, record in enumerate(history, start=1):
+        if missing := [name for name in DRAWN if name not in record]:
+            file = run.path / runs.HISTORY
+            raise UserError(f"{file}, line {line}, has no {missing[0]}. The run is damaged; make it anew.")
     try:
         return {
             "run": str(run.path),

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import distilkit
 from distilkit.cli.app import app
-from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, TrainConfig
+from distilkit.config import AugmentConfig, DistillConfig, EvaluateConfig, ReportConfig, TrainConfig
 from distilkit.fields import field_infos, flag
 
 COMMANDS = {
@@ -22,8 +22,19 @@ COMMANDS = {
     "distill": DistillConfig,
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
+    "report": ReportConfig,
 }
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "evaluate", "sklearn", "numpy", "pyarrow")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "sklearn",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+)
 CACHE_HELPS = [["cache", *command, "--help"] for command in ([], ["path"], ["list"], ["verify"], ["prune"])]
 HELPS = [["--help"], *([command, "--help"] for command in COMMANDS), *CACHE_HELPS]
 
