@@ -108,7 +108,9 @@ def _evaluation(
         for place, (entry, one, name) in enumerate(zip(entries, answers, names, strict=True))
     ]
     rows = "1 row" if document["rows"] == 1 else f"{document['rows']:,} rows"
-    classes = ", ".join(f"{one['name']} {one['rows']:,}" for one in document["classes"])
+    known = document["classes"]
+    listed = ", ".join(f"{one['name']} {one['rows']:,}" for one in known)
+    classes = listed if len(known) <= 4 else f"{len(known)} classes"
     context = {
         "title": f"{document['dataset']}, {document['split']}: {len(entries)} "
         + ("model" if len(entries) == 1 else "models"),

@@ -457,8 +457,7 @@ def _legend(
         )
         for _, place in names
     ]
-    # matplotlib leaves out what begins with an underscore.
-    labels = ["\u200b" + name for name, _ in names]
+    labels = [name for name, _ in names]
     figure.legend(handles=handles, labels=labels, loc="outside lower center", handlelength=2.6)
 
 

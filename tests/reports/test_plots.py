@@ -19,7 +19,7 @@ from distilkit.reports import plots
 from distilkit.reports.plots import Course, Line, Trade, inline, raster, vector
 from distilkit.reports.statistics import Answers, Bin, confusion, reliability, risk_coverage
 
-HOSTILE = '_</text><script>alert(1)</script> $\\frac{ " & 模型'
+HOSTILE = '_</text><script>alert(1)</script> $\\frac{$ " & 模型'
 
 
 def answers(rows: int = 200, classes: int = 2, seed: int = 0) -> Answers:
@@ -225,7 +225,7 @@ def test_a_wide_picture_is_not_made_smaller_than_its_text_is_legible() -> None:
 
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
-    """matplotlib leaves such names out."""
+    """matplotlib once left such names out."""
     assert "_x $y$" in vector(plots.history_curves([Course("_x $y$", 0, [1], [1.0], 1)], "loss"))
 
 
