@@ -11,13 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distilkit.config import AugmentConfig, DistillConfig, DoctorConfig, EvaluateConfig, TrainConfig
+    from distilkit.config import (
+        AugmentConfig,
+        DistillConfig,
+        DoctorConfig,
+        EvaluateConfig,
+        ReportConfig,
+        TrainConfig,
+    )
     from distilkit.errors import GateMissed, UserError
     from distilkit.runs import Run
     from distilkit.workflows.augmentation import augment
     from distilkit.workflows.diagnosis import doctor
     from distilkit.workflows.distillation import distill, distill_many
     from distilkit.workflows.evaluation import evaluate
+    from distilkit.workflows.reporting import report
     from distilkit.workflows.training import train
 
 __version__ = "0.1.0"
@@ -27,6 +35,7 @@ _HOMES = {
     "DistillConfig": "config",
     "DoctorConfig": "config",
     "EvaluateConfig": "config",
+    "ReportConfig": "config",
     "TrainConfig": "config",
     "GateMissed": "errors",
     "UserError": "errors",
@@ -36,6 +45,7 @@ _HOMES = {
     "distill_many": "workflows.distillation",
     "doctor": "workflows.diagnosis",
     "evaluate": "workflows.evaluation",
+    "report": "workflows.reporting",
     "train": "workflows.training",
 }
 __all__ = [
@@ -44,6 +54,7 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "GateMissed",
+    "ReportConfig",
     "Run",
     "TrainConfig",
     "UserError",
@@ -52,6 +63,7 @@ __all__ = [
     "distill_many",
     "doctor",
     "evaluate",
+    "report",
     "train",
 ]
 

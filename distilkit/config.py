@@ -666,6 +666,19 @@ class CachePruneConfig:
     all: bool = option(False, panel="Cache", help="Remove every entry.")
 
 
+@frozen
+class ReportConfig:
+    """Draw how runs were trained: losses and metrics of every epoch, several runs in one picture."""
+
+    runs: Strings = positional(help="Run folders.", min_length=1)
+    output_dir: Path = option(
+        Path("report"),
+        panel="Output",
+        short="-o",
+        help="Folder for a page that opens anywhere, and the pictures.",
+    )
+
+
 # Figures of `evaluate` by which way is better.
 HIGHER: tuple[str, ...] = (
     *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),

@@ -18,11 +18,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -95,30 +95,47 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     Raises:
         UserError: when it holds something (other than a run that `overwrite` may replace) or cannot be made.
     """
-    place = output_dir.absolute()
+
+    def check_contents() -> None:
+        if not overwrite:
+            raise UserError(
+                f"--output-dir {output_dir} is not empty. "
+                "Name another folder, or replace it with --overwrite."
+            )
+        if not is_run(output_dir):
+            raise UserError(
+                f"--output-dir {output_dir} holds no run, so --overwrite will not delete it. "
+                "Name another folder."
+            )
+
+    check_folder(output_dir, "--output-dir", check_contents)
+
+
+def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) -> None:
+    """Refuse early, before any work, a folder that could not be written.
+
+    Args:
+        option: what names it on the command line.
+        check_contents: called when something lies in it; raises `UserError` where that must stay.
+
+    Raises:
+        UserError: when it must stay as it is or cannot be made.
+    """
+    place = folder.absolute()
     try:
-        if Path.cwd().is_relative_to(output_dir.resolve()):
-            raise UserError(f"--output-dir {output_dir} is the folder you are in. Name a new one.")
-        if os.path.ismount(output_dir):
-            raise UserError(f"--output-dir {output_dir} is a mount point. Name a folder inside it.")
-        if output_dir.exists() and not output_dir.is_dir():
-            raise UserError(f"--output-dir {output_dir} is a file. Name a folder that does not exist yet.")
-        if output_dir.is_dir() and any(output_dir.iterdir()):
-            if not overwrite:
-                raise UserError(
-                    f"--output-dir {output_dir} is not empty. "
-                    "Name another folder, or replace it with --overwrite."
-                )
-            if not is_run(output_dir):
-                raise UserError(
-                    f"--output-dir {output_dir} holds no run, so --overwrite will not delete it. "
-                    "Name another folder."
-                )
+        if Path.cwd().is_relative_to(folder.resolve()):
+            raise UserError(f"{option} {folder} is the folder you are in. Name a new one.")
+        if os.path.ismount(folder):
+            raise UserError(f"{option} {folder} is a mount point. Name a folder inside it.")
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{option} {folder} is a file. Name a folder that does not exist yet.")
+        if folder.is_dir() and any(folder.iterdir()):
+            check_contents()
         home = next(parent for parent in place.parents if parent.exists())
         if not home.is_dir() or not os.access(home, os.W_OK):
-            raise UserError(f"--output-dir {output_dir}: {home} is not a folder you can write to.")
+            raise UserError(f"{option} {folder}: {home} is not a folder you can write to.")
     except OSError as error:
-        raise UserError(f"--output-dir {output_dir} cannot be used: {error.strerror}.") from None
+        raise UserError(f"{option} {folder} cannot be used: {error.strerror}.") from None
 
 
 @contextmanager
@@ -128,10 +145,27 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
     Raises:
         UserError: as `check_output_dir`, or when the disk refuses.
     """
-    check_output_dir(output_dir, overwrite)
-    output_dir = output_dir.resolve()  # a link keeps pointing at what is replaced
+    check = partial(check_output_dir, output_dir, overwrite)
+    with writing_folder(output_dir, "--output-dir", "run", check) as draft:
+        yield draft
+
+
+@contextmanager
+def writing_folder(folder: Path, option: str, what: str, check: Callable[[], None]) -> Iterator[Path]:
+    """A folder to build in, which becomes `folder` when the block ends well and else disappears.
+
+    Args:
+        option: what names it on the command line.
+        what: is built.
+        check: raises `UserError` where `folder` must not be replaced; called before and after the work.
+
+    Raises:
+        UserError: as `check`, or when the disk refuses.
+    """
+    check()
+    folder = folder.resolve()  # a link keeps pointing at what is replaced
     try:
-        draft = _make_draft(output_dir)
+        draft = _make_draft(folder)
         draft.chmod(0o777 & ~_umask())
         try:
             yield draft
@@ -139,15 +173,15 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
         except BaseException as error:
             shutil.rmtree(draft, ignore_errors=True)
             if isinstance(error, OSError) and error.errno in REFUSALS:
-                raise UserError(f"--output-dir {output_dir}: {error.strerror}. Nothing was kept.") from None
+                raise UserError(f"{option} {folder}: {error.strerror}. Nothing was kept.") from None
             raise
         try:
-            check_output_dir(output_dir, overwrite)  # somebody may have filled it while we worked
-            _move_in(draft, output_dir)
+            check()  # somebody may have filled it while we worked
+            _move_in(draft, folder)
         except (OSError, UserError) as error:
-            raise UserError(f"{error} The run is complete and lies in {draft}.") from None
+            raise UserError(f"{error} The {what} is complete and lies in {draft}.") from None
     finally:
-        _remove_empty_parents(output_dir.parent)
+        _remove_empty_parents(folder.parent)
 
 
 # Folders that this process has made for runs. Whoever is the last to leave an empty one removes it: several

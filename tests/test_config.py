@@ -17,6 +17,7 @@ from distilkit.config import (
     DoctorConfig,
     EvaluateConfig,
     FitConfig,
+    ReportConfig,
     TrainConfig,
     gates,
     resolve,
@@ -24,13 +25,14 @@ from distilkit.config import (
 )
 from distilkit.errors import UserError
 from distilkit.fields import changed, dump_values, field_infos, make_config, read_values
-from distilkit.workflows import augmentation, diagnosis, distillation, evaluation, training
+from distilkit.workflows import augmentation, diagnosis, distillation, evaluation, reporting, training
 
 COMMANDS = {
     "train": TrainConfig,
     "distill": DistillConfig,
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
+    "report": ReportConfig,
 }
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
 
@@ -42,6 +44,7 @@ SMALLEST: list[Any] = [
     DoctorConfig(dataset="sst2", teacher="t"),
     EvaluateConfig(models=("a",), dataset="imdb"),
     AugmentConfig(dataset="sst2", output="new.parquet"),
+    ReportConfig(runs=("a",)),
 ]
 FULL: list[Any] = [
     TrainConfig(
@@ -140,6 +143,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
 
     verbs = {training: "train", distillation: "distill", augmentation: "augment", evaluation: "evaluate"}
     verbs[diagnosis] = "doctor"
+    verbs[reporting] = "report"
     for module, verb in verbs.items():
         monkeypatch.setattr(module, verb, stop)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

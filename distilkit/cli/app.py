@@ -16,6 +16,7 @@ from distilkit.config import (
     DistillConfig,
     DoctorConfig,
     EvaluateConfig,
+    ReportConfig,
     TrainConfig,
 )
 from distilkit.errors import GateMissed, UserError
@@ -103,6 +104,17 @@ def evaluate(config: EvaluateConfig, output: Output) -> None:
         result = evaluation.evaluate(config, output)
     output.result(result.document(), out.evaluation_table(result.document()))
     gating.check_gates(result)
+
+
+@app.command()
+@with_options(ReportConfig)
+def report(config: ReportConfig, output: Output) -> None:
+    """Draw how runs were trained: losses and metrics of every epoch, several runs in one picture."""
+    from distilkit.workflows import reporting
+
+    with output:
+        result = reporting.report(config, output)
+    output.result(result.document(), out.report_text(result.document()))
 
 
 cache = typer.Typer(

@@ -207,6 +207,13 @@ def augmentation_text(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def report_text(document: Mapping[str, Any]) -> str:
+    """Where the page is that `report` wrote, and what it is of."""
+    many = "1 run" if len(document["runs"]) == 1 else f"{len(document['runs'])} runs"
+    pictures = sum(file.endswith(".svg") for file in document["pictures"])
+    return f"{document['path']}: {many}, {pictures} pictures"
+
+
 KEY_SHOWN = 12  # hex digits of a key: enough for `--key`
 
 

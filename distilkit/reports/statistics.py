@@ -19,6 +19,11 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Key = TypeVar("Key", bound=Hashable)
 
+# What `quality` measures, in the order in which it is shown.
+QUALITY = (
+    *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
+    *("roc_auc", "average_precision", "loss", "brier", "ece"),
+)
 BINS = 15
 CONFIDENCE = 0.95
 REPLICATES = 1_000

@@ -143,6 +143,11 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
     document = measured.document()
     if config.markdown:
         runs.write_text(config.markdown, markdown(document))
+    if config.report:
+        from distilkit.reports.page import write_report
+
+        page = write_report(config.report, document, [score.answered.answers for score in measured.scores])
+        reporter.note(f"written: {page}")
     sample = f"-{measured.rows}" if config.max_eval_samples else ""
     for score, entry in zip(measured.scores, document["models"], strict=True):
         run = score.answered.loaded.source.run if score.answered.loaded else None
@@ -156,6 +161,10 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
 
 def _check_outputs(config: EvaluateConfig) -> None:
     """Refuse a place that cannot be written to before anything is scored."""
+    if config.report:
+        from distilkit.reports.parts import check_report_dir  # matplotlib takes a while
+
+        check_report_dir(config.report)
     if config.markdown:
         if config.markdown.is_dir():
             raise UserError(f"--markdown {config.markdown} is a folder. Give a file.")

@@ -14,7 +14,14 @@ from typer.testing import CliRunner
 
 import distilkit
 from distilkit.cli.app import app
-from distilkit.config import AugmentConfig, DistillConfig, DoctorConfig, EvaluateConfig, TrainConfig
+from distilkit.config import (
+    AugmentConfig,
+    DistillConfig,
+    DoctorConfig,
+    EvaluateConfig,
+    ReportConfig,
+    TrainConfig,
+)
 from distilkit.fields import field_infos, flag
 
 COMMANDS = {
@@ -23,8 +30,19 @@ COMMANDS = {
     "doctor": DoctorConfig,
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
+    "report": ReportConfig,
 }
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "evaluate", "sklearn", "numpy", "pyarrow")
+HEAVY = (
+    "torch",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "sklearn",
+    "numpy",
+    "pyarrow",
+    "matplotlib",
+)
 CACHE_HELPS = [["cache", *command, "--help"] for command in ([], ["path"], ["list"], ["verify"], ["prune"])]
 HELPS = [["--help"], *([command, "--help"] for command in COMMANDS), *CACHE_HELPS]
 

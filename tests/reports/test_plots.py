@@ -1,0 +1,268 @@
+"""Pictures: the right points, on any input, legible on white and on black, the same bytes each time."""
+
+import io
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from distilkit.reports import plots
+from distilkit.reports.plots import Course, Line, Trade, inline, raster, vector
+from distilkit.reports.statistics import Answers, Bin, confusion, reliability, risk_coverage
+
+HOSTILE = '_</text><script>alert(1)</script> $\\frac{$ " & 模型'
+
+
+def answers(rows: int = 200, classes: int = 2, seed: int = 0) -> Answers:
+    """Better than chance, of every class where there is room."""
+    generator = np.random.default_rng(seed)
+    labels = generator.permutation(np.arange(rows) % classes)
+    logits = generator.normal(size=(rows, classes))
+    logits[np.arange(rows), labels] += 1.5
+    odds = np.exp(logits)
+    return Answers.of(odds / odds.sum(axis=1, keepdims=True), labels)
+
+
+def counted(one: Answers) -> Any:
+    return confusion(one, np.ones((1, len(one.labels))))[0].astype(int)
+
+
+def all_figures(one: Answers, name: str) -> Iterator[tuple[str, Figure]]:
+    """One of each, as far as the answers allow."""
+    classes = [f"{name} {number}" for number in range(one.classes)]
+    assert one.confidence is not None
+    yield "confusion", plots.confusion_matrix(counted(one), classes, name)
+    yield "histogram", plots.confidence_histogram(one, name)
+    yield "reliability", plots.reliability_diagram(reliability(one, one.confidence), name)
+    lines = [Line(name, place, *risk_coverage(one, one.confidence)) for place in range(2)]
+    yield "risk", plots.risk_coverage_curves(lines)
+    if line := plots.roc_line(name, 0, one):
+        yield "roc", plots.roc_curves([line])
+    if line := plots.precision_recall_line(name, 0, one):
+        yield "precision-recall", plots.precision_recall_curves([line], 0.5)
+    trades = [Trade(name, 0, 2.5, 0.9, 0.85, 0.95), Trade(name, 1, 40.0, 0.92, None, None)]
+    yield "latency", plots.latency_picture(trades)
+    courses = [Course(name, 0, [1, 2, 3], [0.7, 0.8, 0.75], 2), Course(name, 1, [1], [0.6], None)]
+    yield "history", plots.history_curves(courses, "accuracy")
+
+
+SUBJECTS = {
+    "two classes": answers(),
+    "ten classes": answers(400, 10),
+    "forty classes": answers(400, 40),
+    "one row": answers(1),
+    "one class": Answers.of(answers().probabilities, np.zeros(200, dtype=np.int64)),
+    "all right": Answers.of(np.eye(2)[np.arange(50) % 2], np.arange(50) % 2),
+    "all wrong": Answers.of(np.eye(2)[np.arange(50) % 2], 1 - np.arange(50) % 2),
+}
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+def test_everything_can_be_drawn_whatever_was_answered(subject: str) -> None:
+    """A name must not be taken for a formula, or for markup."""
+    drawn = dict(all_figures(SUBJECTS[subject], HOSTILE))
+    assert {"confusion", "histogram", "reliability", "risk", "latency", "history"} <= set(drawn)
+    for name, figure in drawn.items():
+        root = ElementTree.fromstring(inline(vector(figure), HOSTILE))
+        assert len([one for one in root.iter() if str(one.tag).endswith(("path", "use"))]) > 5, name
+        assert not [one for one in root.iter() if "script" in str(one.tag)]
+
+
+def test_no_picture_is_blank_or_transparent() -> None:
+    """On black a transparent PNG is illegible."""
+    for name, figure in all_figures(SUBJECTS["two classes"], "model"):
+        pixels = matplotlib.image.imread(io.BytesIO(raster(figure)))
+        assert (pixels[..., 3] == 1).all(), name
+        grey = pixels[20:-20, 20:-20, :3].mean(axis=2)
+        assert len(np.unique(grey)) > 8 and (grey < 0.9).mean() > 0.005, name
+        ground = re.search(r'id="patch_1">\s*<path [^>]*style="fill: ([^"]*)"', vector(figure))
+        assert ground and ground[1] == "#ffffff"
+        assert "#ffffff" not in inline(vector(figure), "")
+
+
+def test_a_curve_that_is_not_defined_is_not_drawn() -> None:
+    assert plots.roc_line("a", 0, SUBJECTS["one class"]) is None
+    assert plots.roc_line("a", 0, SUBJECTS["one row"]) is None
+    unsure = Answers(np.array([0, 1]), np.array([0, 1]), None, None, 2)
+    assert plots.roc_line("a", 0, unsure) is None and plots.precision_recall_line("a", 0, unsure) is None
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_the_areas_under_the_curves_are_those_of_scikit_learn(classes: int) -> None:
+    """Curves of the wrong class, or axes that changed places, look as good."""
+    one = answers(3_000, classes)
+    assert one.probabilities is not None
+    scores = one.probabilities[:, 1] if classes == 2 else one.probabilities
+    line = plots.roc_line("a", 0, one)
+    assert line is not None
+    assert np.trapezoid(line.y, line.x) == pytest.approx(
+        roc_auc_score(one.labels, scores, multi_class="ovr"), abs=2e-3
+    )
+    line = plots.precision_recall_line("a", 0, one)
+    assert line is not None
+    wanted = average_precision_score(one.labels if classes == 2 else np.eye(classes)[one.labels], scores)
+    assert np.trapezoid(line.y, line.x) == pytest.approx(wanted, abs=8e-3)
+
+
+def test_a_class_without_rows_is_left_out_of_the_mean() -> None:
+    one = answers(300, 4)
+    assert one.probabilities is not None
+    there = one.labels != 3
+    kept = Answers.of(one.probabilities[there], one.labels[there])
+    line = plots.roc_line("a", 0, kept)
+    assert line is not None and not np.isnan(line.y).any()
+
+
+def test_a_long_curve_keeps_its_ends_and_no_more_points_than_can_be_seen() -> None:
+    """25,000 reviews and five models would be a page of tens of megabytes."""
+    line = plots.roc_line("a", 0, answers(20_000))
+    assert line is not None and len(line.x) <= plots.POINTS
+    assert (line.x[0], line.y[0], line.x[-1], line.y[-1]) == (0, 0, 1, 1)
+    one = answers(20_000)
+    assert one.confidence is not None
+    figure = plots.risk_coverage_curves([Line("a", 0, *risk_coverage(one, one.confidence))])
+    drawn: Any = figure.axes[0].lines[0].get_xydata()
+    assert len(drawn) <= plots.POINTS and drawn[-1, 0] == 1
+
+
+def test_the_histogram_holds_every_row() -> None:
+    """Also those at the very ends, and a file's scores below what a class of two can have at least."""
+    confidence = np.array([0.2, 0.5, 0.5, 0.7, 1.0, 1.0])
+    labels, answer = np.zeros(6, dtype=np.int64), np.array([0, 0, 1, 1, 0, 1])
+    figure = plots.confidence_histogram(Answers(labels, answer, confidence, None, 2), "a")
+    heights = [sum(bar.get_height() for bar in axes.patches) for axes in figure.axes]
+    assert heights == [3, 3]
+
+
+def test_the_confusion_matrix_has_labels_down_and_answers_across() -> None:
+    figure = plots.confusion_matrix(np.array([[5, 3], [0, 2]]), ["no", "yes"], "a")
+    shown = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+    assert shown == {(0, 0): "5\n62.5%", (1, 0): "3\n37.5%", (0, 1): "0\n0.0%", (1, 1): "2\n100.0%"}
+    assert len(figure.axes[0].patches) == 3  # nothing is filled where no row is
+
+
+def test_the_reliability_diagram_has_the_bins_with_rows_and_their_counts() -> None:
+    found = [Bin(0, 0.5, 0, None, None), Bin(0.5, 0.75, 4, 0.6, 0.5), Bin(0.75, 1, 12_000, 0.9, 0.95)]
+    above, below = plots.reliability_diagram(found, "a").axes
+    assert above.lines[-1].get_xydata().tolist() == [[0.6, 0.5], [0.9, 0.95]]
+    assert [text.get_text() for text in below.texts] == ["4", "12k"]
+    low, high = above.lines[1].get_ydata()
+    assert low < 0.5 < high and high - low > 0.5  # 2 of 4 says little, and the picture shows it
+
+
+def test_the_epoch_that_was_kept_has_the_ring() -> None:
+    figure = plots.history_curves([Course("a", 0, [1, 2, 4], [0.7, 0.9, 0.8], 2)], "accuracy")
+    ring = figure.axes[0].lines[1]
+    assert ring.get_xydata().tolist() == [[2, 0.9]] and ring.get_markerfacecolor() == "none"
+
+
+def test_numbers_beside_points_do_not_lie_on_each_other() -> None:
+    trades = [Trade(f"{n + 1} m", n, 2.0 + 0.001 * n, 0.9, 0.88, 0.92) for n in range(3)]
+    figure = plots.latency_picture([*trades, Trade("4 t", 3, 30.0, 0.92, 0.9, 0.94)])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    overlaps = [(a, b) for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
+    assert len(boxes) == 4 and not overlaps
+
+
+@pytest.mark.parametrize("times", [(2.0, 30.0), (0.4, 0.5), (17.0, 17.0), (3.0, 4_000.0)])
+def test_the_axis_of_times_has_ticks_that_are_plain_numbers(times: tuple[float, float]) -> None:
+    figure = plots.latency_picture([Trade(str(n), n, time, 0.9, 0.9, 0.9) for n, time in enumerate(times)])
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    low, high = axes.get_xlim()
+    shown = [t.get_text() for t in axes.get_xticklabels() if low <= t.get_position()[0] <= high]
+    assert len([text for text in shown if re.fullmatch(r"[\d.]+", text)]) >= 2, shown
+
+
+# --- how it looks ------------------------------------------------------------------------------------------
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of WCAG 2."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
+
+
+@pytest.mark.parametrize("colour", plots.PALETTE)
+@pytest.mark.parametrize("page", ["#ffffff", "#0e1116"])
+def test_every_colour_stands_out_on_a_light_page_and_on_a_dark_one(colour: str, page: str) -> None:
+    """WCAG 2.1, 1.4.11: 3 : 1 for what a picture says."""
+    bright, dark = sorted((luminance(colour), luminance(page)), reverse=True)
+    assert (bright + 0.05) / (dark + 0.05) >= 3
+
+
+def test_a_dozen_models_differ_in_more_than_their_colour() -> None:
+    looks = [(plots.colour(place), str(plots._dashes(place))) for place in range(12)]
+    assert len(set(looks)) == 12
+    assert all(one[1] != other[1] for one, other in pairwise(looks))
+
+
+def test_in_a_page_ink_is_the_pages_own() -> None:
+    figure = plots.roc_curves([Line("a", 0, np.array([0.0, 1]), np.array([0.0, 1]))])
+    element = inline(vector(figure), "what it is")
+    assert "currentColor" in element and plots.INK not in element and "#000000" not in element
+    head = element.partition(">")[0]
+    assert 'aria-label="what it is"' in head and "width=" not in head and "min-width" not in head
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", element)
+    assert '<g id="' not in element  # the same in every picture
+
+
+def test_a_wide_picture_is_not_made_smaller_than_its_text_is_legible() -> None:
+    table = counted(answers(400, 12))
+    element = inline(vector(plots.confusion_matrix(table, [str(n) for n in range(12)], "a")), "")
+    assert "min-width: " in element.partition(">")[0]
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    """matplotlib once left such names out."""
+    assert "_x $y$" in vector(plots.history_curves([Course("_x $y$", 0, [1], [1.0], 1)], "loss"))
+
+
+def test_the_users_settings_neither_matter_nor_change() -> None:
+    def drawn() -> tuple[bytes, str]:
+        figure = plots.history_curves([Course("a", 0, [1, 2], [1.0, 0.5], 2)], "loss")
+        return raster(figure), vector(figure)
+
+    plain = drawn()
+    with matplotlib.rc_context({"text.usetex": True, "font.size": 30, "svg.fonttype": "path"}):
+        before = dict(matplotlib.rcParams)
+        assert drawn() == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_the_same_figure_is_the_same_file() -> None:
+    """Also of another process, whose hashes are others: reports are compared and kept in git."""
+    code = (
+        "import sys; from distilkit.reports import plots; import numpy as np\n"
+        "figure = plots.confusion_matrix(np.array([[3, 1], [2, 4]]), ['a', 'b'], 't')\n"
+        "sys.stdout.write(plots.vector(figure))\n"
+        "assert 'matplotlib.pyplot' not in sys.modules, 'it keeps figures, and picks a window system'\n"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            check=True,
+            timeout=60,
+            env={"PYTHONHASHSEED": seed, "PATH": "", "PYTHONPATH": ":".join(sys.path)},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1 and len(found.pop()) > 3_000
+
+
+def test_a_name_is_cut_in_its_middle() -> None:
+    assert plots.elided("runs/a") == "runs/a"
+    assert plots.elided("x" * 30 + "\n" + "y" * 30, 20) == "xxxxxx…yyyyyyyyyyyyy"
+    assert len(plots.elided("x" * 300)) == plots.SHORT

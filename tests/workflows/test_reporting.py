@@ -1,0 +1,243 @@
+"""`report`: the curves of runs, as they wrote them, without loading a model."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Notes, write_jsonl
+
+from distilkit import EvaluateConfig, ReportConfig, UserError, evaluate, report
+from distilkit.reports import histories, plots
+from distilkit.reports.plots import Course
+from distilkit.runs import Run
+from distilkit.workflows import measured, reporting
+
+MakeRun = Callable[..., Path]
+
+
+def record(epoch: int, value: float, **more: Any) -> dict[str, Any]:
+    """A line of `history.jsonl`."""
+    known = {
+        "epoch": epoch,
+        "step": 10 * epoch,
+        "learning_rate": 1e-3,
+        "loss": 1 - value,
+        "hard_loss": None,
+        "soft_loss": 1 - value,
+        "validation": {"accuracy": value, "f1": value, "f1_macro": value, "loss": 2 - value},
+        "improved": True,
+        "examples_per_second": 100.0,
+        "seconds": 1.0,
+        "layer_loss": None,
+    }
+    return known | more
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """`make_run("a", history)`: a run folder with what `report` reads, and no model in it."""
+
+    def make(name: str, history: list[dict[str, Any]], **metrics: Any) -> Path:
+        folder = tmp_path / name
+        (folder / "model").mkdir(parents=True)
+        (folder / "config.yaml").write_text("dataset: sst2\n", encoding="utf-8")
+        write_jsonl(folder / "history.jsonl", history)
+        measured: dict[str, Any] = {"best_epoch": 2, "metric": "accuracy", "validation": {"accuracy": 0.8}}
+        measured |= {"parameters": 1_000, "bytes": 4_000, "seconds": 2.5}
+        (folder / "metrics.json").write_text(json.dumps(measured | metrics), encoding="utf-8")
+        environment = {"command": "distill", "loss": "loss = MSE(a, b)", "dataset": {"name": "sst2"}}
+        environment |= {"seed": 1, "precision": "fp32", "teachers": [{"name": "runs/t"}]}
+        (folder / "environment.json").write_text(json.dumps(environment), encoding="utf-8")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Course]]:
+    """The curves of every picture, by what its axis says."""
+    found: dict[str, list[Course]] = {}
+    ordinary = plots.history_curves
+
+    def watched(courses: Any, quantity: str) -> Any:
+        found[quantity] = list(courses)
+        return ordinary(courses, quantity)
+
+    monkeypatch.setattr(plots, "history_curves", watched)
+    monkeypatch.setattr(plots, "raster", lambda figure: b"")
+    return found
+
+
+def test_curves_are_the_histories_overlaid(
+    make_run: MakeRun, drawn: dict[str, list[Course]], tmp_path: Path
+) -> None:
+    """Another run's values under a run's name would decide for the wrong one."""
+    a = make_run("a", [record(1, 0.6), record(2, 0.8), record(3, 0.7, improved=False)])
+    b = make_run("b", [record(1, 0.5, hard_loss=0.3, soft_loss=None)], best_epoch=1)
+    made = report(ReportConfig(runs=(str(a), str(b)), output_dir=tmp_path / "out"))
+    assert drawn["validation accuracy"] == [
+        Course("1 a", 0, [1, 2, 3], [0.6, 0.8, 0.7], 2),
+        Course("2 b", 1, [1], [0.5], 1),
+    ]
+    assert [one.values for one in drawn["validation log loss"]] == [[1.4, 1.2, 1.3], [1.5]]
+    assert [(one.name, one.values) for one in drawn["hard loss, against the labels"]] == [("2 b", [0.3])]
+    assert [one.name for one in drawn["soft loss, against the teacher"]] == ["1 a"]
+    assert len(drawn) == 5
+    document = made.document()
+    assert document["schema"] == reporting.SCHEMA
+    assert [run["history"] for run in document["runs"]] == [Run(a).history, Run(b).history]
+    kept = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert kept == {name: document[name] for name in ("schema", "runs")}
+    files = {str(file) for file in (tmp_path / "out" / "plots").iterdir()}
+    assert set(document["pictures"]) == files and len(files) == 10
+    page = made.path.read_text(encoding="utf-8")
+    assert page.count("<svg") == page.count("<figcaption>") == 5
+    assert "http:" not in page.replace("http://www.w3.org/2000/svg", "") and "https:" not in page
+
+
+def test_epochs_that_match_layers_are_a_curve_of_their_own(
+    make_run: MakeRun, drawn: dict[str, list[Course]], tmp_path: Path
+) -> None:
+    """They count from 1 too: put among the others they would be drawn over them."""
+    alone = {"stage": "layers", "soft_loss": None}
+    run = make_run(
+        "tiny",
+        [
+            record(1, 0.1, **alone, layer_loss=9.0, validation={"layer_loss": 8.5}),
+            record(2, 0.2, **alone, layer_loss=7.0, validation={"layer_loss": 6.5}),
+            record(1, 0.6, stage="logits"),
+            record(2, 0.7, stage="logits"),
+        ],
+    )
+    general = make_run(
+        "general",
+        [record(1, 0.1, soft_loss=None, layer_loss=5.0, validation={"layer_loss": 4.0})],
+        metric="layer_loss",
+        best_epoch=1,
+        validation={"layer_loss": 4.0},
+    )
+    report(ReportConfig(runs=(str(run), str(general)), output_dir=tmp_path / "out"))
+    assert drawn["layers alone, training loss"] == [
+        Course("1 tiny", 0, [1, 2], [9.0, 7.0], 2),
+        Course("2 general", 1, [1], [5.0], 1),
+    ]
+    assert [one.values for one in drawn["layers alone, validation loss"]] == [[8.5, 6.5], [4.0]]
+    assert drawn["validation accuracy"] == [Course("1 tiny", 0, [1, 2], [0.6, 0.7], 2)]
+    assert drawn["loss, as trained"] == [Course("1 tiny", 0, [1, 2], [0.4, pytest.approx(0.3)], 2)]
+    assert "loss of matched layers" not in drawn
+
+
+def test_a_real_run_and_its_evaluation_are_shown(
+    teacher_run: Run, sst2_dir: Path, drawn: dict[str, list[Course]], tmp_path: Path
+) -> None:
+    """What `train` and `evaluate` write is what is read here."""
+    run = tmp_path / "teacher"
+    shutil.copytree(teacher_run.path, run)
+    evaluate(EvaluateConfig(models=(str(run),), dataset="sst2", data_dir=sst2_dir, latency=False))
+    (made,) = report(ReportConfig(runs=str(run), output_dir=tmp_path / "out")).series["runs"]
+    assert set(Run(run).history[0]) == set(record(1, 0.5))
+    assert [one.best for one in drawn["validation accuracy"]] == [Run(run).metrics["best_epoch"]]
+    (found,) = made["evaluations"]
+    assert (found["dataset"], found["split"], found["rows"]) == ("sst2", "validation", 8)
+    assert f"{found['metrics']['accuracy']:.4f}" in (tmp_path / "out" / "index.html").read_text()
+    assert reporting.EVALUATION_SCHEMA == measured.SCHEMA
+
+
+@pytest.mark.parametrize("text", ['{"schema": "distilkit.evaluation/1"}', "[]", "{", '{"schema": 3}'])
+def test_an_evaluation_of_another_kind_is_left_out_and_named(
+    text: str, make_run: MakeRun, drawn: object, tmp_path: Path
+) -> None:
+    run = make_run("a", [record(1, 0.6)])
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "sst2-test.json").write_text(text)
+    notes = Notes()
+    made = report(ReportConfig(runs=str(run), output_dir=tmp_path / "out"), notes)
+    assert made.series["runs"][0]["evaluations"] == []
+    (note,) = notes.notes
+    assert "sst2-test.json is left out" in note and "evaluate the run again" in note
+
+
+def test_names_in_a_run_are_text(make_run: MakeRun, drawn: object, tmp_path: Path) -> None:
+    run = make_run("<script>a<", [record(1, 0.6)])
+    environment = json.loads((run / "environment.json").read_text())
+    environment["teachers"] = [{"name": "<script>b</script>"}]
+    (run / "environment.json").write_text(json.dumps(environment))
+    page = report(ReportConfig(runs=str(run), output_dir=tmp_path / "out")).path.read_text()
+    assert "<script" not in page and "&lt;script&gt;b&lt;/script&gt;" in page
+
+
+def test_no_model_is_loaded(make_run: MakeRun, tmp_path: Path) -> None:
+    """Curves of thirty runs must not wait for torch."""
+    run = make_run("a", [record(1, 0.6)])
+    code = (
+        "import sys; from distilkit import ReportConfig, report\n"
+        f"report(ReportConfig(runs={str(run)!r}, output_dir={str(tmp_path / 'out')!r}))\n"
+        "assert not {'torch', 'transformers', 'sklearn', 'matplotlib.pyplot'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+# --- mistakes ----------------------------------------------------------------------------------------------
+
+
+def refused(runs: Path | str, output_dir: Path) -> str:
+    with pytest.raises(UserError) as error:
+        report(ReportConfig(runs=(str(runs),), output_dir=output_dir))
+    assert not output_dir.exists() or output_dir.name == "there"
+    return str(error.value)
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+    assert "is not a run" in refused(tmp_path, tmp_path / "out")
+    assert "is not a run" in refused(tmp_path / "nowhere", tmp_path / "out")
+
+
+def test_a_run_without_history_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a", [])
+    assert "empty history.jsonl" in refused(run, tmp_path / "out")
+    (run / "history.jsonl").unlink()
+    assert "history.jsonl cannot be read" in refused(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("lost", ["metric", "best_epoch", "parameters"])
+def test_a_damaged_run_is_named_with_what_it_lacks(lost: str, make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a", [record(1, 0.6)])
+    metrics = json.loads((run / "metrics.json").read_text())
+    del metrics[lost]
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert f"does not say '{lost}'" in refused(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("lost", ["epoch", "improved", "validation"])
+def test_a_damaged_history_is_refused(lost: str, make_run: MakeRun, tmp_path: Path) -> None:
+    line = record(1, 0.6)
+    del line[lost]
+    assert "damaged" in refused(make_run("a", [line]), tmp_path / "out")
+
+
+def test_a_folder_of_somebody_elses_is_refused_before_any_work(make_run: MakeRun, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    (there / "thesis.txt").write_text("mine")
+    message = refused(tmp_path / "nowhere", there)
+    assert message.startswith(f"--output-dir {there} is not empty and holds no report")
+    assert [file.name for file in there.iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_named_twice_is_drawn_once(
+    make_run: MakeRun, drawn: dict[str, list[Course]], tmp_path: Path
+) -> None:
+    run = str(make_run("a", [record(1, 0.6)]))
+    report(ReportConfig(runs=(run, run), output_dir=tmp_path / "out"))
+    assert len(drawn["validation accuracy"]) == 1
+
+
+def test_the_page_takes_its_layer_names_from_what_runs_write() -> None:
+    from distilkit.workflows import fitting
+
+    assert histories.LAYER_LOSS == fitting.MATCHED
