@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+SCHEMA = "distilkit.evaluation/2"  # of the document
 MARKS = {True: "pass", False: "**fail**"}
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from distilkit.config import FIDELITY, EvaluateConfig, gates
 from distilkit.errors import GateMissed, UserError
 from distilkit.reports.statistics import CONFIDENCE, mcnemar
+from distilkit.reports.summary import SCHEMA
 from distilkit.workflows.answering import Loaded
-from distilkit.workflows.measured import SCHEMA, Evaluation, Gate, Score
+from distilkit.workflows.measured import Evaluation, Gate, Score
 
 
 def check_gates(measured: Evaluation) -> None:

@@ -20,9 +20,9 @@ from distilkit.reports.statistics import (
     quality,
     reliability,
 )
+from distilkit.reports.summary import SCHEMA
 from distilkit.workflows.answering import Answered, Loaded
 
-SCHEMA = "distilkit.evaluation/2"
 # Beside latency, by the names that gates use.
 COSTS = ("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes")
 SNIPPET = 300  # characters of a text that is shown

@@ -10,12 +10,12 @@ from distilkit import runs
 from distilkit.config import ReportConfig
 from distilkit.errors import UserError
 from distilkit.progress import SILENT, Reporter
+from distilkit.reports import summary
 from distilkit.reports.histories import write_histories
 from distilkit.reports.parts import check_report_dir
 from distilkit.runs import Run
 
 SCHEMA = "distilkit.report/1"
-EVALUATION_SCHEMA = "distilkit.evaluation/2"
 OPTION = "--output-dir"
 DRAWN = ("epoch", "improved", "validation", "examples_per_second")  # what every line of a history has
 
@@ -86,7 +86,7 @@ def _evaluations(run: Run, reporter: Reporter) -> list[dict[str, Any]]:
     for file in sorted((run.path / runs.EVALUATION).glob("*.json")):
         try:
             document = json.loads(file.read_text(encoding="utf-8"))
-            if document["schema"] != EVALUATION_SCHEMA:
+            if document["schema"] != summary.SCHEMA:
                 raise ValueError(f"its schema is {document['schema']}")
             (entry,) = document["models"]
             kept = {name: document[name] for name in ("dataset", "split", "rows", "confidence")}

@@ -14,9 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
 from distilkit.engine import inference
+from distilkit.reports.summary import SCHEMA
 from distilkit.runs import Run
 from distilkit.workflows.gating import check_gates
-from distilkit.workflows.measured import SCHEMA
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from distilkit import EvaluateConfig, ReportConfig, UserError, evaluate, report
 from distilkit.reports import histories, plots
 from distilkit.reports.plots import Course
 from distilkit.runs import Run
-from distilkit.workflows import measured, reporting
+from distilkit.workflows import reporting
 
 MakeRun = Callable[..., Path]
 
@@ -145,7 +145,6 @@ def test_a_real_run_and_its_evaluation_are_shown(
     (found,) = made["evaluations"]
     assert (found["dataset"], found["split"], found["rows"]) == ("sst2", "validation", 8)
     assert f"{found['metrics']['accuracy']:.4f}" in (tmp_path / "out" / "index.html").read_text()
-    assert reporting.EVALUATION_SCHEMA == measured.SCHEMA
 
 
 @pytest.mark.parametrize("text", ['{"schema": "distilkit.evaluation/1"}', "[]", "{", '{"schema": 3}'])
