@@ -167,7 +167,7 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*STUDENT, "--init", "pretrained"), ("--init pretrained", "bilstm")),
     ((*EVALUATE, "--fail-under", "good"), ("--fail-under good", "METRIC=VALUE")),
     ((*EVALUATE, "--fail-under", "accuracy=high"), ("--fail-under accuracy=high",)),
-    ((*EVALUATE, "--fail-under", "recall=0.5"), ("--fail-under recall=0.5", "accuracy")),
+    ((*EVALUATE, "--fail-under", "sharpness=0.5"), ("--fail-under sharpness=0.5", "accuracy")),
     ((*EVALUATE, "--fail-under", "agreement=0.5"), ("--fail-under agreement=0.5", "teacher")),
     ((*EVALUATE, "--split", "dev"), ("--split", "dev", "validation")),
     (AUGMENT[:-2], ("--output is missing",)),
