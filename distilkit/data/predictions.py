@@ -59,8 +59,17 @@ def predicted(
     plain = [re.sub(r"^LABEL_(?=\d+$)", "", one) if isinstance(one, str) else one for one in labels]
     if plain != list(labels) and any(name.startswith("LABEL_") for name in names):
         plain = list(labels)
-    answer = label_ids(pa.chunked_array([pa.array(plain)]), names, where)
+    answer = label_ids(pa.chunked_array([pa.array(_alike(plain))]), names, where)
     return Predicted(answer, None if scores is None else _probabilities(scores, where))
+
+
+def _alike(labels: Sequence[Any]) -> list[Any]:
+    """Of one type, which Arrow asks for: texts, where not all are numbers."""
+    if all(
+        (isinstance(label, int | float) and not isinstance(label, bool)) or label is None for label in labels
+    ):
+        return list(labels)
+    return [None if label is None else str(label) for label in labels]
 
 
 def _probabilities(scores: Sequence[Any], where: str) -> NDArray[np.float64]:

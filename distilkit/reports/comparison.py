@@ -92,7 +92,7 @@ def fidelity(
         `agreement`, the share of rows with the teacher's answer (Stanton et al. 2021); `kl`, the mean of
         KL(teacher || student) in nats; `accuracy_kept`, of the teacher's; and, where a student of the same
         kind that had labels alone is known, `gap_recovered`: how much of the way from its accuracy to the
-        teacher's, NaN where there is no way to go.
+        teacher's, NaN where the teacher is no better than that.
     """
     student = contestants[number]
     assert student.teacher is not None
@@ -109,7 +109,7 @@ def fidelity(
         found["accuracy_kept"] = np.where(best > 0, own / best, np.nan)
         if student.labels_only is not None:
             base = quality[student.labels_only]["accuracy"]
-            found["gap_recovered"] = np.where(best != base, (own - base) / (best - base), np.nan)
+            found["gap_recovered"] = np.where(best > base, (own - base) / (best - base), np.nan)
     return found
 
 
@@ -128,7 +128,7 @@ def sentence(first: str, second: str, rows: int, difference: Interval, test: McN
     by = "{:+.1f} points of accuracy ({:+.1f} to {:+.1f})".format(*points)
     chance = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
     if test.only_first + test.only_second == 0:
-        return f"{second} and {first} have the same {rows:,} rows right."
+        return f"{second} and {first} are right on the same {test.both:,} of {rows:,} rows."
     if test.p_value >= SIGNIFICANT:
         return f"{second} against {first}: no evidence of a difference on {rows:,} rows; {by}, {chance}."
     better, worse = (second, first) if test.only_second > test.only_first else (first, second)

@@ -232,10 +232,11 @@ def _plain(value: float | None) -> float | None:
 class McNemar:
     """The exact test of McNemar (1947) between two models on the same rows.
 
-    `only_first` rows the first alone has right, `only_second` the second alone; `p_value`, two-sided: how
-    often a fair coin thrown for each of them comes out as unequal, or more.
+    `both` have that many rows right, the first alone `only_first`, the second alone `only_second`;
+    `p_value`, two-sided: how often a fair coin thrown for each of the latter comes out as unequal, or more.
     """
 
+    both: int
     only_first: int
     only_second: int
     p_value: float
@@ -249,7 +250,7 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
     only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
     either = only_first + only_second
     p_value = float(stats.binomtest(only_first, either).pvalue) if either else 1.0
-    return McNemar(only_first, only_second, p_value)
+    return McNemar(int((one & two).sum()), only_first, only_second, p_value)
 
 
 # --- pictures' points -------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ SHOWN: dict[str, tuple[str, str]] = {
     "rows_per_second": ("rows/s", "{:,.0f}"),
 }
 COUNTS = ("parameters", "bytes")
-WITH_INTERVAL = ("accuracy",)
+WITH_INTERVAL = ("accuracy", "gap_recovered")
 
 
 def value(model: Mapping[str, Any], name: str) -> float | None:

@@ -26,7 +26,7 @@ from distilkit.workflows.answering import (
     load,
     using_threads,
 )
-from distilkit.workflows.gating import check_gates_can_be_met, hold, read_baseline
+from distilkit.workflows.gating import check_baseline, check_gates_can_be_met, hold, read_baseline
 from distilkit.workflows.glue import submit
 from distilkit.workflows.measured import Evaluation, Home, Score
 
@@ -50,10 +50,13 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     data = datasets.load_for_evaluation(config, config.split, loaded[0].names if loaded else ())
     for note in data.notes:
         reporter.note(note)
+    if before:
+        check_baseline(before, config, data)
+    # What may be wrong with files and endpoints is known before models are run for minutes.
+    others = [answer_from_file(file, data, config.split) for file in config.predictions]
+    others += [answer_from_endpoint(url, data, config, reporter) for url in config.endpoint]
     with using_threads(config.threads) as threads:
-        answered = [answer(one, data, config, precision, device, reporter) for one in loaded]
-        answered += [answer_from_file(file, data, config.split) for file in config.predictions]
-        answered += [answer_from_endpoint(url, data, config, reporter) for url in config.endpoint]
+        answered = [answer(one, data, config, precision, device, reporter) for one in loaded] + others
         if config.glue_submission:
             submit(config.glue_submission, loaded[0], config, data, precision, device, reporter)
     baselines = _labels_only(names, loaded, config)
@@ -116,7 +119,7 @@ def _labels_only(names: list[str], loaded: list[Loaded], config: EvaluateConfig)
     if config.labels_only:
         return names.index(config.labels_only)
     runs_of = [(place, one.source.run.config) for place, one in enumerate(loaded) if one.source.run]
-    found = [place for place, of in runs_of if isinstance(of, DistillConfig) and of.alpha == 1]
+    found = [place for place, of in runs_of if isinstance(of, DistillConfig) and not of.runs_teacher]
     return found[0] if len(found) == 1 else None
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distilkit.config import FIDELITY, EvaluateConfig, gates
+from distilkit.data.datasets import TextData
 from distilkit.errors import GateMissed, UserError
 from distilkit.reports.statistics import CONFIDENCE, mcnemar
 from distilkit.reports.summary import SCHEMA
@@ -43,6 +44,12 @@ def check_gates_can_be_met(config: EvaluateConfig, loaded: list[Loaded], teacher
         raise UserError(f"--{kind.replace('_', '-')} {metric}={threshold:g}: {why}")
 
 
+def named(config: EvaluateConfig) -> list[str]:
+    """What gates are held against: not what --teacher and --labels-only compare it with."""
+    given = dict.fromkeys([*config.models, *config.predictions, *config.endpoint])
+    return [name for name in given if name not in (config.teacher, config.labels_only)]
+
+
 def hold(config: EvaluateConfig, measured: Evaluation, before: dict[str, Any] | None) -> tuple[Gate, ...]:
     """Every gate that `config` asks for, held against what was measured, and against a baseline.
 
@@ -55,7 +62,11 @@ def hold(config: EvaluateConfig, measured: Evaluation, before: dict[str, Any] | 
 def _thresholds(config: EvaluateConfig, scores: tuple[Score, ...]) -> list[Gate]:
     held = []
     for kind, metric, threshold in _asked(config):
-        known = [(score.model, value) for score in scores if (value := score.value(metric)) is not None]
+        known = [
+            (score.model, value)
+            for score in scores
+            if score.model in named(config) and (value := score.value(metric)) is not None
+        ]
         if not known:
             raise UserError(
                 f"--{kind.replace('_', '-')} {metric}={threshold:g}: no model here has it on this split, "
@@ -79,25 +90,48 @@ def read_baseline(file: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise UserError(f"--baseline {file} is not {SCHEMA}. Make it anew with evaluate --json.")
+    try:
+        rows, _ = document["rows"], (document["fingerprint"], document["dataset"], document["split"])
+        whole = all(len(entry["right"]) == rows and entry["model"] for entry in document["models"])
+    except (KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(f"--baseline {file} is damaged. Make it anew with evaluate --json.")
     return document
 
 
-def _against(before: dict[str, Any] | None, measured: Evaluation, config: EvaluateConfig) -> list[Gate]:
-    """Every model against the one of its name in the baseline, or the only one there is, row by row."""
-    if before is None:
-        return []
-    if before["fingerprint"] != measured.fingerprint:
+def check_baseline(before: dict[str, Any], config: EvaluateConfig, data: TextData) -> None:
+    """Refuse, before anything is scored, a baseline of other rows, or one that lacks a model."""
+    if before["fingerprint"] != data.fingerprint(config.split):
+        rows = len(data.labels_of[config.split])
         raise UserError(
             f"--baseline {config.baseline} is of other rows ({before['dataset']} {before['split']}, "
-            f"{before['rows']:,}) than these ({measured.data.name} {measured.split}, {measured.rows:,}). "
+            f"{before['rows']:,}) than these ({data.name} {config.split}, {rows:,}). "
             "Evaluate the same split, or make the baseline anew."
         )
-    entries = {entry["model"]: entry for entry in before["models"]}
+    known = [entry["model"] for entry in before["models"]]
+    missing = [name for name in named(config) if _entry(before, name, config) is None]
+    if missing:
+        raise UserError(
+            f"--baseline {config.baseline} has {', '.join(known)}, and not {', '.join(missing)}. "
+            "Name models as they are named there, or make it anew."
+        )
+
+
+def _entry(before: dict[str, Any], name: str, config: EvaluateConfig) -> dict[str, Any] | None:
+    """The one of that name, or the only one there is, if only one is held against it."""
+    entries: dict[str, Any] = {entry["model"]: entry for entry in before["models"]}
+    if name not in entries and len(entries) == len(named(config)) == 1:
+        (only,) = entries.values()
+        return dict(only)
+    return entries.get(name)
+
+
+def _against(before: dict[str, Any] | None, measured: Evaluation, config: EvaluateConfig) -> list[Gate]:
+    """What was named against the baseline, row by row."""
     held = []
     for score in measured.scores:
-        entry = entries.get(score.model)
-        if entry is None and len(entries) == len(measured.scores) == 1:
-            (entry,) = entries.values()
+        entry = _entry(before, score.model, config) if before and score.model in named(config) else None
         if entry is None:
             continue
         right = np.asarray(list(entry["right"])) == "1"
@@ -110,9 +144,4 @@ def _against(before: dict[str, Any] | None, measured: Evaluation, config: Evalua
             f"the baseline's {right.mean():.4f} (McNemar, p = {test.p_value:.3g})"
         )
         held.append(Gate(score.model, "baseline", "accuracy", float(right.mean()), accuracy, not worse, why))
-    if not held:
-        raise UserError(
-            f"--baseline {config.baseline} has {', '.join(entries)}, and none of these is scored here. "
-            "Name models as they are named there."
-        )
     return held

@@ -21,6 +21,7 @@ def test_labels_may_be_names_short_names_or_ids(tmp_path: Path) -> None:
     assert found.score is not None and found.score.tolist() == [0.9, 1.0]
     assert predicted(["LABEL_1", "LABEL_0"], None, NAMES, "x").answer.tolist() == [1, 0]
     assert predicted([1, 0], None, NAMES, "x").answer.tolist() == [1, 0]
+    assert predicted([1, "negative"], None, NAMES, "x").answer.tolist() == [1, 0]
     assert predicted(["LABEL_1"], None, ("LABEL_1", "LABEL_0"), "x").answer.tolist() == [0]
 
 

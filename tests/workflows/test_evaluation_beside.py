@@ -1,6 +1,7 @@
 """`evaluate` beyond models and accuracy: files, endpoints, intervals, cost, gates, other datasets, GLUE."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,7 @@ def test_pairs_are_told_in_words(config: Any, teacher_run: Run, tmp_path: Path) 
     told = {(pair["first"], pair["second"]): pair for pair in document["pairs"]}
     assert told[right, wrong]["only_first"] == 8 and told[right, wrong]["p_value"] == 2 / 2**8
     assert told[right, wrong]["sentence"].startswith(f"{right} is better than {wrong} on 8 rows")
-    assert "same 8 rows right" in told[right, same]["sentence"]
+    assert "right on the same 8 of 8 rows" in told[right, same]["sentence"]
     nearly = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
     (pair,) = evaluate(config(predictions=(right, nearly))).document()["pairs"]
     assert "no evidence of a difference on 8 rows" in pair["sentence"]
@@ -249,7 +250,35 @@ def test_a_baseline_fails_what_is_significantly_worse(config: Any, tmp_path: Pat
     with pytest.raises(GateMissed, match="significantly below the baseline's 1"):
         check_gates(evaluate(config(predictions=(bad,), baseline=baseline)))
     check_gates(evaluate(config(predictions=(one_off,), baseline=baseline)))
-    check_gates(evaluate(config(predictions=(good, bad), baseline=baseline)))  # held against its own name
+    with pytest.raises(UserError, match=f"and not {re.escape(bad)}"):  # held against nothing it would pass
+        evaluate(config(predictions=(good, bad), baseline=baseline))
+    check_gates(evaluate(config(predictions=(good, bad), teacher=bad, baseline=baseline)))
+
+
+def test_gates_leave_out_what_others_are_only_compared_with(config: Any, tmp_path: Path) -> None:
+    """A slow teacher must not fail the gate of its student."""
+    good, bad = says(tmp_path, LABELS), says(tmp_path, [1 - label for label in LABELS])
+    measured = evaluate(config(predictions=(good, bad), teacher=bad, fail_under=("accuracy=0.9",)))
+    assert [gate.model for gate in measured.gates] == [good]
+    check_gates(measured)
+
+
+def test_a_damaged_baseline_is_an_error(config: Any, tmp_path: Path) -> None:
+    good, baseline = says(tmp_path, LABELS), tmp_path / "baseline.json"
+    document = evaluate(config(predictions=(good,))).document()
+    shorter = [document["models"][0] | {"right": "1"}]
+    for damaged in ({"schema": document["schema"]}, document | {"models": shorter}, document | {"models": 1}):
+        baseline.write_text(json.dumps(damaged))
+        with pytest.raises(UserError, match="is damaged"):
+            evaluate(config(predictions=(good,), baseline=baseline))
+
+
+def test_a_gap_that_the_teacher_does_not_open_is_not_recovered(config: Any, tmp_path: Path) -> None:
+    """With a teacher below labels alone a worse student would have the greater share."""
+    base, student = says(tmp_path, LABELS), says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
+    teacher = says(tmp_path, [1 - label for label in LABELS])
+    scores = evaluate(config(predictions=(student, base, teacher), teacher=teacher, labels_only=base)).scores
+    assert scores[0].value("gap_recovered") is None
 
 
 def test_a_baseline_of_other_rows_or_models_is_an_error(config: Any, tmp_path: Path) -> None:
@@ -260,8 +289,8 @@ def test_a_baseline_of_other_rows_or_models_is_an_error(config: Any, tmp_path: P
     with pytest.raises(UserError, match="other rows"):
         evaluate(config(predictions=(good,), baseline=baseline))
     baseline.write_text(json.dumps(document))
-    with pytest.raises(UserError, match="none of these is scored here"):
-        evaluate(config(predictions=(other, other.replace("2", "1")), baseline=baseline))
+    with pytest.raises(UserError, match="and not "):
+        evaluate(config(predictions=(good, other), baseline=baseline))
     baseline.write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         evaluate(config(predictions=(good,), baseline=baseline))
