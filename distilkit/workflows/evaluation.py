@@ -144,13 +144,6 @@ def _home(
 
 def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> None:
     document = measured.document()
-    if config.markdown:
-        runs.write_text(config.markdown, markdown(document))
-    if config.report:
-        from distilkit.reports.page import write_report
-
-        page = write_report(config.report, document, [score.answered.answers for score in measured.scores])
-        reporter.note(f"written: {page}")
     sample = f"-{measured.rows}" if config.max_eval_samples else ""
     for score, entry in zip(measured.scores, document["models"], strict=True):
         run = score.answered.loaded.source.run if score.answered.loaded else None
@@ -160,6 +153,13 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
                 runs.write_json(file, document | {"models": [entry], "pairs": [], "gates": []})
             except OSError as error:
                 reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
+    if config.markdown:
+        runs.write_text(config.markdown, markdown(document))
+    if config.report:
+        from distilkit.reports.page import write_report
+
+        page = write_report(config.report, document, [score.answered.answers for score in measured.scores])
+        reporter.note(f"written: {page}")
 
 
 def _check_outputs(config: EvaluateConfig) -> None:

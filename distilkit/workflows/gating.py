@@ -39,9 +39,15 @@ def check_gates_can_be_met(config: EvaluateConfig, loaded: list[Loaded], teacher
             why = f"it is for two classes, and there are {classes}. Use {metric}_macro."
         elif metric.startswith("latency") and not config.latency:
             why = "--no-latency leaves it out. Drop one of the two."
+        elif metric.startswith("latency") and not loaded and not _one_by_one(config):
+            why = "of an endpoint it is measured with --endpoint-batch-size 1 --concurrency 1."
         else:
             continue
         raise UserError(f"--{kind.replace('_', '-')} {metric}={threshold:g}: {why}")
+
+
+def _one_by_one(config: EvaluateConfig) -> bool:
+    return bool(config.endpoint) and config.endpoint_batch_size == config.concurrency == 1
 
 
 def named(config: EvaluateConfig) -> list[str]:

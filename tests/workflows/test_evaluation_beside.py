@@ -101,7 +101,7 @@ def test_every_figure_is_within_its_interval_and_the_seed_decides_it(config: Any
     )
     assert first["intervals"] == again["intervals"] != other["intervals"]
     for name, (low, high) in first["intervals"].items():
-        assert low <= first["metrics"][name] <= high or name == "ece", name
+        assert (low, high) == (None, None) if name == "ece" else low <= first["metrics"][name] <= high, name
 
 
 def test_pairs_are_told_in_words(config: Any, teacher_run: Run, tmp_path: Path) -> None:
@@ -236,6 +236,8 @@ def test_gates_hold_upper_bounds_too(config: Any, students: Any) -> None:
 def test_a_gate_that_would_hold_nothing_is_an_error(config: Any, tmp_path: Path, students: Any) -> None:
     with pytest.raises(UserError, match="ece"):
         evaluate(config(predictions=(says(tmp_path, LABELS),), fail_over=("ece=0.1",)))
+    with pytest.raises(UserError, match="--concurrency 1"):
+        evaluate(config(endpoint=("http://127.0.0.1:9",), latency=True, fail_over=("latency_p95_ms=5",)))
     with pytest.raises(UserError, match="--no-latency"):
         evaluate(config(students[0], fail_over=("latency_p95_ms=5",)))
     with pytest.raises(UserError, match="Did you mean accuracy=NUMBER"):
