@@ -187,7 +187,7 @@ STUDIES = {
             "mrpc-3-layers",
             "mrpc",
             "3 layers of the teacher, new pairs",
-            "--student tinybert --init teacher --layers 3 -a 0 -e 5 --transfer mrpc-tang.parquet "
+            "--student tinybert --init teacher --layers 3 -a 0 -e 8 --transfer mrpc-tang.parquet "
             "--transfer-ratio 3",
             wanted=Wanted("97 %", kept=97.0),
             prepared=("mrpc-tang",),
