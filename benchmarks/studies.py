@@ -103,8 +103,8 @@ FAST = "-b 128 --learning-rate 2e-3"
 SST2 = f"-a 0 -e 3 {FAST} --vocabulary teacher"
 SMALL = "--student tinybert --init random --max-train-samples 15000"
 # Without text to distill on: what a lever does by itself.
-FEW = f"-e 4 {FAST} --max-train-samples 20000"
-SHORT = f"{FEW} --vocabulary teacher"
+FEW = "-e 4 --max-train-samples 20000"
+SHORT = f"{FEW} {FAST} --vocabulary teacher"
 
 STUDIES = {
     study.name: study
@@ -187,7 +187,7 @@ STUDIES = {
             "mrpc-3-layers",
             "mrpc",
             "3 layers of the teacher, new pairs",
-            "--student tinybert --init teacher --layers 3 -a 0 -e 5 --transfer mrpc-tang.parquet "
+            "--student tinybert --init teacher --layers 3 -a 0 -e 8 --transfer mrpc-tang.parquet "
             "--transfer-ratio 3",
             wanted=Wanted("97 %", kept=97.0),
             prepared=("mrpc-tang",),
@@ -215,18 +215,14 @@ ABLATIONS = {
             "alpha 0, the teacher's word-pieces and their vectors, last state and maximum",
             f"-a 0 {SHORT}",
         ),
-        _lever(
-            "batch-64",
-            "batches of 64, learning rate 1e-3",
-            "-a 0 -e 4 --max-train-samples 20000 --vocabulary teacher",
-        ),
+        _lever("batch-64", "batches of 64, learning rate 1e-3", f"-a 0 {FEW} --vocabulary teacher"),
         _lever("alpha-0.5", "alpha 0.5", f"-a 0.5 {SHORT}"),
         _lever("alpha-1", "alpha 1", f"-a 1 {SHORT}"),
         _lever("kl", "KL at temperature 2", f"-a 0 {SHORT} --soft-loss kl"),
         _lever("last", "the last state alone", f"-a 0 {SHORT} --pooling last"),
         _lever("max", "the maximum alone", f"-a 0 {SHORT} --pooling max"),
         _lever("random", "random vectors of word-pieces", f"-a 0 {SHORT} --init random"),
-        _lever("words", "words of the data, random vectors", f"-a 0 {FEW} --vocabulary words"),
+        _lever("words", "words of the data, random vectors", f"-a 0 {FEW} {FAST} --vocabulary words"),
         _lever("pca-128", "128 principal components", f"-a 0 {SHORT} --embedding-size 128"),
         _lever("word-dropout", "word dropout 0.1", f"-a 0 {SHORT} --word-dropout 0.1"),
         _lever("2-layers", "two layers", f"-a 0 {SHORT} --layers 2"),

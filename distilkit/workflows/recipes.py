@@ -144,7 +144,7 @@ def _transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
     ratio = config.transfer_ratio
 
     def with_text(rows: int) -> int:
-        return facts.rows + (rows if ratio is None else round(ratio * facts.rows))
+        return facts.rows + (rows if ratio is None else transfer.per_epoch(ratio, facts.rows))
 
     if config.transfer:
         return [], with_text(facts.given)
