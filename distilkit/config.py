@@ -454,6 +454,12 @@ class DoctorConfig(DistillConfig):
 class EvaluateConfig(DataConfig):
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
 
+    max_length: int | None = option(
+        None,
+        ge=4,
+        panel="Data",
+        help="Longest input in tokens. (default: what a run was trained with, else 256 for imdb and 128)",
+    )
     models: Strings = positional((), help="Run folders, model folders or Hub ids.")
     predictions: Strings = option(
         (),
@@ -523,6 +529,11 @@ class EvaluateConfig(DataConfig):
                 raise ValueError(f"--glue-submission is for --dataset {' or '.join(GLUE_FILES)}")
             if len(self.models) != 1:
                 raise ValueError("--glue-submission takes the answers of one model: name one")
+        if self.predictions and self.max_eval_samples:
+            raise ValueError("--predictions files have all rows: leave --max-eval-samples out")
+        for url in self.endpoint:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"--endpoint {url}: it begins with neither http:// nor https://")
         if not self.endpoint:
             for name in ("endpoint_batch_size", "concurrency", "timeout", "retries"):
                 if getattr(self, name) != field_infos(EvaluateConfig)[name].default:
@@ -679,16 +690,18 @@ class ReportConfig:
     )
 
 
+LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
 # Figures of `evaluate` by which way is better.
 HIGHER: tuple[str, ...] = (
     *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
     *("roc_auc", "average_precision", "agreement", "accuracy_kept", "gap_recovered", "rows_per_second"),
 )
 LOWER: tuple[str, ...] = (
-    *("loss", "brier", "ece", "kl", "latency_p50_ms", "latency_p95_ms", "latency_p99_ms"),
+    *("loss", "brier", "ece", "kl", *LATENCIES),
     *("parameters", "parameters_without_embeddings", "bytes", "peak_memory_bytes"),
 )
 FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
+SHARES = ({*HIGHER} - {"rows_per_second"}) | {"brier", "ece"}
 
 
 def gates(given: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], ...]:
@@ -707,16 +720,18 @@ def gates(given: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], 
             raise ValueError(f"{option_name} {gate}: that would hold what is good. Use {other} {gate}")
         if not equals or metric not in known:
             close = difflib.get_close_matches(metric, known, n=1)
-            hint = (
-                f"Did you mean {close[0]}=NUMBER?" if close and close[0] != metric else "Write METRIC=VALUE"
+            near = f", such as {close[0]}=NUMBER" if close and close[0] != metric else ""
+            raise ValueError(
+                f"{option_name} {gate}: write METRIC=VALUE{near}. The metrics are {', '.join(known)}"
             )
-            raise ValueError(f"{option_name} {gate}: {hint}; the metrics are {', '.join(known)}")
         try:
             threshold = float(value)
         except ValueError:
             raise ValueError(f"{option_name} {gate}: {value!r} is not a number; try {metric}=0.85") from None
         if not abs(threshold) < float("inf"):
             raise ValueError(f"{option_name} {gate}: {value!r} is no threshold; try {metric}=0.85")
+        if metric in SHARES and threshold >= 2:
+            raise ValueError(f"{option_name} {gate}: {metric} is a share; try {metric}={threshold / 100:g}")
         parsed.append((metric, threshold))
     return tuple(parsed)
 

@@ -121,7 +121,6 @@ def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) 
     Raises:
         UserError: when it must stay as it is or cannot be made.
     """
-    place = folder.absolute()
     try:
         if Path.cwd().is_relative_to(folder.resolve()):
             raise UserError(f"{option} {folder} is the folder you are in. Name a new one.")
@@ -131,11 +130,20 @@ def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) 
             raise UserError(f"{option} {folder} is a file. Name a folder that does not exist yet.")
         if folder.is_dir() and any(folder.iterdir()):
             check_contents()
-        home = next(parent for parent in place.parents if parent.exists())
-        if not home.is_dir() or not os.access(home, os.W_OK):
-            raise UserError(f"{option} {folder}: {home} is not a folder you can write to.")
+        check_home(folder, option)
     except OSError as error:
         raise UserError(f"{option} {folder} cannot be used: {error.strerror}.") from None
+
+
+def check_home(place: Path, option: str) -> None:
+    """Refuse early a file or folder that could not be made where it is to be.
+
+    Raises:
+        UserError: when the nearest folder that is there cannot be written to.
+    """
+    home = next(parent for parent in place.absolute().parents if parent.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        raise UserError(f"{option} {place}: {home} is not a folder you can write to.")
 
 
 @contextmanager

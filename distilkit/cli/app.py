@@ -102,7 +102,8 @@ def evaluate(config: EvaluateConfig, output: Output) -> None:
 
     with output:
         result = evaluation.evaluate(config, output)
-    output.result(result.document(), out.evaluation_table(result.document()))
+    document = result.document()
+    output.result(document, out.evaluation_table(document))
     gating.check_gates(result)
 
 

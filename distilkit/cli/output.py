@@ -91,7 +91,8 @@ PAIRS = 6  # that are told under the table; the document has all of them
 def evaluation_table(document: Mapping[str, Any]) -> Table:
     """The models of an evaluation side by side, a row each, and what their differences are worth."""
     models: Sequence[Mapping[str, Any]] = document["models"]
-    title = f"{document['dataset']} {document['split']}, {document['rows']:,} rows, {document['precision']}"
+    rows = summary.many(document["rows"], "row")
+    title = ", ".join([f"{document['dataset']} {document['split']}", rows, *summary.setting(document)])
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("model", overflow="fold", min_width=12)
     columns = summary.columns_of(models)
@@ -99,8 +100,9 @@ def evaluation_table(document: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for model in models:
         table.add_row(model["model"], *(summary.cell(model, name, _short) for name in columns))
-    sentences = [pair["sentence"] for pair in document["pairs"]][:PAIRS]
-    table.caption = escape("\n".join(sentences)) or None
+    told = [pair["sentence"] for pair in document["pairs"]][:PAIRS] + summary.shifts(document)
+    told += [f"passed: {gate['model']}: {gate['why']}" for gate in document["gates"] if gate["passed"]]
+    table.caption = escape("\n".join(told)) or None
     table.caption_justify, table.caption_style = "left", ""
     return table
 
@@ -149,7 +151,8 @@ def diagnosis_text(document: Mapping[str, Any]) -> str:
     lines += _estimates(document["estimates"], document["device"])
     errors = sum(finding["severity"] == "error" for finding in document["findings"])
     warnings = len(document["findings"]) - errors
-    told = f"{errors} errors, {warnings} warnings" if document["findings"] else "nothing found"
+    counts = f"{summary.many(errors, 'error')}, {summary.many(warnings, 'warning')}"
+    told = counts if document["findings"] else "nothing found"
     return "\n".join([*lines, f"{told}; checked: {', '.join(document['checked'])}"])
 
 
@@ -209,9 +212,9 @@ def augmentation_text(document: Mapping[str, Any]) -> str:
 
 def report_text(document: Mapping[str, Any]) -> str:
     """Where the page is that `report` wrote, and what it is of."""
-    many = "1 run" if len(document["runs"]) == 1 else f"{len(document['runs'])} runs"
+    runs = summary.many(len(document["runs"]), "run")
     pictures = sum(file.endswith(".svg") for file in document["pictures"])
-    return f"{document['path']}: {many}, {pictures} pictures"
+    return f"{document['path']}: {runs}, {summary.many(pictures, 'picture')}"
 
 
 KEY_SHOWN = 12  # hex digits of a key: enough for `--key`

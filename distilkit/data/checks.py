@@ -12,12 +12,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from distilkit.data.encoding import CHUNK, Tokenizer
+from distilkit.data.encoding import Tokenizer
 from distilkit.data.labels import label_ids, label_names
 from distilkit.errors import UserError
 
 NO_CLASS = -1  # the id of a row that has no label
-Z = 1.96  # standard deviations of a 95 % interval
 LOOKED_AT = 1000  # rows that tell whether a column holds texts
 
 
@@ -172,51 +171,6 @@ def other_text_columns(rows: datasets.Dataset, taken: Sequence[str]) -> list[str
     return found
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """What a tokenizer makes of N rows: tokens of each, uncut and with special ones, int64 `[N]`.
-
-    `unknown` of `content` tokens, those that stand for text, are the unknown one.
-    """
-
-    lengths: NDArray[np.int64]
-    unknown: int
-    content: int
-
-    @property
-    def unknown_share(self) -> float:
-        """Of the tokens that stand for text."""
-        return self.unknown / max(1, self.content)
-
-    def cut(self, max_length: int) -> int:
-        """Rows of more than `max_length` tokens."""
-        return int(np.count_nonzero(self.lengths > max_length))
-
-    def fitting(self, share: float) -> int:
-        """The least length that this share of the rows fits in."""
-        return int(np.quantile(self.lengths, share, method="higher"))
-
-
-def tokens(tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None) -> Tokens:
-    """Read rows as the `tokenizer` does, without cutting them."""
-    lengths: list[int] = []
-    unknown = content = 0
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for start in range(0, len(texts), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        output: Any = tokenizer(
-            list(texts[chunk]),
-            None if pairs is None else list(pairs[chunk]),
-            return_attention_mask=False,
-            verbose=False,
-        )
-        for ids in output["input_ids"]:
-            lengths.append(len(ids))
-            unknown += ids.count(tokenizer.unk_token_id)
-            content += sum(one not in special for one in ids)
-    return Tokens(np.array(lengths, np.int64), unknown, content)
-
-
 def lowercases(tokenizer: Tokenizer) -> bool:
     """Whether a tokenizer takes "A" for "a"."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -228,17 +182,6 @@ def lowercases(tokenizer: Tokenizer) -> bool:
 def with_capitals(texts: Iterable[str]) -> int:
     """Texts with a letter that is not lower case."""
     return sum(text != text.lower() for text in texts)
-
-
-def interval(hits: int, rows: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927, *Probable Inference*): within [0, 1] and right for few rows.
-
-    (p + z²/2n ± z sqrt(p(1 - p)/n + z²/4n²)) / (1 + z²/n), with p = hits / n.
-    """
-    share, square = hits / rows, Z * Z / rows
-    middle = share + square / 2
-    half = Z * float(np.sqrt(share * (1 - share) / rows + square / (4 * rows)))
-    return max(0.0, (middle - half) / (1 + square)), min(1.0, (middle + half) / (1 + square))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +61,7 @@ class TextData:
     metric: str
     labels_of: dict[str, NDArray[np.int64]]
     notes: tuple[str, ...] = ()
+    whole: Mapping[str, int] = field(default_factory=dict)  # rows of a split before a sample was taken
 
     def texts(self, split: str) -> Sequence[str]:
         """The texts of a split, in order; they stay on disk until they are asked for."""
@@ -149,8 +150,9 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
     raw = source.raw_labels(split, rows)
     names = source.names or tuple(model_names) or label_names(raw, source.where(split))
     labels_of = {split: label_ids(raw, names, source.where(split))}
+    whole = {split: len(rows)}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
-    return source.data({split: rows}, names, labels_of, notes)
+    return source.data({split: rows}, names, labels_of, notes, whole)
 
 
 @dataclass(frozen=True)
@@ -394,11 +396,12 @@ class _Source:
             labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
             splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
             notes.append(told)
+        whole = {split: len(rows) for split, rows in splits.items()}
         for split in ("train", "validation"):
             if split in splits:
                 splits[split], note = self.sample(splits[split], split, labels_of, limits[split])
                 notes += note
-        return self.data(splits, names, labels_of, notes)
+        return self.data(splits, names, labels_of, notes, whole)
 
     def sample(
         self, rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None
@@ -440,6 +443,7 @@ class _Source:
         names: tuple[str, ...],
         labels_of: dict[str, NDArray[np.int64]],
         notes: list[str],
+        whole: Mapping[str, int] | None = None,
     ) -> TextData:
         return TextData(
             name=self.config.data_name,
@@ -451,6 +455,7 @@ class _Source:
             metric=self.preset.metric if self.preset else "accuracy",
             labels_of=labels_of,
             notes=tuple(notes),
+            whole=whole or {},
         )
 
 

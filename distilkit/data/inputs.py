@@ -1,15 +1,65 @@
-"""What a split looks like to a model: how long its rows are, how many are cut, how much it does not know."""
+"""What rows look like to a model: how long they are, how many are cut, how much of them it does not know."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from distilkit.data.encoding import Tokenizer
+from distilkit.data.encoding import CHUNK, Tokenizer
 
-ROWS = 5_000  # that are looked at, spread evenly over the split
-CHUNK = 1_000
+ROWS = 5_000  # of a split that are looked at
+
+
+def evenly(rows: int, most: int = ROWS) -> NDArray[np.int64]:
+    """Row numbers, `most` of them at most, spread evenly from the first of `rows` to the last."""
+    return np.linspace(0, rows - 1, min(rows, most)).round().astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a tokenizer makes of N rows: tokens of each, uncut and with special ones, int64 `[N]`.
+
+    `unknown` of `content` tokens, those that stand for text, are the unknown one.
+    """
+
+    lengths: NDArray[np.int64]
+    unknown: int
+    content: int
+
+    @property
+    def unknown_share(self) -> float:
+        """Of the tokens that stand for text."""
+        return self.unknown / max(1, self.content)
+
+    def cut(self, max_length: int) -> int:
+        """Rows of more than `max_length` tokens."""
+        return int(np.count_nonzero(self.lengths > max_length))
+
+    def fitting(self, share: float) -> int:
+        """The least length that this share of the rows fits in."""
+        return int(np.quantile(self.lengths, share, method="higher"))
+
+
+def tokens(tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None) -> Tokens:
+    """Read rows as the `tokenizer` does, without cutting them."""
+    lengths: list[int] = []
+    unknown = content = 0
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    for start in range(0, len(texts), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        output: Any = tokenizer(
+            list(texts[chunk]),
+            None if pairs is None else list(pairs[chunk]),
+            return_attention_mask=False,
+            verbose=False,
+        )
+        for ids in output["input_ids"]:
+            lengths.append(len(ids))
+            unknown += ids.count(tokenizer.unk_token_id)
+            content += sum(one not in special for one in ids)
+    return Tokens(np.array(lengths, np.int64), unknown, content)
 
 
 @dataclass(frozen=True)
@@ -27,24 +77,14 @@ def measure_inputs(
     tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
 ) -> Inputs:
     """Of `ROWS` rows at most: tokens a row, the share that `max_length` cuts, that of unknown tokens."""
-    looked_at = np.unique(np.linspace(0, len(texts) - 1, min(ROWS, len(texts))).round().astype(np.int64))
-    lengths: list[int] = []
-    unknown = 0
-    for start in range(0, len(looked_at), CHUNK):
-        chunk = looked_at[start : start + CHUNK]
-        found: Any = tokenizer(
-            [texts[int(row)] for row in chunk],
-            None if pairs is None else [pairs[int(row)] for row in chunk],
-            truncation=False,
-            return_attention_mask=False,
-            verbose=False,
-        )["input_ids"]
-        lengths += map(len, found)
-        unknown += sum(row.count(tokenizer.unk_token_id) for row in found)
+    rows = evenly(len(texts)).tolist()
+    found = tokens(
+        tokenizer, [texts[row] for row in rows], None if pairs is None else [pairs[row] for row in rows]
+    )
     return Inputs(
-        rows=len(looked_at),
-        tokens_mean=float(np.mean(lengths)),
-        tokens_p95=float(np.quantile(lengths, 0.95)),
-        truncated=float(np.mean(np.asarray(lengths) > max_length)),
-        unknown=unknown / max(1, sum(lengths)),
+        rows=len(rows),
+        tokens_mean=float(found.lengths.mean()),
+        tokens_p95=float(np.quantile(found.lengths, 0.95)),
+        truncated=found.cut(max_length) / len(rows),
+        unknown=found.unknown_share,
     )

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from distilkit.data.inputs import evenly
+
 REQUESTS = 200  # rows that are timed, one at a time, spread over the split
 WARM_UP = 20
 AT_LEAST = 30  # of them, however slow
@@ -30,7 +32,7 @@ def measure_latency(
 
     `WARM_UP` rows go first untimed: set-up, caches and clocks of the device.
     """
-    rows = np.linspace(0, len(texts) - 1, min(REQUESTS, len(texts))).round().astype(int).tolist()
+    rows = evenly(len(texts), REQUESTS).tolist()
     requests = [(texts[row], None if pairs is None else pairs[row]) for row in rows]
     for number in range(WARM_UP):
         answer(*requests[number % len(requests)])
@@ -51,7 +53,7 @@ class Cost:
     """Of answering a split on this device; what is not known of a file or an endpoint is `None`.
 
     `rows_per_second` is of all rows at once, in batches as large as suits the device; `peak_memory_bytes` the
-    most that was in use in that time, on a CPU by the whole process.
+    most that was in use in that time, on a CPU by the whole process: known where it held one model alone.
     """
 
     rows_per_second: float | None = None

@@ -105,10 +105,11 @@ def _post(session: requests.Session, endpoint: Endpoint, inputs: list[Any]) -> t
 
 
 def _reason(error: Exception, endpoint: Endpoint) -> str:
+    asked = "" if not endpoint.retries else f", asked {endpoint.retries + 1} times"
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return f"no answer within {endpoint.timeout:g} s, asked {endpoint.retries + 1} times"
+        return f"no answer within {endpoint.timeout:g} s{asked}"
     if isinstance(error, requests.ConnectionError):
-        return f"it cannot be reached, asked {endpoint.retries + 1} times"
+        return f"it cannot be reached{asked}"
     return str(error)
 
 

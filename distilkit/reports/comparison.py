@@ -6,7 +6,6 @@ from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from distilkit.reports.statistics import (
     CONFIDENCE,
@@ -21,6 +20,7 @@ from distilkit.reports.statistics import (
     mcnemar,
     quality,
     risk_coverage,
+    wilson,
 )
 
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -132,7 +132,13 @@ def sentence(first: str, second: str, rows: int, difference: Interval, test: McN
     chance = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
     if test.only_first + test.only_second == 0:
         return f"{second} and {first} are right on the same {test.both:,} of {rows:,} rows."
-    if test.p_value >= SIGNIFICANT:
+    surely = test.p_value < SIGNIFICANT
+    if surely == (difference.low <= 0 <= difference.high):
+        return (
+            f"{second} against {first}: at the edge of evidence on {rows:,} rows, where interval and test "
+            f"disagree; {by}, {chance}."
+        )
+    if not surely:
         return f"{second} against {first}: no evidence of a difference on {rows:,} rows; {by}, {chance}."
     better, worse = (second, first) if test.only_second > test.only_first else (first, second)
     return f"{better} is better than {worse} on {rows:,} rows; {second} has {by}, {chance}."
@@ -164,10 +170,12 @@ def coverage(answers: Answers, confidence: Floats) -> list[dict[str, float]]:
     """Accuracy on the surest rows: what is left to a person, or to the teacher, if the rest is refused."""
     shares, risks = risk_coverage(answers, confidence)
     confidence = np.sort(confidence)[::-1]
-    found = []
+    found: list[dict[str, float]] = []
     for wanted in COVERAGES:
         place = min(int(np.searchsorted(shares, wanted - 1e-12)), len(shares) - 1)
         rows = round(float(shares[place]) * len(confidence))
+        if found and rows == found[-1]["rows"]:  # rows of one confidence are answered together or not at all
+            continue
         found.append(
             {
                 "coverage": float(shares[place]),
@@ -206,14 +214,6 @@ def slices(answers: Answers, lengths: Integers, classes: Sequence[str]) -> list[
     for name, inside in parts:
         rows, right = int(inside.sum()), int(answers.right[inside].sum())
         if rows:
-            ends = stats.binomtest(right, rows).proportion_ci(CONFIDENCE, method="wilson")
-            found.append(
-                {
-                    "slice": name,
-                    "rows": rows,
-                    "accuracy": right / rows,
-                    "low": float(ends.low),
-                    "high": float(ends.high),
-                }
-            )
+            low, high = wilson(right, rows)
+            found.append({"slice": name, "rows": rows, "accuracy": right / rows, "low": low, "high": high})
     return found

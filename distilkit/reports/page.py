@@ -32,6 +32,7 @@ from distilkit.reports.parts import (
 )
 from distilkit.reports.published import PUBLISHED
 from distilkit.reports.statistics import QUALITY, Answers, Bin, risk_coverage
+from distilkit.reports.summary import many, setting
 
 HEADINGS = {
     "f1": "F1",
@@ -90,7 +91,7 @@ def _write_answers(file: Path, document: Mapping[str, Any], answers: Sequence[An
             for one in answers:
                 sure = "" if one.confidence is None else f"{one.confidence[row]:.6g}"
                 said += [classes[int(one.answer[row])], sure]
-            writer.writerow([row, classes[label], *said])
+            writer.writerow([row + 1, classes[label], *said])
 
 
 # --- the page of an evaluation ----------------------------------------------------------------------------
@@ -107,15 +108,17 @@ def _evaluation(
         _pictures_of(entry, one, name, place, [known["name"] for known in document["classes"]])
         for place, (entry, one, name) in enumerate(zip(entries, answers, names, strict=True))
     ]
-    rows = "1 row" if document["rows"] == 1 else f"{document['rows']:,} rows"
+    rows = many(document["rows"], "row")
     known = document["classes"]
     listed = ", ".join(f"{one['name']} {one['rows']:,}" for one in known)
     classes = listed if len(known) <= 4 else f"{len(known)} classes"
+    whole = document["sampled_from"]
+    sample = f", a sample of {whole:,}," if whole else ""
+    precision = f" in {document['precision']}" if document["precision"] else ""
     context = {
-        "title": f"{document['dataset']}, {document['split']}: {len(entries)} "
-        + ("model" if len(entries) == 1 else "models"),
-        "lead": f"{rows} of {document['dataset']}, split {document['split']} ({classes}), answered on "
-        f"{document['device']} in {document['precision']}.",
+        "title": f"{document['dataset']}, {document['split']}: {many(len(entries), 'model')}",
+        "lead": f"{rows}{sample} of {document['dataset']}, split {document['split']} ({classes}), answered "
+        f"on {document['device']}{precision}.",
         "confidence": f"{document['confidence']:.0%}",
         "gates": document["gates"],
         "summary": [_quality(document), _fidelity(document), _cost(document)],
@@ -159,8 +162,7 @@ def _overlays(document: Mapping[str, Any], answers: Sequence[Answers], names: Se
         text = f"{what}. Up and to the left is better; the diagonal is chance."
         found.append(Picture("roc", "ROC.", text, plots.roc_curves(lines)))
     if lines := [line for one in numbered if (line := plots.precision_recall_line(*one))]:
-        occurring = [one["rows"] for one in document["classes"] if one["rows"]]
-        level = document["classes"][1]["rows"] / document["rows"] if two else 1 / len(occurring)
+        level = document["classes"][1]["rows"] / document["rows"] if two else 1 / len(document["classes"])
         text = f"{what}. Up and to the right is better; the level line is an answer at random."
         figure = plots.precision_recall_curves(lines, level)
         found.append(Picture("precision-recall", "Precision and recall.", text, figure))
@@ -269,7 +271,7 @@ def _cost(document: Mapping[str, Any]) -> Table:
         cells = [Cell(form(cost.get(name)), notes.get(name, "")) for _, name, form in columns]
         if any(cost.get(name) is not None for _, name, _ in columns):
             rows.append([Cell(entry["model"], place=place), *cells])
-    caption = f"Cost on {document['device']}, {document['precision']}, {_threads(document)}"
+    caption = f"Cost on {', '.join(setting(document))}"
     if any(entry["cost"].get("speed_up") for entry in entries):
         caption += "; “times”: as fast as the teacher"
     return Table(caption, ["model", *(heading for heading, _, _ in columns)], rows)
@@ -285,7 +287,7 @@ def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
 
 def _published(document: Mapping[str, Any]) -> Table:
     """Others' figures below ours of the same metric."""
-    known = PUBLISHED.get(document["dataset"], ())
+    known = () if document["sampled_from"] else PUBLISHED.get(document["dataset"], ())
     rows = []
     for metric in ("accuracy", "f1"):
         others = [one for one in known if one.metric == metric]
@@ -401,28 +403,20 @@ def _slices(document: Mapping[str, Any], entry: Mapping[str, Any]) -> Table:
 
 def _inputs(document: Mapping[str, Any], entry: Mapping[str, Any]) -> Table:
     """What the rows are like to the model and, on a dataset that it did not learn, what its own were like."""
-    rows = []
-    home = entry["home"]
-    for what, found, accuracy in (
-        (f"here: {document['dataset']}", entry["inputs"], entry["metrics"].get("accuracy")),
-        (f"at home: {home['dataset']}", home["inputs"], home["accuracy"]) if home else ("", None, None),
-    ):
-        if found:
-            rows.append(
-                [
-                    Cell(what),
-                    Cell(f"{found['tokens_mean']:.1f}"),
-                    Cell(f"{found['tokens_p95']:.0f}"),
-                    Cell(percent(found["truncated"])),
-                    Cell(percent(found["unknown"])),
-                    Cell(number(accuracy)),
-                ]
-            )
-    caption = "What it reads" + (
-        f"; accuracy is {100 * home['drop']:.1f} points lower than at home"
-        if home and home["drop"] > 0
-        else ""
-    )
+    home, rows = entry["home"], []
+    places = [(f"here: {document['dataset']}", entry["inputs"], entry["metrics"].get("accuracy"))]
+    if home:
+        places.append((f"at home: {home['dataset']}", home["inputs"], home["accuracy"]))
+    for what, found, accuracy in places:
+        if found or home:
+            read = [UNKNOWN] * 4
+            if found:
+                tokens = f"{found['tokens_mean']:.1f}", f"{found['tokens_p95']:.0f}"
+                read = [*tokens, percent(found["truncated"]), percent(found["unknown"])]
+            rows.append([Cell(what), *map(Cell, read), Cell(number(accuracy))])
+    caption = "What it reads"
+    if home and home["drop"] > 0:
+        caption += f"; accuracy is {100 * home['drop']:.1f} points lower than at home"
     head = ["texts", "tokens, mean", "p95", "cut", "unknown", "accuracy"]
     return Table(caption, head, rows)
 
@@ -438,7 +432,7 @@ def _mistake(one: Mapping[str, Any]) -> dict[str, Any]:
 def _setting(document: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Device", str(document["device"])),
-        ("Precision", str(document["precision"])),
+        ("Precision", str(document["precision"] or UNKNOWN)),
         ("Threads", counted(document["threads"])),
         ("Rows", counted(document["rows"])),
         ("Seed of the intervals", str(document["seed"])),
@@ -460,7 +454,3 @@ def _method(document: Mapping[str, Any]) -> list[str]:
         "ECE: 15 bins of equal width. Macro figures are means over classes; with more than two classes "
         "ROC AUC and average precision are means over one against the rest.",
     ]
-
-
-def _threads(document: Mapping[str, Any]) -> str:
-    return "1 thread" if document["threads"] == 1 else f"{document['threads']} threads"

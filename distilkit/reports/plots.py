@@ -22,9 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from scipy import stats
 
-from distilkit.reports.statistics import CONFIDENCE, Answers, Bin, Floats, Integers, precision_recall, roc
+from distilkit.reports.statistics import Answers, Bin, Floats, Integers, precision_recall, roc, wilson
 
 INK = "#1b1f24"
 # Told apart by people who do not see red or green, and at least 3 : 1 on white and on near black.
@@ -160,12 +159,10 @@ def _cut(name: str, length: int = 14) -> str:
 def roc_line(name: str, place: int, answers: Answers) -> Line | None:
     """Of two classes the curve of class 1, of more the mean over one against the rest.
 
-    `None` where no class has rows of it and rows of others, or probabilities are not known.
+    `None` where the figure under it is none: probabilities are not known, or a class has no row, or all.
     """
-    curves = [
-        curve for curve in (roc(*one) for one in _one_against_rest(answers)) if not np.isnan(curve).any()
-    ]
-    if not curves:
+    curves = [roc(*one) for one in _one_against_rest(answers)]
+    if not curves or any(np.isnan(curve).any() for curve in curves):
         return None
     if len(curves) == 1:
         return Line(name, place, *_thinned(*curves[0]))
@@ -175,12 +172,8 @@ def roc_line(name: str, place: int, answers: Answers) -> Line | None:
 
 def precision_recall_line(name: str, place: int, answers: Answers) -> Line | None:
     """As `roc_line`, recall and precision."""
-    curves = [
-        curve
-        for curve in (precision_recall(*one) for one in _one_against_rest(answers))
-        if not np.isnan(curve).any()
-    ]
-    if not curves:
+    curves = [precision_recall(*one) for one in _one_against_rest(answers)]
+    if not curves or any(np.isnan(curve).any() for curve in curves):
         return None
     if len(curves) == 1:
         return Line(name, place, *_thinned(*curves[0]))
@@ -311,9 +304,8 @@ def reliability_diagram(found: Sequence[Bin], title: str) -> Figure:
         above.plot([low, 1], [low, 1], color=INK, lw=0.8, alpha=0.5)
         for one in used:
             assert one.confidence is not None and one.accuracy is not None
-            test = stats.binomtest(round(one.rows * one.accuracy), one.rows)
-            ends = test.proportion_ci(CONFIDENCE, method="wilson")
-            above.plot([one.confidence] * 2, [ends.low, ends.high], color=RIGHT, lw=1.2, alpha=0.7)
+            ends = wilson(round(one.rows * one.accuracy), one.rows)
+            above.plot([one.confidence] * 2, ends, color=RIGHT, lw=1.2, alpha=0.7)
         x, y = [one.confidence for one in used], [one.accuracy for one in used]
         above.plot(x, y, color=RIGHT, marker="o", ms=5, lw=1.2)
         above.set(ylabel="accuracy", xlim=(low, 1), ylim=(-0.03, 1.03), title=title)

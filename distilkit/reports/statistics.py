@@ -6,7 +6,7 @@ from a few matrix products. Figures are float64 `[B]`; one that a sample leaves 
 one class occurs) is NaN there.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -119,6 +119,26 @@ def quality(answers: Answers, counts: Floats) -> dict[str, Floats]:
     found["roc_auc"] = np.mean([auc for auc, _ in curves], axis=0)
     found["average_precision"] = np.mean([precision for _, precision in curves], axis=0)
     return found
+
+
+def defined(labelled: Sequence[int], confidence: bool, probabilities: bool) -> set[str]:
+    """The figures of `quality` that will be numbers, told before anything is answered.
+
+    Args:
+        labelled: `[C]`, rows of each class.
+        confidence: whether the probability of the chosen class will be known.
+        probabilities: whether those of all classes will.
+    """
+    without = {"f1", "precision", "recall"} if len(labelled) > 2 else set()
+    if not confidence:
+        without.add("ece")
+    if not probabilities:
+        without |= {"loss", "brier"}
+    if not (probabilities and all(labelled)):
+        without.add("roc_auc")
+    if not (probabilities and all(labelled[1:] if len(labelled) == 2 else labelled)):
+        without.add("average_precision")
+    return set(QUALITY) - without
 
 
 def _of_confusion(table: Floats) -> dict[str, Floats]:
@@ -251,6 +271,12 @@ def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
     either = only_first + only_second
     p_value = float(stats.binomtest(only_first, either).pvalue) if either else 1.0
     return McNemar(int((one & two).sum()), only_first, only_second, p_value)
+
+
+def wilson(right: int, rows: int) -> tuple[float, float]:
+    """The interval of a share (Wilson 1927, *Probable Inference*): within [0, 1] and right for few rows."""
+    ends = stats.binomtest(right, rows).proportion_ci(CONFIDENCE, method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 # --- pictures' points -------------------------------------------------------------------------------------

@@ -20,23 +20,53 @@ def markdown(document: Mapping[str, Any]) -> str:
     for model in document["models"]:
         lines.append(_row([f"`{model['model']}`", *(cell(model, name) for name in columns)]))
     ends = f"{document['confidence']:.0%} bootstrap interval, {document['replicates']:,} samples"
-    lines += [
-        "",
-        f"In brackets: {ends}. {document['device']}, {document['precision']}, {document['threads']} threads.",
-    ]
-    if document["pairs"]:
-        lines += ["", *(f"- {pair['sentence']}" for pair in document["pairs"])]
+    lines += ["", f"In brackets: {ends}. {', '.join(setting(document))}."]
+    sentences = [pair["sentence"] for pair in document["pairs"]] + shifts(document)
+    if sentences:
+        lines += ["", *(f"- {one}" for one in sentences)]
     if document["gates"]:
         lines += ["", _row(["gate", "model", "result"]), _row(["---"] * 3)]
         for gate in document["gates"]:
-            named = gate["kind"].replace("_", "-")
-            threshold = f"{gate['metric']}={gate['threshold']:g}"
-            lines.append(
-                _row(
-                    [f"{named} {threshold}", f"`{gate['model']}`", f"{MARKS[gate['passed']]}: {gate['why']}"]
-                )
-            )
+            result = f"{MARKS[gate['passed']]}: {gate['why']}"
+            lines.append(_row([gate_name(gate), f"`{gate['model']}`", result]))
     return "\n".join(lines) + "\n"
+
+
+def setting(document: Mapping[str, Any]) -> list[str]:
+    """Device, precision where a model computed, threads."""
+    computed = [document["precision"]] if document["precision"] else []
+    return [document["device"], *computed, many(document["threads"], "thread")]
+
+
+def gate_name(gate: Mapping[str, Any]) -> str:
+    """As it was asked for."""
+    return f"{gate['kind'].replace('_', '-')} {gate['metric']}={gate['threshold']:g}"
+
+
+def shifts(document: Mapping[str, Any]) -> list[str]:
+    """A sentence for each run that learned other data: what that does to its accuracy, and to its inputs."""
+    found = []
+    for model in document["models"]:
+        home, inputs = model["home"], model["inputs"]
+        if not home:
+            continue
+        points = -100 * home["drop"]
+        text = (
+            f"{model['model']}: accuracy {model['metrics']['accuracy']:.4f} on {document['dataset']}, "
+            f"{home['accuracy']:.4f} on {home['dataset']}, which it learned ({points:+.1f} points)"
+        )
+        if home["inputs"]:
+            text += (
+                f"; {inputs['truncated']:.1%} of rows are cut here and {home['inputs']['truncated']:.1%} "
+                f"there, {inputs['unknown']:.1%} and {home['inputs']['unknown']:.1%} of tokens unknown"
+            )
+        found.append(f"{text}.")
+    return found
+
+
+def many(count: int, noun: str) -> str:
+    """1 row, 2 rows."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 # What people read first: a figure's name, what to call it, and how to write it.

@@ -1,7 +1,7 @@
 """What models, files and endpoints say of the rows of a split, and what it costs them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,6 @@ from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Tokenizer, longest_input
 from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs, measure_inputs
-from distilkit.data.labels import match_labels
 from distilkit.data.predictions import Predicted, predicted, read_predictions
 from distilkit.engine.cost import Cost, Latency, measure_latency, watch
 from distilkit.engine.endpoint import Endpoint, ask
@@ -36,6 +35,7 @@ from distilkit.reports.statistics import Answers
 
 Kind = Literal["model", "predictions", "endpoint"]
 WARM_UP = 64  # rows
+LOW = 0.05  # of the scores that may be below one half
 TOKEN = "DISTILKIT_ENDPOINT_TOKEN"
 
 
@@ -87,40 +87,63 @@ def _own_max_length(source: Source, tokenizer: Tokenizer, model: Any, config: Ev
     return min(wanted, limit) if limit else wanted
 
 
+def read_all(
+    model: Any,
+    one: Loaded,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    precision: Resolved,
+    *,
+    rows: int | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> torch.Tensor:
+    """Logits float32 `[N, C]` of the first `rows` texts, or all, by `model`: that of `one` as it computes."""
+    parts = predict_texts(
+        model,
+        one.tokenizer,
+        texts,
+        pairs,
+        range(len(texts) if rows is None else rows),
+        max_length=one.max_length,
+        precision=precision,
+        advance=advance,
+    )
+    return torch.cat([logits for _, logits in parts])
+
+
 def answer(
     one: Loaded,
+    columns: list[int],
     data: TextData,
     config: EvaluateConfig,
     precision: Resolved,
     device: torch.device,
     reporter: Reporter,
+    *,
+    alone: bool,
 ) -> Answered:
-    """The model reads the split twice: all of it at once, and some rows one at a time for their latency."""
+    """The model reads the split twice: all of it at once, and some rows one at a time for their latency.
+
+    Args:
+        columns: its output for each class of the data.
+        alone: no other model is in memory, so that what the process holds is this one's.
+    """
     name = one.source.name
-    columns, by_name = match_labels(one.names, data.names, name)
-    if not by_name:
-        reporter.note(f"{name}: it shares no class names with the data; ids are taken to be the same")
     texts, pairs = data.texts(config.split), data.pairs(config.split)
     with peak_within(device) as peak:
         model = native(one.model, precision).to(device)
-
-        def run(positions: range, advance: Callable[[int], None] = lambda done: None) -> torch.Tensor:
-            parts = predict_texts(
+        # The first pass pays for set-up that no later one does.
+        read_all(model, one, texts, pairs, precision, rows=min(WARM_UP, len(texts)))
+        with watch() as seconds:
+            logits = read_all(
                 model,
-                one.tokenizer,
+                one,
                 texts,
                 pairs,
-                positions,
-                max_length=one.max_length,
-                precision=precision,
-                advance=advance,
+                precision,
+                advance=lambda done: reporter.advance(name, done, len(texts)),
             )
-            return torch.cat([logits for _, logits in parts])
-
-        run(range(min(WARM_UP, len(texts))))  # the first pass pays for set-up that no later one does
-        with watch() as seconds:
-            logits = run(range(len(texts)), lambda done: reporter.advance(name, done, len(texts)))
-        highest = peak()
+        highest = peak() if alone or device.type == "cuda" else None
     latency = None
     if config.latency:
         with answering(model, one.tokenizer, max_length=one.max_length, precision=precision) as reply:
@@ -146,11 +169,25 @@ def answer(
     )
 
 
-def answer_from_file(file: str, data: TextData, split: str) -> Answered:
+def answer_from_file(file: str, data: TextData, split: str, reporter: Reporter) -> Answered:
     """The rows of a predictions file."""
     labels = data.labels_of[split]
     found = read_predictions(Path(file), data.names, len(labels))
+    _note_low_scores(found, len(data.names), f"--predictions {file}", reporter)
     return Answered(file, "predictions", _answers(found, labels, len(data.names)), Cost())
+
+
+def _note_low_scores(found: Predicted, classes: int, where: str, reporter: Reporter) -> None:
+    """Of two classes the one that was chosen has half or more: scores below are often of one class always."""
+    if found.score is None or classes != 2:
+        return
+    low = int((found.score < 0.5).sum())
+    if low > LOW * len(found.score):
+        reporter.note(
+            f"{where}: {low:,} of {len(found.score):,} scores are below 0.5. A score has to be the "
+            "probability of the label beside it, not of one class in every row: calibration, loss and ROC "
+            "AUC mean nothing else"
+        )
 
 
 def answer_from_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: Reporter) -> Answered:
@@ -171,6 +208,7 @@ def answer_from_endpoint(url: str, data: TextData, config: EvaluateConfig, repor
             advance=lambda done: reporter.advance(url, done, len(labels)),
         )
     found = predicted(said.labels, said.scores, data.names, f"--endpoint {url}")
+    _note_low_scores(found, len(data.names), f"--endpoint {url}", reporter)
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(said.seconds, (50, 95, 99)))
     # A request has a row's latency only where it is one row, and where none waits beside it.
     alone = config.endpoint_batch_size == config.concurrency == 1

@@ -17,6 +17,7 @@ from distilkit.data import checks, transfer
 from distilkit.data.datasets import RawData, TextData, read_raw, stratified_order
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.data.files import read_through
+from distilkit.data.inputs import evenly, tokens
 from distilkit.data.labels import match_labels
 from distilkit.engine import memory
 from distilkit.engine.inference import TOKENS, native, predict_texts
@@ -28,6 +29,7 @@ from distilkit.fields import changed
 from distilkit.models.loading import find_model, load_tokenizer, load_trained
 from distilkit.models.students import Student, Teacher, make_student
 from distilkit.progress import SILENT, Reporter
+from distilkit.reports.statistics import wilson
 from distilkit.workflows import findings, recipes
 from distilkit.workflows.findings import Finding
 from distilkit.workflows.fitting import Job, examples_per_second
@@ -36,7 +38,6 @@ from distilkit.workflows.teaching import Teaching, names_of
 
 SCHEMA = "distilkit.doctor/1"
 STUDENT = "the student"
-LOOKED_AT = 5000  # rows of a split that are tokenized, evenly chosen
 JUDGED = 1000  # validation rows that a teacher reads, at most
 TIMED_STEPS = 8  # of training, after as many that are not timed
 TIMED_BATCHES = 5  # of a teacher: the first is computed by all cores, then each has its own
@@ -272,10 +273,10 @@ class _Doctor:
             self.config = changed(self.config, max_length=limit)
         assert self.config.max_length
         train, validation = _some(data, "train"), _some(data, "validation")
-        read = {who: checks.tokens(tokenizer, *train) for who, tokenizer, _ in readers}
+        read = {who: tokens(tokenizer, *train) for who, tokenizer, _ in readers}
         self._add(findings.of_length(read, self.config.max_length, limit), "cut-texts")
         for who, tokenizer, _ in readers:
-            cut, unknown = read[who], checks.tokens(tokenizer, *validation)
+            cut, unknown = read[who], tokens(tokenizer, *validation)
             most, advice = findings.UNKNOWN_TO_TEACHER, "a teacher of this language: --teacher RUN_OR_MODEL"
             if who == STUDENT:
                 most = findings.UNKNOWN_TO_STUDENT
@@ -332,7 +333,7 @@ class _Doctor:
             "classes_matched_by": by,
             "rows": held and held.rows,
             "accuracy": held and held.accuracy,
-            "accuracy_interval": held and checks.interval(held.right, held.rows),
+            "accuracy_interval": held and wilson(held.right, held.rows),
             "majority_share": held and held.majority,
         }
         teaching = Teaching(config, [teacher], [columns], data, self.precision, self.reporter)
@@ -350,7 +351,7 @@ class _Doctor:
             assert teacher.model is not None
             model: Any = native(teacher.model, self.precision).to(self.device)
             options: Any = {"max_length": self.config.max_length, "precision": self.precision}
-            lengths = checks.tokens(teacher.tokenizer, *_rows(texts, pairs, WARM_UP)).lengths
+            lengths = tokens(teacher.tokenizer, *_rows(texts, pairs, WARM_UP)).lengths
             each = float(np.minimum(lengths, self.config.max_length or 0).mean())
             timed = min(len(texts), max(WARM_UP, round(TIMED_BATCHES * TOKENS[self.device.type] / each)))
             for count in (WARM_UP, timed):
@@ -468,15 +469,14 @@ def _spread(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
 
 def _rows(texts: list[str], pairs: list[str] | None, count: int) -> tuple[list[str], list[str] | None]:
     """So many of the rows at most, evenly chosen."""
-    numbers = np.linspace(0, len(texts) - 1, min(len(texts), count)).astype(np.int64)
+    numbers = evenly(len(texts), count).tolist()
     return [texts[number] for number in numbers], pairs and [pairs[number] for number in numbers]
 
 
 def _some(data: TextData, split: str) -> tuple[list[str], list[str] | None]:
     """At most 5,000 rows of a split, chosen evenly: their texts, and the second ones of pairs."""
     rows = data.splits[split]
-    numbers = np.linspace(0, len(rows) - 1, min(len(rows), LOOKED_AT)).astype(np.int64)
-    some: Any = rows.select(numbers)
+    some: Any = rows.select(evenly(len(rows)))
     return list(some[data.text_column]), list(some[data.pair_column]) if data.pair_column else None
 
 

@@ -3,31 +3,32 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from distilkit import runs
-from distilkit.config import DistillConfig, EvaluateConfig
+from distilkit.config import EvaluateConfig
 from distilkit.data import datasets
 from distilkit.data.datasets import TextData
 from distilkit.data.inputs import measure_inputs
-from distilkit.engine.precision import default_device, resolve_precision
+from distilkit.data.labels import match_labels
+from distilkit.engine.precision import Resolved, default_device, resolve_precision
 from distilkit.errors import UserError
 from distilkit.progress import SILENT, Reporter
-from distilkit.reports.comparison import Contestant, compare
+from distilkit.reports.comparison import compare
 from distilkit.reports.statistics import Interval
 from distilkit.reports.summary import markdown
 from distilkit.workflows.answering import (
     Answered,
-    Loaded,
     answer,
     answer_from_endpoint,
     answer_from_file,
-    load,
     using_threads,
 )
 from distilkit.workflows.gating import check_baseline, check_gates_can_be_met, hold, read_baseline
-from distilkit.workflows.glue import submit
+from distilkit.workflows.glue import read_hidden, submit
+from distilkit.workflows.lineup import Lineup, line_up
 from distilkit.workflows.measured import Evaluation, Home, Score
 
 
@@ -42,51 +43,25 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     device = default_device()
     precision = resolve_precision(config.precision, device)
     _check_outputs(config)
-    loaded = [load(name, config) for name in _model_names(config)]
     before = read_baseline(config.baseline) if config.baseline else None
-    names = [one.source.name for one in loaded] + [*config.predictions, *config.endpoint]
-    teachers = [_teacher_of(place, names, loaded, config) for place in range(len(names))]
-    check_gates_can_be_met(config, loaded, teachers)
-    data = datasets.load_for_evaluation(config, config.split, loaded[0].names if loaded else ())
-    for note in data.notes:
-        reporter.note(note)
-    if before:
-        check_baseline(before, config, data)
-    # What may be wrong with files and endpoints is known before models are run for minutes.
-    others = [answer_from_file(file, data, config.split) for file in config.predictions]
-    others += [answer_from_endpoint(url, data, config, reporter) for url in config.endpoint]
-    with using_threads(config.threads) as threads:
-        answered = [answer(one, data, config, precision, device, reporter) for one in loaded] + others
-        if config.glue_submission:
-            submit(config.glue_submission, loaded[0], config, data, precision, device, reporter)
-    baselines = _labels_only(names, loaded, config)
-    contestants = [
-        Contestant(one.name, one.answers, teachers[place], baselines if baselines != place else None)
+    lineup = line_up(config)
+    data = _read(config, lineup, before, reporter)
+    answered, threads = _ask(config, lineup, data, precision, device, reporter)
+    figures, pairs = compare(lineup.contestants(answered), config.seed)
+    scores = [
+        _score(place, lineup, one, figures[place], data, config, reporter)
         for place, one in enumerate(answered)
     ]
-    figures, pairs = compare(contestants, config.seed)
-    scores = tuple(
-        Score(
-            one,
-            figures[place],
-            None if contestant.teacher is None else names[contestant.teacher],
-            names[contestant.labels_only]
-            if "gap_recovered" in figures[place] and contestant.labels_only is not None
-            else None,
-            _home(one, data, figures[place], config, reporter),
-        )
-        for place, (one, contestant) in enumerate(zip(answered, contestants, strict=True))
-    )
     measured = Evaluation(
         data=data,
         split=config.split,
         rows=len(data.labels_of[config.split]),
         fingerprint=data.fingerprint(config.split),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        precision=precision,
+        precision=precision if lineup.models else None,
         threads=threads,
         seed=config.seed,
-        scores=scores,
+        scores=tuple(scores),
         pairs=tuple(pairs),
     )
     measured = replace(measured, gates=hold(config, measured, before))
@@ -94,52 +69,87 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     return measured
 
 
-def _model_names(config: EvaluateConfig) -> list[str]:
-    others = {*config.predictions, *config.endpoint}
-    extra = [name for name in (config.teacher, config.labels_only) if name and name not in others]
-    return list(dict.fromkeys([*config.models, *extra]))
+def _read(
+    config: EvaluateConfig, lineup: Lineup, before: dict[str, Any] | None, reporter: Reporter
+) -> TextData:
+    names = lineup.models[0].names if lineup.models else ()
+    data = datasets.load_for_evaluation(config, config.split, names)
+    for note in data.notes:
+        reporter.note(note)
+    if before:
+        check_baseline(before, config, data)
+    return data
 
 
-def _teacher_of(place: int, names: list[str], loaded: list[Loaded], config: EvaluateConfig) -> int | None:
-    if config.teacher:
-        wanted = names.index(config.teacher)
-        return None if wanted == place else wanted
-    run = loaded[place].source.run if place < len(loaded) else None
-    named = run.environment.get("teachers", []) if run else []
-    if len(named) != 1:  # a mean of several is none of the models here
-        return None
-    return next(
-        (i for i, one in enumerate(loaded) if i != place and one.fingerprint == named[0]["fingerprint"]),
-        None,
+def _ask(
+    config: EvaluateConfig,
+    lineup: Lineup,
+    data: TextData,
+    precision: Resolved,
+    device: torch.device,
+    reporter: Reporter,
+) -> tuple[list[Answered], int]:
+    """All answers in the lineup's order, and how many threads computed them.
+
+    Whatever may be wrong is found first; what takes minutes comes last.
+    """
+    matched = [match_labels(one.names, data.names, one.source.name) for one in lineup.models]
+    for one, (_, by_name) in zip(lineup.models, matched, strict=True):
+        if not by_name:
+            reporter.note(
+                f"{one.source.name}: it shares no class names with the data; ids are taken to be the same"
+            )
+    hidden = read_hidden(config)
+    files = [answer_from_file(file, data, config.split, reporter) for file in lineup.files]
+    check_gates_can_be_met(config, lineup, files, data, device)
+    endpoints = [answer_from_endpoint(url, data, config, reporter) for url in lineup.endpoints]
+    with using_threads(config.threads) as threads:
+        models = [
+            answer(one, columns, data, config, precision, device, reporter, alone=len(lineup.models) == 1)
+            for one, (columns, _) in zip(lineup.models, matched, strict=True)
+        ]
+        if hidden and config.glue_submission:
+            submit(
+                config.glue_submission, lineup.models[0], matched[0][0], hidden, precision, device, reporter
+            )
+    return models + files + endpoints, threads
+
+
+def _score(
+    place: int,
+    lineup: Lineup,
+    one: Answered,
+    figures: Mapping[str, Interval],
+    data: TextData,
+    config: EvaluateConfig,
+    reporter: Reporter,
+) -> Score:
+    teacher, twin = lineup.teachers[place], lineup.twins[place]
+    recovered = "gap_recovered" in figures and twin is not None
+    return Score(
+        one,
+        figures,
+        None if teacher is None else lineup.names[teacher],
+        lineup.names[twin] if recovered and twin is not None else None,
+        _home(one, data, figures, reporter),
     )
 
 
-def _labels_only(names: list[str], loaded: list[Loaded], config: EvaluateConfig) -> int | None:
-    """The student that had labels alone: the one that is named, else the only run at alpha 1."""
-    if config.labels_only:
-        return names.index(config.labels_only)
-    runs_of = [(place, one.source.run.config) for place, one in enumerate(loaded) if one.source.run]
-    found = [place for place, of in runs_of if isinstance(of, DistillConfig) and not of.runs_teacher]
-    return found[0] if len(found) == 1 else None
-
-
-def _home(
-    one: Answered, data: TextData, figures: Mapping[str, Interval], config: EvaluateConfig, reporter: Reporter
-) -> Home | None:
+def _home(one: Answered, data: TextData, figures: Mapping[str, Interval], reporter: Reporter) -> Home | None:
     """What a run's own validation split is like, where this is another dataset."""
     run = one.loaded.source.run if one.loaded else None
-    if one.loaded is None or run is None or run.config.data_name == data.name or not run.config.has_dataset:
+    if one.loaded is None or run is None or not run.config.has_dataset or run.config.data_name == data.name:
         return None
+    accuracy, here = run.metrics["validation"]["accuracy"], figures["accuracy"].value
+    assert here is not None
+    home = Home(run.config.data_name, accuracy, accuracy - here)
     try:
         own = datasets.load_for_evaluation(run.config, "validation", one.loaded.names)
     except UserError as error:
-        reporter.note(f"{one.name}: the data it was trained on cannot be compared with ({error})")
-        return None
+        reporter.note(f"{one.name}: the texts it was trained on cannot be compared with ({error})")
+        return home
     texts, pairs = own.texts("validation"), own.pairs("validation")
-    inputs = measure_inputs(one.loaded.tokenizer, texts, pairs, one.loaded.max_length)
-    accuracy, here = run.metrics["validation"]["accuracy"], figures["accuracy"].value
-    assert here is not None
-    return Home(own.name, accuracy, accuracy - here, inputs)
+    return replace(home, inputs=measure_inputs(one.loaded.tokenizer, texts, pairs, one.loaded.max_length))
 
 
 def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> None:
@@ -154,12 +164,20 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
             except OSError as error:
                 reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
     if config.markdown:
-        runs.write_text(config.markdown, markdown(document))
+        _write_markdown(config.markdown, markdown(document))
     if config.report:
         from distilkit.reports.page import write_report
 
         page = write_report(config.report, document, [score.answered.answers for score in measured.scores])
         reporter.note(f"written: {page}")
+
+
+def _write_markdown(file: Path, text: str) -> None:
+    """Through a link, and into what is no file: `/dev/stdout`, a pipe."""
+    if file.exists() and not file.is_file():
+        file.write_text(text, encoding="utf-8")
+    else:
+        runs.write_text(file.resolve(), text)
 
 
 def _check_outputs(config: EvaluateConfig) -> None:
@@ -171,13 +189,8 @@ def _check_outputs(config: EvaluateConfig) -> None:
     if config.markdown:
         if config.markdown.is_dir():
             raise UserError(f"--markdown {config.markdown} is a folder. Give a file.")
-        _make_folder(config.markdown.parent, f"--markdown {config.markdown}")
+        runs.check_home(config.markdown, "--markdown")
     if config.glue_submission:
-        _make_folder(config.glue_submission, f"--glue-submission {config.glue_submission}")
-
-
-def _make_folder(folder: Path, where: str) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{where}: {folder} cannot be made ({error.strerror}).") from None
+        if config.glue_submission.exists() and not config.glue_submission.is_dir():
+            raise UserError(f"--glue-submission {config.glue_submission} is a file. Name a folder.")
+        runs.check_home(config.glue_submission, "--glue-submission")

@@ -18,10 +18,8 @@ from distilkit.data.checks import (
     Labels,
     Repeats,
     Skill,
-    Tokens,
     class_counts,
     contents,
-    interval,
     repeats,
     same_pairs,
     shared,
@@ -29,6 +27,8 @@ from distilkit.data.checks import (
 )
 from distilkit.data.datasets import TextData
 from distilkit.data.files import read_through
+from distilkit.data.inputs import Tokens
+from distilkit.reports.statistics import wilson
 
 Severity = Literal["error", "warning"]
 
@@ -99,7 +99,7 @@ def of_labels(where: str, labels: Labels, names: Sequence[str]) -> Iterator[Find
                 "--transfer FILE",
             )
     if labels.unknown:
-        shown = ", ".join(repr(value) for value in list(labels.unknown)[:5])
+        shown = ", ".join(_short(value) for value in list(labels.unknown)[:5])
         yield Finding(
             "unknown-labels",
             "error",
@@ -211,7 +211,7 @@ def of_classes(names: Sequence[str], ids: Mapping[str, NDArray[np.int64]]) -> It
                 "a tenth of train is then held out, with all its classes",
             )
         least = max(FEW_OF_A_CLASS, RARE * sum(counts) / len(names))
-        rare = [name for name, count in zip(names, counts, strict=True) if 0 < count < least]
+        rare = [name for name, count in zip(names, counts, strict=True) if 0 < count < least and name != "-1"]
         if training and rare:
             yield Finding(
                 "rare-class",
@@ -283,7 +283,7 @@ def of_same_pairs(data: TextData, count: int) -> Iterator[Finding]:
 def of_size(rows: int) -> Iterator[Finding]:
     """Too few rows to judge by."""
     if rows < FEW_ROWS:
-        low, high = interval(round(0.9 * rows), rows)
+        low, high = wilson(round(0.9 * rows), rows)
         yield Finding(
             "few-validation-rows",
             "warning",
@@ -421,13 +421,16 @@ def of_broken_student(problem: str) -> Finding:
 def of_names(who: str, own: Sequence[str], names: Sequence[str]) -> Finding:
     """Classes of a teacher that are not the data's."""
     hidden = " (-1 often stands for a hidden label)" if "-1" in names and len(own) < len(names) else ""
+    do = "a teacher that was trained on these classes"
+    if len(own) == len(names):
+        renamed = f'in the teacher\'s config.json, "id2label": {_id2label(names)}'
+        do = f"{renamed} if that is what its outputs mean; else {do}"
     return Finding(
         "label-names",
         "error",
         f"{who} has the classes {', '.join(own)}, the data {', '.join(names)}{hidden}",
         "They cannot be matched by name, and an answer would be learned as another class.",
-        f'in the teacher\'s config.json, "id2label": {_id2label(names)} if that is what its outputs mean; '
-        "else a teacher that was trained on these classes",
+        do,
     )
 
 
@@ -440,9 +443,9 @@ def of_skill(
         found: of answers in the data's order of classes, `names`.
         columns: the teacher's output for each class of the data.
     """
-    low, high = interval(found.right, found.rows)
+    low, high = wilson(found.right, found.rows)
     level = f"{who} is right in {found.accuracy:.1%} of {found.rows:,} {where} rows ({low:.1%} to {high:.1%})"
-    best, _ = interval(found.ordered, found.rows)
+    best, _ = wilson(found.ordered, found.rows)
     if best > max(high, found.majority + GAIN):
         meant = [names[index] for index in found.order]
         swaps = ", ".join(

@@ -1,18 +1,22 @@
 """The gates of `evaluate`: thresholds and an earlier evaluation, held against what was measured."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
-from distilkit.config import FIDELITY, EvaluateConfig, gates
+from distilkit.config import FIDELITY, LATENCIES, EvaluateConfig, gates
+from distilkit.data.checks import class_counts
 from distilkit.data.datasets import TextData
 from distilkit.errors import GateMissed, UserError
-from distilkit.reports.statistics import CONFIDENCE, mcnemar
+from distilkit.reports.statistics import CONFIDENCE, defined, mcnemar
 from distilkit.reports.summary import SCHEMA
-from distilkit.workflows.answering import Loaded
-from distilkit.workflows.measured import Evaluation, Gate, Score
+from distilkit.workflows.answering import Answered
+from distilkit.workflows.lineup import Lineup
+from distilkit.workflows.measured import COSTS, Evaluation, Gate, Score
 
 
 def check_gates(measured: Evaluation) -> None:
@@ -29,25 +33,76 @@ def _asked(config: EvaluateConfig) -> list[tuple[Literal["fail_under", "fail_ove
     return list(found)
 
 
-def check_gates_can_be_met(config: EvaluateConfig, loaded: list[Loaded], teachers: list[int | None]) -> None:
-    """Refuse, before anything is scored, a threshold on what no model here will have."""
-    classes = len(loaded[0].names) if loaded else 0
+def check_gates_can_be_met(
+    config: EvaluateConfig, lineup: Lineup, files: Sequence[Answered], data: TextData, device: torch.device
+) -> None:
+    """Refuse, before a model has read a row, a threshold on what nothing that is named will have.
+
+    Args:
+        files: the answers of the lineup's files, which are there already.
+
+    Raises:
+        UserError: saying why it will not.
+    """
+    held = named(config)
+    places = [place for place, name in enumerate(lineup.names) if name in held]
+    labelled = class_counts(data.labels_of[config.split], len(data.names))
+    known = [_will_have(place, lineup, files, labelled, config, device) for place in range(len(lineup.names))]
+    for place in places:
+        known[place] |= _fidelity(place, lineup, known)
+    there = set().union(*(known[place] for place in places))
     for kind, metric, threshold in _asked(config):
-        if metric in FIDELITY and not any(teacher is not None for teacher in teachers):
-            why = "no model here has a teacher to compare with. Put it among the models, or give --teacher."
-        elif metric in ("f1", "precision", "recall") and classes > 2:
-            why = f"it is for two classes, and there are {classes}. Use {metric}_macro."
-        elif metric.startswith("latency") and not config.latency:
-            why = "--no-latency leaves it out. Drop one of the two."
-        elif metric.startswith("latency") and not loaded and not _one_by_one(config):
-            why = "of an endpoint it is measured with --endpoint-batch-size 1 --concurrency 1."
-        else:
-            continue
-        raise UserError(f"--{kind.replace('_', '-')} {metric}={threshold:g}: {why}")
+        if metric not in there:
+            why = _why_not(metric, lineup, len(labelled), config)
+            raise UserError(f"--{kind.replace('_', '-')} {metric}={threshold:g}: {why}")
 
 
-def _one_by_one(config: EvaluateConfig) -> bool:
-    return bool(config.endpoint) and config.endpoint_batch_size == config.concurrency == 1
+def _will_have(
+    place: int,
+    lineup: Lineup,
+    files: Sequence[Answered],
+    labelled: list[int],
+    config: EvaluateConfig,
+    device: torch.device,
+) -> set[str]:
+    """Names of the figures of quality and cost that one of the lineup will have."""
+    number = place - len(lineup.models)
+    if number < 0:
+        found = defined(labelled, True, True) | set(COSTS) | (set(LATENCIES) if config.latency else set())
+        lone = device.type == "cuda" or len(lineup.models) == 1
+        return found if lone else found - {"peak_memory_bytes"}
+    if number < len(files):
+        answers = files[number].answers
+        return defined(labelled, answers.confidence is not None, answers.probabilities is not None)
+    timed = set(LATENCIES) if config.endpoint_batch_size == config.concurrency == 1 else set()
+    return defined(labelled, True, len(labelled) == 2) | {"rows_per_second"} | timed
+
+
+def _fidelity(place: int, lineup: Lineup, known: Sequence[set[str]]) -> set[str]:
+    teacher = lineup.teachers[place]
+    if teacher is None:
+        return set()
+    found = {"agreement", "accuracy_kept"}
+    if "loss" in known[place] and "loss" in known[teacher]:
+        found.add("kl")
+    return found if lineup.twins[place] is None else found | {"gap_recovered"}
+
+
+def _why_not(metric: str, lineup: Lineup, classes: int, config: EvaluateConfig) -> str:
+    """What to do about a figure that there will not be."""
+    if metric in FIDELITY and not any(teacher is not None for teacher in lineup.teachers):
+        return "no model here has a teacher to compare with. Put it among the models, or give --teacher."
+    if metric == "gap_recovered":
+        return "it begins at a student that had labels alone: give --labels-only RUN."
+    if metric in ("f1", "precision", "recall") and classes > 2:
+        return f"it is for two classes, and there are {classes}. Use {metric}_macro."
+    if metric in LATENCIES and not config.latency:
+        return "--no-latency leaves it out. Drop one of the two."
+    if metric in LATENCIES and lineup.endpoints:
+        return "of an endpoint it is measured with --endpoint-batch-size 1 --concurrency 1."
+    if metric == "peak_memory_bytes" and len(lineup.models) > 1:
+        return "on a CPU it is that of the whole process: evaluate the model alone."
+    return "nothing that is named here will have it on this split. Leave it out."
 
 
 def named(config: EvaluateConfig) -> list[str]:
@@ -57,28 +112,19 @@ def named(config: EvaluateConfig) -> list[str]:
 
 
 def hold(config: EvaluateConfig, measured: Evaluation, before: dict[str, Any] | None) -> tuple[Gate, ...]:
-    """Every gate that `config` asks for, held against what was measured, and against a baseline.
-
-    Raises:
-        UserError: when one would hold nothing.
-    """
+    """Every gate that `config` asks for, held against what was measured, and against a baseline."""
     return (*_thresholds(config, measured.scores), *_against(before, measured, config))
 
 
 def _thresholds(config: EvaluateConfig, scores: tuple[Score, ...]) -> list[Gate]:
+    """A threshold holds for each that has the figure. Where none has it after all, it is missed."""
     held = []
     for kind, metric, threshold in _asked(config):
-        known = [
-            (score.model, value)
-            for score in scores
-            if score.model in named(config) and (value := score.value(metric)) is not None
-        ]
-        if not known:
-            raise UserError(
-                f"--{kind.replace('_', '-')} {metric}={threshold:g}: no model here has it on this split, "
-                "so the gate would hold nothing. Leave it out."
-            )
-        for model, value in known:
+        known = [(score.model, score.value(metric)) for score in scores if score.model in named(config)]
+        for model, value in [one for one in known if one[1] is not None] or known:
+            if value is None:
+                held.append(Gate(model, kind, metric, threshold, None, False, f"there is no {metric} here"))
+                continue
             passed = value >= threshold if kind == "fail_under" else value <= threshold
             side = "under" if kind == "fail_under" else "over"
             why = f"{metric} {value:.4g} is {'not ' if passed else ''}{side} {threshold:g}"

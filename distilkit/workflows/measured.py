@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
+from distilkit.data.checks import class_counts
 from distilkit.data.datasets import TextData
 from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs
@@ -36,19 +38,22 @@ class Gate:
     kind: Literal["fail_under", "fail_over", "baseline"]
     metric: str
     threshold: float
-    value: float
+    value: float | None
     passed: bool
     why: str
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where a run learned: its own validation split, for what another dataset does to it."""
+    """Where a run learned: its own validation split, for what another dataset does to it.
+
+    `drop` is how much less accurate it is here; `inputs` is `None` where its data is not at hand.
+    """
 
     dataset: str
     accuracy: float
     drop: float
-    inputs: Inputs
+    inputs: Inputs | None = None
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ class Evaluation:
     rows: int
     fingerprint: str
     device: str
-    precision: Resolved
+    precision: Resolved | None
     threads: int
     seed: int
     scores: tuple[Score, ...]
@@ -100,13 +105,15 @@ class Evaluation:
 
     def document(self) -> dict[str, Any]:
         """The versioned JSON document; README's section on it says what each part means."""
-        labels = self.scores[0].answered.answers.labels
-        counts = np.bincount(labels, minlength=len(self.data.names)).tolist()
+        labels = self.data.labels_of[self.split]
+        counts = class_counts(labels, len(self.data.names))
+        whole = self.data.whole.get(self.split, self.rows)
         return {
             "schema": SCHEMA,
             "dataset": self.data.name,
             "split": self.split,
             "rows": self.rows,
+            "sampled_from": whole if whole != self.rows else None,
             "fingerprint": self.fingerprint,
             "classes": [
                 {"name": name, "rows": rows} for name, rows in zip(self.data.names, counts, strict=True)
@@ -154,8 +161,9 @@ class Evaluation:
             "right": "".join(map(str, answers.right.astype(int).tolist())),
         }
 
-    @property
+    @cached_property
     def _lengths(self) -> Any:
+        """Words of each row, int64 `[N]`."""
         columns = [self.data.texts(self.split), self.data.pairs(self.split) or []]
         counts = [np.asarray([len(text.split()) for text in read_through(column)]) for column in columns]
         return counts[0] + counts[1] if len(counts[1]) else counts[0]
@@ -163,7 +171,7 @@ class Evaluation:
     def _row(self, answers: Answers, row: int) -> dict[str, Any]:
         pairs = self.data.pairs(self.split)
         return {
-            "row": row,
+            "row": row + 1,
             "text": _cut(self.data.texts(self.split)[row]),
             "text_pair": None if pairs is None else _cut(pairs[row]),
             "label": self.data.names[int(answers.labels[row])],

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from conftest import tiny_tokenizer
-from scipy import stats
 
 from distilkit.data import checks
 from distilkit.errors import UserError
@@ -102,29 +101,12 @@ def test_a_column_with_sentences_is_text_and_ids_names_and_constants_are_not() -
     assert checks.other_text_columns(rows, ("text", "other")) == []
 
 
-def test_tokens_are_counted_uncut_and_special_ones_are_no_content() -> None:
-    tokenizer = tiny_tokenizer()
-    found = checks.tokens(tokenizer, ["a great film", "zebra film", "great " * 100], None)
-    assert found.lengths.tolist() == [5, 4, 102]
-    assert (found.unknown, found.content) == (1, 105)
-    assert (found.cut(5), found.cut(4), found.cut(101), found.cut(102)) == (1, 2, 1, 0)
-    assert (found.fitting(0.5), found.fitting(0.99)) == (5, 102)
-    pairs = checks.tokens(tokenizer, ["a great film"], ["zebra"])
-    assert (pairs.lengths.tolist(), pairs.unknown, pairs.content) == ([7], 1, 4)
-
-
 def test_lowercases_asks_the_tokenizer_not_its_name() -> None:
     tokenizer: Any = tiny_tokenizer()
     assert checks.lowercases(tokenizer)
     tokenizer.backend_tokenizer.normalizer = None
     assert not checks.lowercases(tokenizer)
     assert checks.with_capitals(["a b", "A b", "ä", "Ä"]) == 2
-
-
-@pytest.mark.parametrize(("hits", "rows"), [(0, 10), (10, 10), (1, 1), (7, 20), (790, 872), (5, 100_000)])
-def test_the_interval_is_scipys(hits: int, rows: int) -> None:
-    wanted = stats.binomtest(hits, rows).proportion_ci(0.95, "wilson")
-    assert checks.interval(hits, rows) == pytest.approx((wanted.low, wanted.high), abs=2e-4)
 
 
 def test_skill_finds_the_best_order_of_all_and_the_level_of_chance() -> None:

@@ -108,6 +108,7 @@ def documented(
         "dataset": f"{mark}data",
         "split": "validation",
         "rows": rows,
+        "sampled_from": None,
         "fingerprint": "cd" * 32,
         "classes": [{"name": name, "rows": count} for name, count in zip(classes, counts, strict=True)],
         "device": f"{mark}cpu",
@@ -267,7 +268,7 @@ def test_the_files_beside_it_are_the_figures_and_the_answers(
     assert len(rows) == 60 and {len(row) for row in rows} == {8}
     classes = [one["name"] for one in document["classes"]]
     for row in rows[::7]:
-        number = int(row[0])
+        number = int(row[0]) - 1
         assert row[1] == classes[int(THREE[0].labels[number])]
         for place, one in enumerate(THREE):
             assert one.confidence is not None

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from distilkit.reports import plots
 from distilkit.reports.plots import Course, Line, Trade, inline, raster, vector
-from distilkit.reports.statistics import Answers, Bin, confusion, reliability, risk_coverage
+from distilkit.reports.statistics import Answers, Bin, confusion, quality, reliability, risk_coverage
 
 HOSTILE = '_</text><script>alert(1)</script> $\\frac{$ " & 模型'
 
@@ -113,13 +113,15 @@ def test_the_areas_under_the_curves_are_those_of_scikit_learn(classes: int) -> N
     assert np.trapezoid(line.y, line.x) == pytest.approx(wanted, abs=8e-3)
 
 
-def test_a_class_without_rows_is_left_out_of_the_mean() -> None:
+def test_no_curve_is_drawn_where_a_class_has_no_rows_and_the_figure_is_none() -> None:
+    """A mean over the other classes would be a picture of something that no table has."""
     one = answers(300, 4)
     assert one.probabilities is not None
     there = one.labels != 3
     kept = Answers.of(one.probabilities[there], one.labels[there])
-    line = plots.roc_line("a", 0, kept)
-    assert line is not None and not np.isnan(line.y).any()
+    assert plots.roc_line("a", 0, kept) is None and plots.precision_recall_line("a", 0, kept) is None
+    figures = quality(kept, np.ones((1, len(kept.labels))))
+    assert np.isnan(figures["roc_auc"]).all() and np.isnan(figures["average_precision"]).all()
 
 
 def test_a_long_curve_keeps_its_ends_and_no_more_points_than_can_be_seen() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from distilkit.engine.metrics import expected_calibration_error
@@ -25,6 +26,7 @@ from distilkit.reports.statistics import (
     risk_coverage,
     roc,
     samples,
+    wilson,
 )
 
 
@@ -272,3 +274,22 @@ def test_reliability_by_hand() -> None:
     bars = reliability(one, one.confidence, 2)
     assert [(bar.rows, bar.accuracy, bar.confidence) for bar in bars] == [(1, 1.0, 0.5), (2, 0.5, 0.875)]
     assert reliability(one, one.confidence, 10)[0].accuracy is None
+
+
+@pytest.mark.parametrize(("right", "rows"), [(0, 10), (10, 10), (1, 1), (7, 20), (790, 872), (5, 100_000)])
+def test_wilsons_interval_is_that_of_statsmodels(right: int, rows: int) -> None:
+    low, high = proportion_confint(right, rows, method="wilson")
+    assert wilson(right, rows) == pytest.approx((low, high))
+
+
+@given(answers(), st.sampled_from(["probabilities", "confidence", "neither"]))
+@settings(max_examples=100, deadline=None)
+def test_what_will_be_defined_is_what_is(one: Answers, known: str) -> None:
+    """`evaluate` refuses a gate by it before a model is run."""
+    if known != "probabilities":
+        sure = one.confidence if known == "confidence" else None
+        one = Answers(one.labels, one.answer, sure, None, one.classes)
+    found = quality(one, np.ones((1, len(one.labels))))
+    labelled = np.bincount(one.labels, minlength=one.classes).tolist()
+    expected = statistics.defined(labelled, known != "neither", known == "probabilities")
+    assert {name for name, value in found.items() if not np.isnan(value[0])} == expected

@@ -1,6 +1,7 @@
 """`evaluate` beyond models and accuracy: files, endpoints, intervals, cost, gates, other datasets, GLUE."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -178,7 +179,7 @@ def test_mistakes_are_the_surest_wrong_answers(config: Any, tmp_path: Path) -> N
     answers = [1 - label for label in LABELS[:3]] + LABELS[3:]
     file = says(tmp_path, answers, [0.6, 0.9, 0.7, *[0.99] * 5])
     entry = evaluate(config(predictions=(file,))).document()["models"][0]
-    assert [one["row"] for one in entry["mistakes"]] == [1, 2, 0]
+    assert [one["row"] for one in entry["mistakes"]] == [2, 3, 1], "rows count from 1, as in messages"
     assert entry["mistakes"][0]["text"] == rows(1)[1]["sentence"]
     assert entry["coverage"][-1]["accuracy"] == 1.0 and entry["coverage"][0]["accuracy"] == 5 / 8
 
@@ -210,11 +211,19 @@ def test_latency_is_of_single_rows_and_can_be_left_out(
     for entry in (student, teacher):
         figures = [entry["cost"][f"latency_{name}_ms"] for name in ("p50", "p95", "p99")]
         assert 0 < figures[0] <= figures[1] <= figures[2]
-        assert entry["cost"]["peak_memory_bytes"] > 0
+        assert entry["cost"]["peak_memory_bytes"] is None or torch.cuda.is_available()
     assert student["cost"]["speed_up"]["latency_p50_ms"] == pytest.approx(
         teacher["cost"]["latency_p50_ms"] / student["cost"]["latency_p50_ms"]
     )
     assert evaluate(config(students[0])).scores[0].value("latency_p50_ms") is None
+
+
+def test_the_memory_of_a_process_is_told_where_it_holds_one_model_alone(config: Any, students: Any) -> None:
+    """Of two, the second's would hold what the first left, and the order of the names would decide."""
+    assert evaluate(config(students[0])).document()["models"][0]["cost"]["peak_memory_bytes"] > 0
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="evaluate the model alone"):
+            evaluate(config(*students, fail_over=("peak_memory_bytes=1",)))
 
 
 def test_threads_are_as_told_and_put_back(config: Any, students: Any) -> None:
@@ -240,8 +249,53 @@ def test_a_gate_that_would_hold_nothing_is_an_error(config: Any, tmp_path: Path,
         evaluate(config(endpoint=("http://127.0.0.1:9",), latency=True, fail_over=("latency_p95_ms=5",)))
     with pytest.raises(UserError, match="--no-latency"):
         evaluate(config(students[0], fail_over=("latency_p95_ms=5",)))
-    with pytest.raises(UserError, match="Did you mean accuracy=NUMBER"):
+    with pytest.raises(UserError, match="such as accuracy=NUMBER"):
         config(students[0], fail_under=("acuracy=0.5",))
+    with pytest.raises(UserError, match=r"try accuracy=0.85"):
+        config(students[0], fail_under=("accuracy=85",))
+    with pytest.raises(UserError, match="--labels-only"):
+        evaluate(config(students[0], teacher=str(students[1].path), fail_under=("gap_recovered=0.5",)))
+
+
+def test_a_gate_on_a_figure_that_turns_out_to_be_none_is_missed(config: Any, tmp_path: Path) -> None:
+    """It was not reached; and what was measured is kept."""
+    base, student = says(tmp_path, LABELS), says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
+    teacher = says(tmp_path, [1 - label for label in LABELS])
+    measured = evaluate(
+        config(
+            predictions=(student, base, teacher),
+            teacher=teacher,
+            labels_only=base,
+            fail_under=("gap_recovered=0.5",),
+            markdown=tmp_path / "summary.md",
+        )
+    )
+    with pytest.raises(GateMissed, match="there is no gap_recovered here"):
+        check_gates(measured)
+    assert "**fail**: there is no gap_recovered here" in (tmp_path / "summary.md").read_text()
+
+
+def test_mistakes_in_the_options_are_told_before_a_model_reads_a_row(
+    config: Any, students: Any, make_bert: MakeModel, sst2_dir: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    def read(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was run first")
+
+    monkeypatch.setattr("distilkit.workflows.answering.read_all", read)
+    three = make_bert(names=("a", "b", "c"))
+    with pytest.raises(UserError, match="3 classes apart"):
+        evaluate(config(students[0], three))
+    with pytest.raises(UserError, match="rows, the split"):
+        evaluate(config(students[0], predictions=(says(tmp_path, LABELS[:3]),)))
+    with pytest.raises(UserError, match="agreement"):
+        evaluate(config(students[0], fail_under=("agreement=0.5",)))
+    data = tmp_path / "data"
+    data.mkdir()
+    for file in sst2_dir.glob("validation*"):
+        shutil.copy(file, data)
+    with pytest.raises(UserError, match="test"):
+        evaluate(config(students[0], data_dir=data, glue_submission=tmp_path / "glue"))
+    assert not (tmp_path / "glue").exists()
 
 
 def test_a_baseline_fails_what_is_significantly_worse(config: Any, tmp_path: Path) -> None:
@@ -301,6 +355,51 @@ def test_a_baseline_of_other_rows_or_models_is_an_error(config: Any, tmp_path: P
         evaluate(config(predictions=(good,), baseline=baseline))
 
 
+# --- samples, scores, models of others --------------------------------------------------------------------
+
+
+def test_a_sample_is_named_as_one(config: Any, students: Any) -> None:
+    assert evaluate(config(students[0], max_eval_samples=4)).document()["sampled_from"] == 8
+    assert evaluate(config(students[0])).document()["sampled_from"] is None
+
+
+def test_scores_that_are_of_one_class_in_every_row_are_noticed(config: Any, tmp_path: Path) -> None:
+    """A file with the probability of "positive" beside each label: loss and AUC would be nonsense."""
+    of_positive = [0.9 if label else 0.1 for label in LABELS]
+    reporter = Notes()
+    evaluate(config(predictions=(says(tmp_path, LABELS, of_positive),)), reporter)
+    assert any("4 of 8 scores are below 0.5" in note for note in reporter.notes)
+    reporter = Notes()
+    evaluate(config(predictions=(says(tmp_path, LABELS, [0.9] * 8),)), reporter)
+    assert not reporter.notes
+
+
+def test_the_gap_is_not_counted_from_another_architecture(
+    config: Any, students: Any, teacher_run: Run
+) -> None:
+    """How much a transformer recovers of a BiLSTM's gap says nothing."""
+    measured = evaluate(config(teacher_run, *students, teacher=str(students[0].path)))
+    of = {score.model: score for score in measured.scores}
+    assert of[str(teacher_run.path)].labels_only is None
+    assert of[str(teacher_run.path)].value("agreement") is not None
+
+
+def test_a_run_whose_data_is_gone_still_shows_what_another_dataset_does_to_it(
+    config: Any, students: Any, sst2_dir: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(students[0].path, tmp_path / "run"))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(sst2_dir), str(tmp_path / "gone")))
+    values = [{"text": row["sentence"], "label": row["label"]} for row in rows(1)]
+    data = write_jsonl(tmp_path / "imdb" / "test.jsonl", values).parent
+    reporter = Notes()
+    options = {"dataset": "imdb", "data_dir": data, "split": "test", "markdown": tmp_path / "summary.md"}
+    (entry,) = evaluate(config(run, **options), reporter).document()["models"]
+    assert entry["home"]["inputs"] is None and entry["home"]["dataset"] == "sst2"
+    assert any("cannot be compared with" in note for note in reporter.notes)
+    assert "on sst2, which it learned" in (tmp_path / "summary.md").read_text()
+
+
 # --- what else is written ---------------------------------------------------------------------------------
 
 
@@ -313,6 +412,22 @@ def test_the_markdown_names_models_pairs_and_gates(
     assert f"`{students[0].path}`" in text and "fail" in text and "bootstrap" in text
     with pytest.raises(UserError, match="is a folder"):
         evaluate(config(students[0], markdown=tmp_path))
+
+
+def test_the_markdown_goes_through_links_and_into_pipes(config: Any, tmp_path: Path) -> None:
+    (tmp_path / "link.md").symlink_to(tmp_path / "real.md")
+    files = (says(tmp_path, LABELS),)
+    evaluate(config(predictions=files, markdown=tmp_path / "link.md"))
+    assert (tmp_path / "link.md").is_symlink() and "distilkit" in (tmp_path / "real.md").read_text()
+    evaluate(config(predictions=files, markdown=Path(os.devnull)))
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_refused_command_leaves_no_folder(config: Any, tmp_path: Path) -> None:
+    options = {"markdown": tmp_path / "a" / "b.md", "glue_submission": tmp_path / "c"}
+    with pytest.raises(UserError):
+        evaluate(config(tmp_path / "none", **options))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_glue_submission_answers_the_hidden_test_split(
@@ -333,6 +448,8 @@ def test_a_glue_submission_answers_the_hidden_test_split(
         ({}, "nothing to score"),
         ({"glue_submission": "x", "predictions": ("a.csv",)}, "one model"),
         ({"predictions": ("a.csv",), "concurrency": 2}, "--concurrency"),
+        ({"predictions": ("a.csv",), "max_eval_samples": 2}, "all rows"),
+        ({"endpoint": ("localhost:8000",)}, "http://"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(config: Any, options: Any, said: str) -> None:
