@@ -42,6 +42,7 @@ JUDGED = 1000  # validation rows that a teacher reads, at most
 TIMED_STEPS = 8  # of training, after as many that are not timed
 TIMED_BATCHES = 5  # of a teacher: the first is computed by all cores, then each has its own
 WARM_UP = 32  # rows
+Reader = tuple[str, Tokenizer, Any]  # what to call it, its tokenizer and model
 
 
 @dataclass
@@ -259,31 +260,17 @@ class _Doctor:
         self, data: TextData, teachers: Sequence[Teacher], student: Student | None
     ) -> NDArray[np.int64]:
         """Lengths, unknown tokens and case; returns the tokens of `_some` training rows for the student."""
-        readers: list[tuple[str, Tokenizer, Any]]
+        readers: list[Reader]
         readers = [(f"teacher {one.source.name}", one.tokenizer, one.model) for one in teachers]
         readers += [(STUDENT, student.tokenizer, student.model)] if student else []
-        limits = [longest_input(tokenizer, model) for _, tokenizer, model in readers]
-        if self.given.max_length is not None:
-            for (who, _, _), limit in zip(readers, limits, strict=True):
-                self._add(findings.of_reach(who, self.given.max_length, limit), "max-length")
-        known = [limit for limit in limits if limit is not None]
-        limit = min(known, default=None)
-        assert self.config.max_length
-        if limit is not None and self.config.max_length > limit:
-            self.config = changed(self.config, max_length=limit)
+        limit = self._reach(readers)
         assert self.config.max_length
         train, validation = _some(data, "train"), _some(data, "validation")
         read = {who: tokens(tokenizer, *train) for who, tokenizer, _ in readers}
         self._add(findings.of_length(read, self.config.max_length, limit), "cut-texts")
         for who, tokenizer, _ in readers:
             cut, unknown = read[who], tokens(tokenizer, *validation)
-            most, advice = findings.UNKNOWN_TO_TEACHER, "a teacher of this language: --teacher RUN_OR_MODEL"
-            if who == STUDENT:
-                most = findings.UNKNOWN_TO_STUDENT
-                advice = "--vocabulary teacher (word-pieces), or more text: --transfer FILE"
-                if self.config.student != "bilstm" or self.config.vocabulary == "teacher":
-                    advice = "a student of this language: --student FOLDER"
-            self._add(findings.of_unknown(who, unknown, most, advice), "unknown-tokens")
+            self._add(findings.of_unknown(who, unknown, *self._unknown(who)), "unknown-tokens")
             self.found.measured.setdefault("tokens", {})[who] = {
                 "rows": len(cut.lengths),
                 "cut_share": cut.cut(self.config.max_length) / len(cut.lengths),
@@ -296,24 +283,37 @@ class _Doctor:
             self._add(findings.of_case(teachers[0].source.name, *folds, capitals, rows), "case")
         return read[STUDENT].lengths if student else np.empty(0, np.int64)
 
+    def _reach(self, readers: Sequence[Reader]) -> int | None:
+        """The most tokens that all of them read, where there is a limit; no more are looked at."""
+        limits = [longest_input(tokenizer, model) for _, tokenizer, model in readers]
+        if self.given.max_length is not None:
+            for (who, _, _), own in zip(readers, limits, strict=True):
+                self._add(findings.of_reach(who, self.given.max_length, own), "max-length")
+        limit = min((own for own in limits if own is not None), default=None)
+        assert self.config.max_length
+        if limit is not None and self.config.max_length > limit:
+            self.config = changed(self.config, max_length=limit)
+        return limit
+
+    def _unknown(self, who: str) -> tuple[float, str]:
+        """From which share of unknown tokens on it matters, and what to do then."""
+        if who != STUDENT:
+            return findings.UNKNOWN_TO_TEACHER, "a teacher of this language: --teacher RUN_OR_MODEL"
+        if self.config.student != "bilstm" or self.config.vocabulary == "teacher":
+            return findings.UNKNOWN_TO_STUDENT, "a student of this language: --student FOLDER"
+        advice = "--vocabulary teacher (word-pieces), or more text: --transfer FILE"
+        return findings.UNKNOWN_TO_STUDENT, advice
+
     def _examine_teacher(self, teacher: Teacher, data: TextData) -> float | None:
         """Hold its answers against labels.
 
         Returns the seconds that its logits of all training rows will take, `None` where that is not known.
         """
-        who, own = teacher.source.name, names_of(teacher)
-        found: list[Finding] = []
-        columns, by = list(range(len(data.names))), "id"
-        try:
-            columns, by_name = match_labels(own, data.names, f"the teacher {who}")
-            by = "name" if by_name else "id"
-        except UserError as error:
-            found = [findings.of_names(f"the teacher {who}", own, data.names)]
-            if len(own) != len(data.names):
-                self._add(found, "label-names")
-                self.found.skipped[f"level of {who}"] = str(error)
-                return None
-        self._add(found, "label-names")
+        who = teacher.source.name
+        matched = self._match(teacher, data)
+        if matched is None:
+            return None
+        columns, by_name = matched
         config = changed(self.config, teacher=(who,), teacher_weight=())
         judged = _judged(data)
         held = None
@@ -330,7 +330,7 @@ class _Doctor:
             faults = findings.of_skill("validation", f"the teacher {who}", held, data.names, columns)
             self._add(faults, "label-order", "teacher-level")
         self.found.measured.setdefault("teachers", {})[who] = {
-            "classes_matched_by": by,
+            "classes_matched_by": "name" if by_name else "id",
             "rows": held and held.rows,
             "accuracy": held and held.accuracy,
             "accuracy_interval": held and wilson(held.right, held.rows),
@@ -338,6 +338,20 @@ class _Doctor:
         }
         teaching = Teaching(config, [teacher], [columns], data, self.precision, self.reporter)
         return self._time_teacher(teaching, teacher)
+
+    def _match(self, teacher: Teacher, data: TextData) -> tuple[list[int], bool] | None:
+        """Its column for each class of the data, and whether names decided it; `None` with other classes."""
+        who, own = teacher.source.name, names_of(teacher)
+        try:
+            matched = match_labels(own, data.names, f"the teacher {who}")
+        except UserError as error:
+            self._add([findings.of_names(f"the teacher {who}", own, data.names)], "label-names")
+            if len(own) == len(data.names):
+                return list(range(len(own))), False
+            self.found.skipped[f"level of {who}"] = str(error)
+            return None
+        self._add((), "label-names")
+        return matched
 
     # --- cost --------------------------------------------------------------------------------------------
 

@@ -178,9 +178,16 @@ def test_the_evaluation_table_names_its_models_and_cuts_nothing(
     monkeypatch.setenv("COLUMNS", columns)
     metrics = {"accuracy": 0.9, "f1": 0.9, "f1_macro": 0.9, "agreement": 0.95, "accuracy_kept": 0.97}
     cost = {"parameters": 22_713_986, "bytes": 90_867_952, "rows_per_second": 1234.5}
-    numbers = {"metrics": metrics, "intervals": {"accuracy": [0.88, 0.92]}, "cost": cost}
+    numbers: dict[str, Any] = {"metrics": metrics, "intervals": {"accuracy": [0.88, 0.92]}, "cost": cost}
+    numbers["inputs"] = {"truncated": 0.2, "unknown": 0.1}
+    numbers["home"] = {"dataset": "imdb", "accuracy": 0.95, "drop": 0.05, "inputs": None}
     models = [{"model": f"runs/sst2-a-rather-long-name-{i}", **numbers} for i in range(2)]
-    document = {"dataset": "sst2", "split": "validation", "rows": 872, "precision": "bf16", "models": models}
+    document: dict[str, Any] = {"dataset": "sst2", "split": "validation", "rows": 872, "models": models}
+    document |= {"device": "cpu", "precision": "bf16", "threads": 1}
+    document["gates"] = [
+        {"model": "a", "passed": True, "why": "it is not under"},
+        {"model": "b", "passed": False, "why": "it is"},
+    ]
     document["pairs"] = [
         {"sentence": "one is better than the other, or so it seems to all who have looked at it."}
     ]
@@ -196,5 +203,9 @@ def test_the_evaluation_table_names_its_models_and_cuts_nothing(
         "0.9500",
         "rows/s",
         "looked at it.",
+        "872 rows, cpu, bf16, 1 thread",
+        "0.9500 on imdb, which it learned (-5.0 points).",
+        "passed: a: it is not under",
     ):
         assert text in printed
+    assert "it is\n" not in printed, "a gate that is missed is an error, on stderr"
