@@ -74,7 +74,8 @@ def main(options: Options) -> None:
                 "train", *data, "--model", "minilm", *some, "--output-dir", folder / "trained"
             ),
             f"distill a BiLSTM, {sample:,} rows of SST-2": distilkit_command(
-                "distill", *data, "--teacher", run, *some, "--output-dir", folder / "bilstm"
+                *("distill", *data, "--teacher", run, *some, "--vocabulary", "words"),
+                *("--output-dir", folder / "bilstm"),
             ),
             f"distill a BERT 4x312, {sample:,} rows of SST-2": distilkit_command(
                 *("distill", *data, "--teacher", run, *some, "--student", "tinybert", "--init", "random"),
@@ -110,7 +111,15 @@ def reviews(options: Options, results: Results, run: Path, rows: int) -> None:
                 *("distill", "--dataset", "imdb", "--data-dir", folder / "imdb", "--alpha", 0),
                 *("--teacher", folder / "imdb" / "teacher" if options.extra.tiny_teacher else run),
                 *sizes,
-                *("--epochs", options.extra.epochs, "--output-dir", folder / "run", "--quiet"),
+                *(
+                    "--vocabulary",
+                    "words",
+                    "--epochs",
+                    options.extra.epochs,
+                    "--output-dir",
+                    folder / "run",
+                    "--quiet",
+                ),
             ),
             {"DISTILKIT_CACHE": str(folder / "cache")},
         )

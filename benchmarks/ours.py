@@ -89,7 +89,9 @@ def distill_once(
 
 
 def student_config(options: Options, run: Path, output_dir: Path, **settings: Any) -> DistillConfig:
-    """A student of `run` on SST-2."""
+    """A student of `run` on SST-2, a BiLSTM with words of its own: the tutorials' network has no others'."""
+    if settings.get("student", "bilstm") == "bilstm":
+        settings = {"vocabulary": "words"} | settings
     return DistillConfig(
         dataset="sst2",
         data_dir=options.data / "sst2",

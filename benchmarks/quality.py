@@ -18,13 +18,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from scipy import stats
 
 from benchmarks.common import HERE, ROOT, machine
 from benchmarks.report import table
-from benchmarks.studies import ABLATIONS, PREPARED, STUDIES, TEACHERS, Study, Wanted
+from benchmarks.studies import ABLATIONS, EVERYTHING, PREPARED, STUDIES, TEACHERS, Study, Wanted
 
 CONFIDENCE = 0.95
 
@@ -157,10 +156,10 @@ def report(work: Path) -> str:
         if ablation:
             lines += [f"## {title}", "", *table(("", "accuracy", "difference to the first row"), ablation)]
     lines += ["## Commands", "", "`N` is the seed: 1, 2, 3 and so on.", ""]
-    for study in (*TEACHERS.values(), *STUDIES.values(), *(s for group in ABLATIONS.values() for s in group)):
+    for study in EVERYTHING.values():
         if scores(work, study):
             lines += [f"- `{study.name}`: `{shown(study.command('N'))}`"]
-    ran = [study for study in STUDIES.values() if scores(work, study)]
+    ran = [study for study in EVERYTHING.values() if scores(work, study)]
     used = {name for study in ran for name in study.needs if name in PREPARED}
     lines += [
         f"- `{name}`: `{shown(PREPARED[name].arguments, PREPARED[name].module)}`" for name in sorted(used)
@@ -219,9 +218,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    everything: dict[str, Any] = {**TEACHERS, **STUDIES}
-    everything |= {study.name: study for group in ABLATIONS.values() for study in group}
-    parser.add_argument("--only", nargs="+", choices=sorted(everything), metavar="STUDY")
+    parser.add_argument("--only", nargs="+", choices=sorted(EVERYTHING), metavar="STUDY")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of every study (default: 3)")
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument(
@@ -235,8 +232,8 @@ def main() -> None:
     if not (work / "data").exists():
         (work / "data").symlink_to(Path(chosen.data).resolve(), target_is_directory=True)
     if not chosen.report:
-        for name in chosen.only or everything:
-            make(work, everything[name], 1 if everything[name].one_seed else chosen.seeds)
+        for name in chosen.only or EVERYTHING:
+            make(work, EVERYTHING[name], 1 if EVERYTHING[name].one_seed else chosen.seeds)
     chosen.to.write_text(report(work))
     print(f"written: {chosen.to}")
 

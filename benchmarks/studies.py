@@ -227,4 +227,30 @@ ABLATIONS = {
         _lever("word-dropout", "word dropout 0.1", f"-a 0 {SHORT} --word-dropout 0.1"),
         _lever("2-layers", "two layers", f"-a 0 {SHORT} --layers 2"),
     ),
+    "SST-2: what text to distill on does (20,000 rows and three times as many new ones, 4 epochs)": (
+        _lever("base", "no text", f"-a 0 {SHORT}"),
+        _lever(
+            "imdb",
+            "sentences of IMDB",
+            f"-a 0 {SHORT} --transfer imdb-sentences.txt --transfer-ratio 3",
+            prepared=("imdb-sentences",),
+        ),
+        _lever(
+            "tang",
+            "by the rules of Tang et al.",
+            f"-a 0 {SHORT} --transfer sst2-tang.parquet --transfer-ratio 3",
+            prepared=("sst2-tang",),
+        ),
+        _lever(
+            "16-epochs", "no text, and as many steps (16 epochs)", f"-a 0 {SHORT.replace('-e 4', '-e 16')}"
+        ),
+    ),
+    "SST-2: what two stages do for BERT 4 x 312, random (15,000 rows)": (
+        STUDIES["sst2-4x312-labels"],
+        _lever("4x312-labels", "labels alone, 6 epochs", f"{SMALL} -a 1 -e 6"),
+        _lever("4x312-logits", "logits alone, 6 epochs", f"{SMALL} -a 0 -e 6"),
+        STUDIES["sst2-4x312"],
+    ),
 }
+
+EVERYTHING = {**TEACHERS, **STUDIES} | {study.name: study for group in ABLATIONS.values() for study in group}

@@ -35,6 +35,7 @@ def settings(options: Options, run: Path, alpha: float, seed: int) -> dict[str, 
         "seed": seed,
         "epochs": options.extra.epochs,
         "max_train_samples": options.rows,
+        "vocabulary": "words",
     }
 
 

@@ -238,7 +238,8 @@ class DistillConfig(FitConfig):
     vocabulary: Vocabulary | None = option(
         None,
         panel="BiLSTM",
-        help="Words of the training text, or the teacher's word-pieces. (default: words)",
+        help="Words of the training text, or the teacher's word-pieces and their vectors. "
+        "(default: teacher, without one words)",
     )
     vocabulary_size: int | None = option(
         None, ge=3, panel="BiLSTM", help="Most frequent words kept. (default: 20000)"
@@ -424,13 +425,20 @@ class DistillConfig(FitConfig):
                     "leave it out"
                 )
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether a BiLSTM has words of its own: asked for, or there are no vectors of a teacher to take."""
+        if self.vocabulary is not None:
+            return self.vocabulary == "words"
+        return not self.teacher or self.init == "random" or self.vocabulary_size is not None
+
     def _check_bilstm(self) -> None:
         from_teacher = self.vocabulary == "teacher"
         if self.init == "pretrained":
             raise ValueError("--init pretrained: there is no pretrained bilstm; use --init teacher or random")
-        if self.init == "teacher" and not from_teacher:
+        if self.init == "teacher" and self.reads_words:
             raise ValueError(
-                "--init teacher gives a bilstm the teacher's embeddings, so it needs --vocabulary teacher"
+                "--init teacher gives a bilstm the teacher's embeddings: give --vocabulary teacher with it"
             )
         if from_teacher and not self.teacher:
             raise ValueError("--vocabulary teacher needs a teacher: give --teacher RUN_OR_MODEL")
@@ -789,9 +797,9 @@ def resolve(config: AnyFit) -> AnyFit:
     elif config.student != "bilstm":
         found |= ENCODER_DEFAULTS | {"init": "pretrained", "layers": OWN_LAYERS.get(config.student)}
     else:
-        words = config.vocabulary != "teacher"
+        words = config.reads_words
         found |= BILSTM_DEFAULTS | {
-            "vocabulary": "words",
+            "vocabulary": "words" if words else "teacher",
             "init": "random" if words else "teacher",
             "layers": OWN_LAYERS["bilstm"],
             "hidden_size": 300 if config.is_pair else 150,

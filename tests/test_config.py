@@ -346,7 +346,7 @@ BILSTM_ONLY = {
         ({"student": "tinybert", "hidden_size": 96}, ("--hidden-size 96", "--init random")),
         ({"student": "distilbert", "init": "teacher", "hidden_size": 96}, ("--hidden-size 96",)),
         ({"init": "pretrained"}, ("--init pretrained", "bilstm")),
-        ({"init": "teacher"}, ("--init teacher", "--vocabulary teacher")),
+        ({"init": "teacher", "vocabulary_size": 9}, ("--init teacher", "--vocabulary teacher")),
         ({"init": "teacher", "vocabulary": "words"}, ("--init teacher", "--vocabulary teacher")),
         ({"vocabulary": "teacher", "vocabulary_size": 9}, ("--vocabulary-size", "--vocabulary words")),
         ({"vocabulary": "teacher", "teacher": None, "alpha": 1}, ("--vocabulary teacher", "--teacher")),
@@ -493,3 +493,23 @@ def test_a_recipe_is_taken_by_the_command_that_its_first_line_says(
     config: Any = make_config(COMMANDS[words[2]], read_values(file), source=str(file))
     if isinstance(config, FitConfig):
         resolve(config)
+
+
+@pytest.mark.parametrize(
+    ("values", "vocabulary"),
+    [
+        ({}, "teacher"),
+        ({"alpha": 1}, "teacher"),  # as at any other alpha: a sweep compares one network with itself
+        ({"init": "random"}, "words"),
+        ({"vocabulary_size": 9}, "words"),
+        ({"teacher": None, "alpha": 1}, "words"),
+        ({"init": "random", "vocabulary": "teacher"}, "teacher"),
+    ],
+)
+def test_a_bilstm_takes_the_vectors_of_the_teacher_that_is_named(
+    values: dict[str, Any], vocabulary: str
+) -> None:
+    """benchmarks/QUALITY.md: they are worth two points over words of the data."""
+    resolved = resolve(DistillConfig(**({"dataset": "sst2", "teacher": "t", "output_dir": "o"} | values)))
+    taken = vocabulary == "teacher" and values.get("init") != "random"
+    assert (resolved.vocabulary, resolved.init) == (vocabulary, "teacher" if taken else "random")

@@ -79,7 +79,7 @@ def make_student(
     names: Sequence[str],
     teacher: Teacher | None,
     training_texts: Iterable[str],
-    words: Tokenizer | None = None,
+    known: Tokenizer | None = None,
 ) -> Student:
     """The student that a resolved `config` asks for.
 
@@ -87,13 +87,13 @@ def make_student(
         names: class names, by id.
         teacher: needed where its layers, embeddings or vocabulary are taken over.
         training_texts: what a word vocabulary is made of.
-        words: the tokenizer of an earlier student with the same vocabulary, which need not be made again.
+        known: the tokenizer of an earlier BiLSTM with the same vocabulary, which need not be made again.
 
     Raises:
         UserError: when weights cannot be had or do not fit; the message says which flag to use instead.
     """
     if config.student == "bilstm":
-        return _bilstm(config, names, teacher, training_texts, words)
+        return _bilstm(config, names, teacher, training_texts, known)
     if config.init == "pretrained":
         return _pretrained(config, names)
     if config.init == "teacher":
@@ -107,7 +107,7 @@ def _bilstm(
     names: Sequence[str],
     teacher: Teacher | None,
     training_texts: Iterable[str],
-    words: Tokenizer | None,
+    known: Tokenizer | None,
 ) -> Student:
     assert config.max_length and config.hidden_size and config.layers and config.dropout is not None
     assert config.pooling and config.word_dropout is not None
@@ -115,12 +115,12 @@ def _bilstm(
     tokenizer: Tokenizer
     if config.vocabulary == "teacher":
         assert teacher is not None
-        tokenizer = piece_tokenizer(teacher.tokenizer, pairs=pairs, max_length=config.max_length)
+        tokenizer = known or piece_tokenizer(teacher.tokenizer, pairs=pairs, max_length=config.max_length)
         rows = len(tokenizer)
     else:
         assert config.vocabulary_size
         size, max_length = config.vocabulary_size, config.max_length
-        tokenizer = words or word_tokenizer(training_texts, size, pairs=pairs, max_length=max_length)
+        tokenizer = known or word_tokenizer(training_texts, size, pairs=pairs, max_length=max_length)
         rows = len(tokenizer)
     origin = f"random weights, {rows:,} words of the training text"
     table = None

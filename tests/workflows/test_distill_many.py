@@ -163,7 +163,8 @@ def test_alpha_1_alone_runs_no_teacher_whatever_the_number_of_seeds(
     config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = watch_teachers(monkeypatch)
-    runs = distill_many([config(f"{seed}", alpha=1, seed=seed, teacher="/is/not/there") for seed in (1, 2)])
+    options: dict[str, Any] = {"alpha": 1, "teacher": "/is/not/there", "vocabulary": "words"}
+    runs = distill_many([config(f"{seed}", seed=seed, **options) for seed in (1, 2)])
     assert given == [] and all("teachers" not in run.environment for run in runs)
 
 

@@ -88,7 +88,7 @@ def test_alpha_1_never_touches_the_teacher(
     touches = ("find_model", "load_trained", "load_tokenizer", "predict_texts", "gather_teacher_logits")
     for name in touches:
         monkeypatch.setattr(teaching, name, fail)
-    missing = distill(config(alpha=1, teacher="/does/not/exist"))
+    missing = distill(config(alpha=1, teacher="/does/not/exist", vocabulary="words"))
     none = distill(config(alpha=1, teacher=None, output_dir=tmp_path / "none"))
     assert weights(missing) == weights(none)
     assert all(record["soft_loss"] is None for record in missing.history)
@@ -284,7 +284,7 @@ def test_trap_2_3_5_each_row_carries_its_own_teacher_logits_beside_the_students_
 ) -> None:
     """Student ids fed to the teacher, dropout left on or rows out of order: each only makes it worse."""
     given = watch_rows(monkeypatch)
-    distill(config(epochs=1))
+    distill(config(epochs=1, vocabulary="words"))
     job, train_rows = given[0]
     texts = [row["sentence"] for row in rows()]
     own = logits_of(teacher_run.model_path, texts)
