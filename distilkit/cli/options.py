@@ -7,7 +7,7 @@ a YAML key and a Python argument get the same answer.
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -97,10 +97,13 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
 
 
 def _typed(annotation: Any) -> tuple[Any, str | None]:
-    """What Typer is told of a field's type. Numbers stay texts: the config class reads and checks them."""
+    """What Typer is told of a field's type. Numbers and choices stay texts: the config class checks them."""
     if get_origin(annotation) is tuple:
         return list[str], "<float>" if get_args(annotation)[0] is float else "<str>"
     for number in (int, float):
         if annotation in (number, number | None):
             return str | None, f"<{number.__name__}>"
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Literal:
+            return str | None, f"<{'|'.join(get_args(part))}>"
     return annotation, None

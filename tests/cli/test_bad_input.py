@@ -65,6 +65,7 @@ def check_refused(answer: Answer, named: Sequence[str]) -> None:
     starts = [line for line in answer.err.splitlines() if line.startswith("error: ") or "─ Error ─" in line]
     assert len(starts) == 1, answer.err
     message = " ".join(answer.err.replace("│", " ").split())
+    assert "Value error" not in message, "pydantic's words, or Typer's"
     for text in named:
         assert text in message
 
