@@ -108,7 +108,7 @@ def scores(work: Path, study: Study) -> dict[str, Scores]:
             file = folder / "evaluation" / f"{study.dataset}-test.json"
             if not file.is_file():
                 continue
-            metrics = json.loads(file.read_text())["models"][0]
+            metrics = json.loads(file.read_text())["models"][0]["metrics"]
         found.append(metrics)
         if study.one_seed:
             break
