@@ -89,7 +89,7 @@ def make(work: Path, study: Study, seeds: int) -> None:
         folder = work / study.folder(seed)
         if not (folder / "metrics.json").is_file():
             run(work, study.command(seed))
-        if study.test and not (folder / "evaluation" / f"{study.dataset}-test.json").is_file():
+        if study.test and not (work / study.evaluated(seed)).is_file():
             run(work, study.evaluation(seed))
 
 
@@ -105,7 +105,7 @@ def scores(work: Path, study: Study) -> dict[str, Scores]:
             continue
         metrics = json.loads((folder / "metrics.json").read_text())["validation"]
         if study.test:
-            file = folder / "evaluation" / f"{study.dataset}-test.json"
+            file = work / study.evaluated(seed)
             if not file.is_file():
                 continue
             metrics = json.loads(file.read_text())["models"][0]["metrics"]

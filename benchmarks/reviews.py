@@ -49,7 +49,8 @@ def evaluate(options: Options, model: Path, rows: int, *more: object) -> dict[st
             *("--max-length", MAX_LENGTH, "--max-eval-samples", rows, "--quiet", *more),
         )
     )
-    document = json.loads((model / "evaluation" / f"imdb-test-{rows}.json").read_text())
+    file = model / "evaluation" / f"imdb-test-{rows}-rows-{MAX_LENGTH}-tokens.json"
+    document = json.loads(file.read_text())
     return dict(document["models"][0]["cost"], peak_mib=round(done.peak_mib))
 
 

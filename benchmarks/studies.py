@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+TEST_TOKENS = 128  # of the runs that are scored on a test split
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -57,8 +59,11 @@ class Study:
     def evaluation(self, seed: int | str) -> list[str]:
         """Arguments of distilkit that score the run on the test split."""
         data = ["-d", self.dataset, "--data-dir", f"data/{self.dataset}", "--split", "test"]
-        length = ["--max-length", "128"] if self.dataset == "imdb" else []
-        return ["evaluate", self.folder(seed), *data, *length]
+        return ["evaluate", self.folder(seed), *data, "--max-length", str(TEST_TOKENS)]
+
+    def evaluated(self, seed: int | str) -> str:
+        """The file that leaves."""
+        return f"{self.folder(seed)}/evaluation/{self.dataset}-test-{TEST_TOKENS}-tokens.json"
 
 
 @dataclass(frozen=True)

@@ -154,11 +154,13 @@ def _home(one: Answered, data: TextData, figures: Mapping[str, Interval], report
 
 def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> None:
     document = measured.document()
-    sample = f"-{measured.rows}" if config.max_eval_samples else ""
+    # Another sample, or texts cut elsewhere, is another result: none takes the place of the other.
+    part = f"-{measured.rows}-rows" if config.max_eval_samples else ""
+    part += f"-{config.max_length}-tokens" if config.max_length else ""
     for score, entry in zip(measured.scores, document["models"], strict=True):
         run = score.answered.loaded.source.run if score.answered.loaded else None
         if run:
-            file = run.path / runs.EVALUATION / f"{measured.data.name}-{config.split}{sample}.json"
+            file = run.path / runs.EVALUATION / f"{measured.data.name}-{config.split}{part}.json"
             try:
                 runs.write_json(file, document | {"models": [entry], "pairs": [], "gates": []})
             except OSError as error:

@@ -1,6 +1,7 @@
 """`evaluate`: numbers that plain transformers confirms, side by side, and gates that hold."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,21 @@ def test_a_run_keeps_its_scores_and_a_plain_folder_gets_nothing(
         (entry,) = document["models"]
         assert entry["model"] == score.model and entry["metrics"]["accuracy"] == score.value("accuracy")
     assert {file.name for file in wrong_dir.iterdir()} == before
+
+
+def test_other_rows_and_lengths_do_not_take_the_place_of_a_runs_scores(
+    config: Any, teacher_run: Run, tmp_path: Path
+) -> None:
+    """Figures of texts that were cut elsewhere, read later as those of the whole, tell another story."""
+    run = Path(shutil.copytree(teacher_run.path, tmp_path / "run"))
+    for options in ({}, {"max_length": 4}, {"max_eval_samples": 4}, {"max_length": 4, "max_eval_samples": 4}):
+        evaluate(config(run, **options))
+    assert {file.name for file in (run / "evaluation").iterdir()} >= {
+        "sst2-validation.json",
+        "sst2-validation-4-tokens.json",
+        "sst2-validation-4-rows.json",
+        "sst2-validation-4-rows-4-tokens.json",
+    }
 
 
 def test_the_document_is_plain_json_with_every_model(config: Any, teacher_run: Run, wrong_dir: Path) -> None:
