@@ -83,7 +83,7 @@ def examine(healthy: tuple[Path, Path]) -> Examine:
         data, teacher = healthy
         known: dict[str, Any] = QUICK | {"dataset": "sst2", "data_dir": data, "teacher": str(teacher)}
         if options.get("student", "bilstm") == "bilstm":
-            known |= {"hidden_size": 6, "embedding_size": 6}
+            known |= {"hidden_size": 6, "embedding_size": 6, "vocabulary": "words"}
         return doctor(DoctorConfig(**(known | options)))
 
     return run
@@ -129,7 +129,7 @@ def test_a_healthy_set_up_has_no_finding_and_an_estimate(examine: Examine, fresh
         result.checked
     )
     (teacher,) = result.estimates["teachers"].values()
-    assert teacher["rows"] == 300 and teacher["seconds"] > 0
+    assert teacher["rows"] == 300 and teacher["rows_per_second"] > 0  # seconds are told to a tenth
     assert result.estimates["epoch"]["rows"] == 300 and result.estimates["epochs"] == 2
     epoch = result.estimates["epoch"]["seconds"]
     assert result.estimates["seconds"] == pytest.approx(teacher["seconds"] + 2 * epoch, abs=0.3)
@@ -611,6 +611,7 @@ def test_only_errors_are_a_missed_gate() -> None:
 def test_a_recipe_is_followed_but_for_the_text_it_would_make(examine: Examine, tmp_path: Path) -> None:
     """`doctor` must not write a file of new texts; and what the recipe chooses is what is looked at."""
     before = set(tmp_path.iterdir())
-    result = examine(recipe="auto", epochs=None, batch_size=None, hidden_size=None, embedding_size=None)
+    unset = dict.fromkeys(("epochs", "batch_size", "hidden_size", "embedding_size", "vocabulary"))
+    result = examine(recipe="auto", **unset)
     assert result.findings == [] and "word-piece embeddings" in result.student
     assert set(tmp_path.iterdir()) == before
