@@ -5,13 +5,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import rows
 
+from distilkit import EvaluateConfig, GateMissed, evaluate
 from distilkit.engine import endpoint as module
 from distilkit.engine.endpoint import Endpoint, ask
 from distilkit.errors import UserError
+from distilkit.workflows.gating import check_gates
 
 Reply = Callable[[list[Any]], tuple[int, Any]]
 
@@ -112,7 +116,7 @@ def test_rows_are_not_made_long_before_they_are_sent(server: Server) -> None:
     """A split of a million rows must not be in memory."""
     made = 0
 
-    def rows() -> Iterator[str]:
+    def texts() -> Iterator[str]:
         nonlocal made
         for text in TEXTS * 4:
             made += 1
@@ -125,7 +129,7 @@ def test_rows_are_not_made_long_before_they_are_sent(server: Server) -> None:
         return 200, [{"label": "pos", "score": 1.0}] * len(inputs)
 
     server.reply = reply
-    ask(of(server), rows())
+    ask(of(server), texts())
     assert max(seen) <= 4 * 3 * module.AHEAD
 
 
@@ -198,3 +202,28 @@ def test_an_endpoint_that_is_not_there_is_told() -> None:
         ask(Endpoint("http://127.0.0.1:9/x", 1, 1, 1.0, 0), iter(["1"]))
     with pytest.raises(UserError, match="no-url"):
         ask(Endpoint("no-url", 1, 1, 1.0, 0), iter(["1"]))
+
+
+def test_an_endpoint_is_evaluated_as_a_model_is(server: Server, sst2_dir: Path) -> None:
+    """Seven of eight rows right, in the rows' order though answers overtake each other; gates hold for it."""
+    labels = {row["sentence"]: row["label"] for row in rows(1)}
+    wrong = next(iter(labels))
+
+    def reply(inputs: list[Any]) -> tuple[int, Any]:
+        time.sleep(0.02 * (inputs[0] == wrong))
+        right = [labels[text] ^ (text == wrong) for text in inputs]
+        return 200, [{"label": ("negative", "positive")[one], "score": 0.75} for one in right]
+
+    server.reply = reply
+    options: dict[str, Any] = {"dataset": "sst2", "data_dir": sst2_dir, "endpoint_batch_size": 1}
+    config = EvaluateConfig(endpoint=(server.url,), fail_under=("accuracy=0.9",), **options)
+    measured = evaluate(config)
+    (entry,) = measured.document()["models"]
+    assert (entry["model"], entry["kind"]) == (server.url, "endpoint")
+    assert entry["metrics"]["accuracy"] == 7 / 8 and entry["right"].count("0") == 1
+    assert entry["metrics"]["ece"] == pytest.approx(7 / 8 - 0.75)
+    assert entry["cost"]["rows_per_second"] > 0 and entry["cost"]["latency_p50_ms"] is None
+    with pytest.raises(GateMissed, match="is under 0[.]9"):
+        check_gates(measured)
+    (one,) = evaluate(EvaluateConfig(endpoint=(server.url,), concurrency=1, **options)).scores
+    assert (one.value("latency_p50_ms") or 0) > 0, "one row at a time, and none waits beside it"
