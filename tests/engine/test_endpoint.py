@@ -223,7 +223,7 @@ def test_an_endpoint_is_evaluated_as_a_model_is(server: Server, sst2_dir: Path) 
     assert entry["metrics"]["accuracy"] == 7 / 8 and entry["right"].count("0") == 1
     assert entry["metrics"]["ece"] == pytest.approx(7 / 8 - 0.75)
     assert entry["cost"]["rows_per_second"] > 0 and entry["cost"]["latency_p50_ms"] is None
-    with pytest.raises(GateMissed, match="is under 0[.]9"):
+    with pytest.raises(GateMissed, match=r"is under 0\.9"):
         check_gates(measured)
     (one,) = evaluate(EvaluateConfig(endpoint=(server.url,), concurrency=1, **options)).scores
     assert (one.value("latency_p50_ms") or 0) > 0, "one row at a time, and none waits beside it"
