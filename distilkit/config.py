@@ -548,6 +548,11 @@ class EvaluateConfig(DataConfig):
                     raise ValueError(f"{flag(name)} is of an endpoint: give --endpoint URL")
         return self
 
+    @property
+    def asks_one_by_one(self) -> bool:
+        """Whether a request to an endpoint has a row's latency: it is one row, and none waits beside it."""
+        return self.endpoint_batch_size == self.concurrency == 1
+
 
 GLUE_FILES = {"sst2": "SST-2.tsv", "mrpc": "MRPC.tsv"}
 P_MASK, P_POS = 0.1, 0.1

@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,26 +148,33 @@ def encode(
     stored = {"input_ids": np.int32, "token_type_ids": np.uint8}
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, stored[name])] for name in names}
     lengths: list[int] = []
-    for start in range(0, len(texts), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        output: Any = tokenizer(
-            list(texts[chunk]),
-            None if pairs is None else list(pairs[chunk]),
-            truncation=True,
-            max_length=max_length,
-            return_attention_mask=False,
-            verbose=False,
-        )
+    for output in tokenized(tokenizer, texts, pairs, truncation=True, max_length=max_length):
+        start = len(lengths)
         lengths += [len(row) for row in output["input_ids"]]
         for name in names:
             ids = itertools.chain.from_iterable(output[name])
             parts[name].append(np.fromiter(ids, stored[name], count=sum(lengths[start:])))
-        advance(min(start + CHUNK, len(texts)))
+        advance(len(lengths))
     return Encoded(
         flat={name: torch.from_numpy(np.concatenate(rows)) for name, rows in parts.items()},
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         padding=padding_of(tokenizer, names),
     )
+
+
+def tokenized(
+    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, **options: Any
+) -> Iterator[Any]:
+    """What the tokenizer makes of the rows, without the mask, `CHUNK` of them at a time."""
+    for start in range(0, len(texts), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        yield tokenizer(
+            list(texts[chunk]),
+            None if pairs is None else list(pairs[chunk]),
+            return_attention_mask=False,
+            verbose=False,
+            **options,
+        )
 
 
 def input_names(tokenizer: Tokenizer, model: torch.nn.Module) -> list[str]:

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distilkit.data.encoding import CHUNK, Tokenizer
+from distilkit.data.encoding import Tokenizer, tokenized
 
 ROWS = 5_000  # of a split that are looked at
 
@@ -47,14 +46,7 @@ def tokens(tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | No
     lengths: list[int] = []
     unknown = content = 0
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for start in range(0, len(texts), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        output: Any = tokenizer(
-            list(texts[chunk]),
-            None if pairs is None else list(pairs[chunk]),
-            return_attention_mask=False,
-            verbose=False,
-        )
+    for output in tokenized(tokenizer, texts, pairs):
         for ids in output["input_ids"]:
             lengths.append(len(ids))
             unknown += ids.count(tokenizer.unk_token_id)

@@ -210,9 +210,7 @@ def answer_from_endpoint(url: str, data: TextData, config: EvaluateConfig, repor
     found = predicted(said.labels, said.scores, data.names, f"--endpoint {url}")
     _note_low_scores(found, len(data.names), f"--endpoint {url}", reporter)
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(said.seconds, (50, 95, 99)))
-    # A request has a row's latency only where it is one row, and where none waits beside it.
-    alone = config.endpoint_batch_size == config.concurrency == 1
-    latency = Latency(p50, p95, p99, len(said.seconds)) if alone else None
+    latency = Latency(p50, p95, p99, len(said.seconds)) if config.asks_one_by_one else None
     cost = Cost(rows_per_second=len(labels) / seconds(), latency=latency)
     return Answered(url, "endpoint", _answers(found, labels, len(data.names)), cost)
 

@@ -124,13 +124,13 @@ def _score(
     config: EvaluateConfig,
     reporter: Reporter,
 ) -> Score:
-    teacher, twin = lineup.teachers[place], lineup.twins[place]
-    recovered = "gap_recovered" in figures and twin is not None
+    teacher = lineup.teachers[place]
+    twin = lineup.twins[place] if "gap_recovered" in figures else None
     return Score(
         one,
         figures,
         None if teacher is None else lineup.names[teacher],
-        lineup.names[twin] if recovered and twin is not None else None,
+        None if twin is None else lineup.names[twin],
         _home(one, data, figures, reporter),
     )
 

@@ -74,7 +74,7 @@ def _will_have(
     if number < len(files):
         answers = files[number].answers
         return defined(labelled, answers.confidence is not None, answers.probabilities is not None)
-    timed = set(LATENCIES) if config.endpoint_batch_size == config.concurrency == 1 else set()
+    timed = set(LATENCIES) if config.asks_one_by_one else set()
     return defined(labelled, True, len(labelled) == 2) | {"rows_per_second"} | timed
 
 
