@@ -7,9 +7,8 @@ from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic.dataclasses import dataclass, rebuild_dataclass
 
 from distilkit.errors import UserError
 
@@ -19,14 +18,16 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def frozen(cls: type[T]) -> type[T]:
     """A frozen pydantic dataclass whose mistakes are `UserError`s that name the flag and the value."""
-    made: Any = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(
-        cls
-    )
+    rules = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)  # `--help` checks nothing
+    made: Any = dataclass(frozen=True, kw_only=True, config=rules)(cls)
     check = made.__init__
 
     @wraps(check)
     def __init__(self: Any, **values: Any) -> None:
         _refuse_unknown(made, values)
+        if not made.__pydantic_complete__:
+            rebuild_dataclass(made)
+            made.__init__ = __init__  # which building replaced
         try:
             check(self, **values)
         except ValidationError as error:
@@ -111,6 +112,8 @@ def read_values(file: Path) -> dict[str, Any]:
     Raises:
         UserError: when the file cannot be read, is not YAML, or holds something else.
     """
+    import yaml  # here: no help waits for it
+
     try:
         text = file.read_text(encoding="utf-8")
         values = yaml.safe_load(text)
@@ -131,5 +134,7 @@ def read_values(file: Path) -> dict[str, Any]:
 
 def dump_values(config: Any) -> str:
     """`config` as YAML that `read_values` and `make_config` turn back into an equal config."""
+    import yaml
+
     values = TypeAdapter(type(config)).dump_python(config, mode="json")
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

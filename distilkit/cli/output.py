@@ -5,16 +5,18 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from distilkit.progress import Reporter
 from distilkit.reports import summary
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 PLAIN_SECONDS = 30.0  # between progress lines when stderr is not a terminal
 
@@ -34,6 +36,8 @@ class Output(Reporter):
 
     def __enter__(self) -> "Output":
         if not self.quiet and self._console.is_terminal:
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # no help needs it
+
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
