@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from distilkit.cli.app import app
 from distilkit.config import (
-    RESOLVED,
     AugmentConfig,
     DistillConfig,
     DoctorConfig,
@@ -21,7 +20,6 @@ from distilkit.config import (
     TrainConfig,
     gates,
     resolve,
-    resolve_augment,
 )
 from distilkit.errors import UserError
 from distilkit.fields import changed, dump_values, field_infos, make_config, read_values
@@ -272,7 +270,7 @@ def test_resolve_keeps_what_was_given_and_leaves_no_training_option_open(config:
     for name in field_infos(type(config)):
         if getattr(config, name) is not None:
             assert getattr(resolved, name) == getattr(config, name), name
-    assert all(getattr(resolved, name) is not None for name in (*RESOLVED, "max_length"))
+    assert all(getattr(resolved, name) is not None for name in (*FitConfig.default_texts(), "max_length"))
 
 
 def test_resolve_gives_a_pair_the_wide_bilstm_and_imdb_the_long_input() -> None:
@@ -428,8 +426,8 @@ def test_a_gate_that_could_never_fail_or_never_hold_is_refused(gate: str) -> Non
 
 def test_a_rule_has_its_own_defaults_and_pairs_fewer_variants() -> None:
     """The papers' settings: Tang et al. 2019, section 3.3; Jiao et al. 2020, algorithm 1."""
-    single = resolve_augment(AugmentConfig(dataset="sst2", output="a.parquet"))
-    pair = resolve_augment(AugmentConfig(dataset="mrpc", output="a.parquet"))
+    single = resolve(AugmentConfig(dataset="sst2", output="a.parquet"))
+    pair = resolve(AugmentConfig(dataset="mrpc", output="a.parquet"))
     assert (single.variants, pair.variants) == (20, 10)
     assert (single.p_mask, single.p_pos, single.p_ngram, single.max_ngram) == (0.1, 0.1, 0.25, 5)
     assert (single.mask_token, single.p_replace, single.mlm, single.embeddings) == (
@@ -438,10 +436,10 @@ def test_a_rule_has_its_own_defaults_and_pairs_fewer_variants() -> None:
         None,
         None,
     )
-    bert = resolve_augment(AugmentConfig(dataset="mrpc", rule="tinybert", mlm="m", output="a.parquet"))
+    bert = resolve(AugmentConfig(dataset="mrpc", rule="tinybert", mlm="m", output="a.parquet"))
     assert (bert.variants, bert.p_replace, bert.top_k, bert.p_mask) == (20, 0.4, 15, None)
     assert (bert.candidates, bert.mlm, bert.embeddings) == ("both", "m", "m")
-    assert resolve_augment(bert) == bert
+    assert resolve(bert) == bert
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from distilkit.cli.output import Output
-from distilkit.config import RESOLVED, default_text
+from distilkit.config import FitConfig
 from distilkit.fields import T, field_infos, flag, make_config, read_values
 
 PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Gates", "Speed", "Cache", "Output")
@@ -72,6 +72,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
     """The fields, in the order of their panels, as Typer parameters that default to "not typed"."""
     arguments, options = [], []
+    defaults = config_type.default_texts() if issubclass(config_type, FitConfig) else {}
     for name, field in field_infos(config_type).items():
         extra = field.json_schema_extra or {}
         annotation, metavar = _typed(field.annotation)
@@ -81,8 +82,8 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
             arguments.append(_keyword(name, Annotated[list[str] | None, metadata], None))
             continue
         help_text = field.description
-        if name in RESOLVED:
-            help_text = help_text.format(**{name: default_text(config_type, name)})
+        if name in defaults:
+            help_text = help_text.format(**defaults)
         if required:
             help_text += " (required)"
         long = f"{flag(name)}/{flag('no_' + name)}" if annotation is bool else flag(name)

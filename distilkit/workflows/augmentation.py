@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
 from distilkit import __version__, runs
-from distilkit.config import AugmentConfig, Precision, resolve_augment
+from distilkit.config import AugmentConfig, Precision, resolve
 from distilkit.data import datasets
 from distilkit.data.augmentation import (
     REPEATED,
@@ -104,7 +104,7 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
         UserError: on anything wrong with the options, the data, a model or the output.
     """
     started = time.perf_counter()
-    config = resolve_augment(config)
+    config = resolve(config)
     _check_output(config)
     loaded = datasets.load_for_augmentation(config, config.max_train_samples)
     for note in loaded.data.notes:
@@ -147,7 +147,7 @@ def name_of(config: AugmentConfig) -> str:
     Raises:
         UserError: as `augment`, where the data cannot be read.
     """
-    config = resolve_augment(config)
+    config = resolve(config)
     data = datasets.load_for_augmentation(config, config.max_train_samples).data
     digest = sha256(_identity(config, data, {}).encode()).hexdigest()
     return f"{config.data_name}-augmented-{digest[:8]}.parquet"

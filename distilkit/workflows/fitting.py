@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from distilkit import runs
-from distilkit.config import AnyFit, DistillConfig, TrainConfig
+from distilkit.config import DistillConfig, FitConfig, TrainConfig
 from distilkit.data.batching import step_loader
 from distilkit.data.datasets import TextData
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
@@ -35,6 +35,8 @@ from distilkit.fields import changed
 from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.models.loading import Source, count_parameters, save_model
 from distilkit.progress import SILENT, NamedReporter, Reporter
+
+AnyFit = TypeVar("AnyFit", bound=FitConfig)
 
 # Model families of which `RowAdamW` may take the word table.
 LOOK_UP_THEIR_INPUT = frozenset(

@@ -1,0 +1,21 @@
+"""What `cache path`, `list`, `verify` and `prune` are told."""
+
+from distilkit.fields import Strings, frozen, option
+
+
+@frozen
+class CacheConfig:
+    """`cache path`, `cache list` and `cache verify` have no options of their own."""
+
+
+@frozen
+class CachePruneConfig:
+    """Remove from the cache what is damaged or left over, and entries that are named or long unused."""
+
+    key: Strings = option(
+        (), panel="Cache", help="Remove the entry whose key begins so, repeatable. See `cache list`."
+    )
+    unused_days: int | None = option(
+        None, ge=1, panel="Cache", help="Remove entries that no run has used for N days."
+    )
+    all: bool = option(False, panel="Cache", help="Remove every entry.")

@@ -1,0 +1,155 @@
+"""What `evaluate` is told, and the figures it can be told to hold."""
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import model_validator
+
+from distilkit.config.common import DataConfig, Precision
+from distilkit.fields import Strings, field_infos, flag, frozen, option, positional
+
+Split = Literal["train", "validation", "test"]
+
+
+@frozen
+class EvaluateConfig(DataConfig):
+    """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
+
+    max_length: int | None = option(
+        None,
+        ge=4,
+        panel="Data",
+        help="Longest input in tokens. (default: what a run was trained with, else 256 for imdb and 128)",
+    )
+    models: Strings = positional((), help="Run folders, model folders or Hub ids.")
+    predictions: Strings = option(
+        (),
+        panel="Model",
+        help="File of somebody else's answers, repeatable: .csv, .jsonl … with label and score, a row each.",
+    )
+    endpoint: Strings = option(
+        (),
+        panel="Model",
+        help="Classifier behind a URL, repeatable: inputs in, labels and scores out.",
+    )
+    teacher: str | None = option(
+        None,
+        panel="Model",
+        short="-t",
+        help="Compare the others with it. (default: the teacher a run names, if among the models)",
+    )
+    labels_only: str | None = option(
+        None,
+        panel="Model",
+        help="Student that had labels alone; it is where gap_recovered begins. (default: a run at alpha 1)",
+    )
+    split: Split = option("validation", panel="Data", help="Split to score. It must have labels.")
+    fail_under: Strings = option(
+        (),
+        panel="Gates",
+        help="METRIC=VALUE, repeatable: exit code 3 if a model that has the metric is below.",
+    )
+    fail_over: Strings = option(
+        (), panel="Gates", help="METRIC=VALUE, repeatable: exit code 3 if a model that has it is above."
+    )
+    baseline: Path | None = option(
+        None, panel="Gates", help="An earlier --json: exit code 3 if a model is significantly worse than it."
+    )
+    report: Path | None = option(
+        None, panel="Output", help="Folder for a page with pictures that opens anywhere, and the pictures."
+    )
+    markdown: Path | None = option(
+        None, panel="Output", help="File for a summary, as a pull request shows it."
+    )
+    glue_submission: Path | None = option(
+        None,
+        panel="Output",
+        help="Folder for the answers to GLUE's test split, as gluebenchmark.com takes them.",
+    )
+    latency: bool = option(
+        True, panel="Speed", help="Time requests of one row too, 200 at most or 10 s a model."
+    )
+    threads: int | None = option(
+        None, ge=1, panel="Speed", help="Cores that may compute. (default: those that torch takes)"
+    )
+    precision: Precision = option("auto", panel="Speed", help="Of the forward pass; auto as in train.")
+    endpoint_batch_size: int = option(16, ge=1, panel="Speed", help="Rows a request to an endpoint.")
+    concurrency: int = option(8, ge=1, panel="Speed", help="Requests to an endpoint at a time.")
+    timeout: float = option(30.0, gt=0, panel="Speed", help="Seconds an endpoint has for a request.")
+    retries: int = option(3, ge=0, panel="Speed", help="How often a failed request is sent again.")
+    seed: int = option(42, ge=0, panel="Output", help="Of the samples that intervals come from.")
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "EvaluateConfig":
+        if not (self.models or self.predictions or self.endpoint):
+            raise ValueError("nothing to score: name a run or a model, or give --predictions or --endpoint")
+        gates(self.fail_under, "--fail-under")
+        gates(self.fail_over, "--fail-over")
+        if self.glue_submission:
+            if self.dataset not in GLUE_FILES:
+                raise ValueError(f"--glue-submission is for --dataset {' or '.join(GLUE_FILES)}")
+            if len(self.models) != 1:
+                raise ValueError("--glue-submission takes the answers of one model: name one")
+        if self.predictions and self.max_eval_samples:
+            raise ValueError("--predictions files have all rows: leave --max-eval-samples out")
+        for url in self.endpoint:
+            if not url.startswith(("http://", "https://")):
+                raise ValueError(f"--endpoint {url}: it begins with neither http:// nor https://")
+        if not self.endpoint:
+            for name in ("endpoint_batch_size", "concurrency", "timeout", "retries"):
+                if getattr(self, name) != field_infos(EvaluateConfig)[name].default:
+                    raise ValueError(f"{flag(name)} is of an endpoint: give --endpoint URL")
+        return self
+
+    @property
+    def asks_one_by_one(self) -> bool:
+        """Whether a request to an endpoint has a row's latency: it is one row, and none waits beside it."""
+        return self.endpoint_batch_size == self.concurrency == 1
+
+
+GLUE_FILES = {"sst2": "SST-2.tsv", "mrpc": "MRPC.tsv"}
+LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+# Figures of `evaluate` by which way is better.
+HIGHER: tuple[str, ...] = (
+    *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
+    *("roc_auc", "average_precision", "agreement", "accuracy_kept", "gap_recovered", "rows_per_second"),
+)
+LOWER: tuple[str, ...] = (
+    *("loss", "brier", "ece", "kl", *LATENCIES),
+    *("parameters", "parameters_without_embeddings", "bytes", "peak_memory_bytes"),
+)
+FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
+SHARES = ({*HIGHER} - {"rows_per_second"}) | {"brier", "ece"}
+
+
+def gates(given: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], ...]:
+    """`("accuracy=0.85",)` as `(("accuracy", 0.85),)`. Raises `ValueError` naming the part that is wrong.
+
+    Args:
+        option_name: `--fail-under`, for figures of which more is better, or `--fail-over` for the others.
+    """
+    known, others, other = HIGHER, LOWER, "--fail-over"
+    if option_name == other:
+        known, others, other = LOWER, HIGHER, "--fail-under"
+    parsed = []
+    for gate in given:
+        metric, equals, value = gate.partition("=")
+        if metric in others:
+            raise ValueError(f"{option_name} {gate}: that would hold what is good. Use {other} {gate}")
+        if not equals or metric not in known:
+            close = difflib.get_close_matches(metric, known, n=1)
+            near = f", such as {close[0]}=NUMBER" if close and close[0] != metric else ""
+            raise ValueError(
+                f"{option_name} {gate}: write METRIC=VALUE{near}. The metrics are {', '.join(known)}"
+            )
+        try:
+            threshold = float(value)
+        except ValueError:
+            raise ValueError(f"{option_name} {gate}: {value!r} is not a number; try {metric}=0.85") from None
+        if not abs(threshold) < float("inf"):
+            raise ValueError(f"{option_name} {gate}: {value!r} is no threshold; try {metric}=0.85")
+        if metric in SHARES and threshold >= 2:
+            raise ValueError(f"{option_name} {gate}: {metric} is a share; try {metric}={threshold / 100:g}")
+        parsed.append((metric, threshold))
+    return tuple(parsed)

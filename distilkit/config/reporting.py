@@ -1,0 +1,18 @@
+"""What `report` is told."""
+
+from pathlib import Path
+
+from distilkit.fields import Strings, frozen, option, positional
+
+
+@frozen
+class ReportConfig:
+    """Draw how runs were trained: losses and metrics of every epoch, several runs in one picture."""
+
+    runs: Strings = positional(help="Run folders.", min_length=1)
+    output_dir: Path = option(
+        Path("report"),
+        panel="Output",
+        short="-o",
+        help="Folder for a page that opens anywhere, and the pictures.",
+    )

@@ -1,0 +1,16 @@
+"""What `train` is told."""
+
+from distilkit.config.common import FitConfig
+from distilkit.fields import frozen, option
+
+
+@frozen
+class TrainConfig(FitConfig):
+    """Fine-tune a teacher: any encoder that AutoModelForSequenceClassification takes."""
+
+    model: str = option(
+        "google-bert/bert-base-uncased",
+        panel="Model",
+        short="-m",
+        help="Hub id, folder, earlier run, or `minilm` (22.7 M parameters, in the extra `demo`).",
+    )
