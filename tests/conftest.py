@@ -242,6 +242,24 @@ def teacher_run(sst2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     return train(TrainConfig(dataset="sst2", data_dir=sst2_dir, output_dir=folder / "teacher", **options))
 
 
+@pytest.fixture
+def evaluating(sst2_dir: Path) -> Any:
+    """`evaluating(*models, **options)`: what `evaluate` is told of SST-2's layout, fp32 and no latency."""
+    from distilkit import EvaluateConfig
+
+    def make(*models: Run | Path, **options: Any) -> EvaluateConfig:
+        names = tuple(str(one.path) if isinstance(one, Run) else str(one) for one in models)
+        known: dict[str, Any] = {
+            "dataset": "sst2",
+            "data_dir": sst2_dir,
+            "precision": "fp32",
+            "latency": False,
+        }
+        return EvaluateConfig(models=names, **(known | options))
+
+    return make
+
+
 class Answer(NamedTuple):
     """What a command answered."""
 

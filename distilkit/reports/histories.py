@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distilkit import runs
-from distilkit.reports import plots
+from distilkit.reports import plots, summary
 from distilkit.reports.parts import (
     INDEX,
     REPORT,
@@ -160,11 +160,10 @@ def _evaluations(found: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for place, run in enumerate(found):
         for one in run["evaluations"]:
-            cells = []
-            for name in names:
-                low, high = one["intervals"].get(name) or (None, None)
-                between = "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
-                cells.append(Cell(number(one["metrics"].get(name)), between))
+            cells = [
+                Cell(number(one["metrics"].get(name)), summary.between(one, name, "{:.3f}".format))
+                for name in names
+            ]
             what = Cell(f"{one['dataset']} {one['split']}", f"{one['rows']:,} rows")
             rows.append([Cell(run["run"], place=place), what, *cells])
     head = ["run", "data", "accuracy", "F1", "F1, macro", "agreement", "ECE"]

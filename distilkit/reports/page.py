@@ -10,7 +10,7 @@ import numpy as np
 
 from distilkit import runs
 from distilkit.config import FIDELITY
-from distilkit.reports import plots
+from distilkit.reports import plots, summary
 from distilkit.reports.parts import (
     ANSWERS,
     EVALUATION,
@@ -32,7 +32,6 @@ from distilkit.reports.parts import (
 )
 from distilkit.reports.published import PUBLISHED
 from distilkit.reports.statistics import QUALITY, Answers, Bin, risk_coverage
-from distilkit.reports.summary import many, setting
 
 HEADINGS = {
     "f1": "F1",
@@ -108,7 +107,7 @@ def _evaluation(
         _pictures_of(entry, one, name, place, [known["name"] for known in document["classes"]])
         for place, (entry, one, name) in enumerate(zip(entries, answers, names, strict=True))
     ]
-    rows = many(document["rows"], "row")
+    rows = summary.many(document["rows"], "row")
     known = document["classes"]
     listed = ", ".join(f"{one['name']} {one['rows']:,}" for one in known)
     classes = listed if len(known) <= 4 else f"{len(known)} classes"
@@ -116,7 +115,7 @@ def _evaluation(
     sample = f", a sample of {whole:,}," if whole else ""
     precision = f" in {document['precision']}" if document["precision"] else ""
     context = {
-        "title": f"{document['dataset']}, {document['split']}: {many(len(entries), 'model')}",
+        "title": f"{document['dataset']}, {document['split']}: {summary.many(len(entries), 'model')}",
         "lead": f"{rows}{sample} of {document['dataset']}, split {document['split']} ({classes}), answered "
         f"on {document['device']}{precision}.",
         "confidence": f"{document['confidence']:.0%}",
@@ -243,9 +242,7 @@ def _figures(document: Mapping[str, Any], caption: str, names: Sequence[str]) ->
 
 def _interval(entry: Mapping[str, Any], name: str) -> Cell:
     form, short = (percent, percent) if name in SHARES else (number, "{:.3f}".format)
-    low, high = entry["intervals"].get(name) or (None, None)
-    between = f"{short(low)} to {short(high)}" if low is not None and high is not None else ""
-    return Cell(form(entry["metrics"].get(name)), between)
+    return Cell(form(entry["metrics"].get(name)), summary.between(entry, name, short))
 
 
 def _cost(document: Mapping[str, Any]) -> Table:
@@ -271,7 +268,7 @@ def _cost(document: Mapping[str, Any]) -> Table:
         cells = [Cell(form(cost.get(name)), notes.get(name, "")) for _, name, form in columns]
         if any(cost.get(name) is not None for _, name, _ in columns):
             rows.append([Cell(entry["model"], place=place), *cells])
-    caption = f"Cost on {', '.join(setting(document))}"
+    caption = f"Cost on {', '.join(summary.setting(document))}"
     if any(entry["cost"].get("speed_up") for entry in entries):
         caption += "; “times”: as fast as the teacher"
     return Table(caption, ["model", *(heading for heading, _, _ in columns)], rows)

@@ -93,6 +93,12 @@ def value(model: Mapping[str, Any], name: str) -> float | None:
     return found
 
 
+def between(model: Mapping[str, Any], name: str, form: Callable[[float], str]) -> str:
+    """The interval around a figure, `low to high`; empty where the figure has none."""
+    low, high = model["intervals"].get(name) or (None, None)
+    return "" if low is None or high is None else f"{form(low)} to {form(high)}"
+
+
 def columns_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Names and titles of the figures of `SHOWN` that any of the models has."""
     there = {
@@ -116,11 +122,9 @@ def cell(model: Mapping[str, Any], name: str, count: Callable[[float], str] = "{
         return ""
     if name in COUNTS:
         return count(found)
-    form = SHOWN[name][1]
-    low, high = model["intervals"].get(name, (None, None))
-    if name not in WITH_INTERVAL or low is None:
-        return form.format(found)
-    return f"{form.format(found)} ({form.format(low)} to {form.format(high)})"
+    form = SHOWN[name][1].format
+    ends = between(model, name, form) if name in WITH_INTERVAL else ""
+    return f"{form(found)} ({ends})" if ends else form(found)
 
 
 def _row(cells: Sequence[str]) -> str:

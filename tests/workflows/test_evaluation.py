@@ -45,23 +45,6 @@ def wrong_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def config(sst2_dir: Path) -> Any:
-    """`config(*models, **options)`: SST-2's layout in fp32."""
-
-    def make(*models: Run | Path, **options: Any) -> EvaluateConfig:
-        names = tuple(str(one.path) if isinstance(one, Run) else str(one) for one in models)
-        known: dict[str, Any] = {
-            "dataset": "sst2",
-            "data_dir": sst2_dir,
-            "precision": "fp32",
-            "latency": False,
-        }
-        return EvaluateConfig(models=names, **(known | options))
-
-    return make
-
-
 def predicted(folder: Path, values: Sequence[dict[str, Any]]) -> Tensor:
     """Logits of plain transformers, a text at a time."""
     model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -75,11 +58,11 @@ def predicted(folder: Path, values: Sequence[dict[str, Any]]) -> Tensor:
 
 @pytest.mark.parametrize("tokens", [1, 20, 4096])
 def test_the_scores_are_those_of_plain_transformers(
-    config: Any, wrong_dir: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
+    evaluating: Any, wrong_dir: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many tokens a forward pass reads: answers out of order would be other rows' answers."""
     monkeypatch.setattr(inference, "TOKENS", dict.fromkeys(inference.TOKENS, tokens))
-    (score,) = evaluate(config(wrong_dir)).scores
+    (score,) = evaluate(evaluating(wrong_dir)).scores
     logits, labels = predicted(wrong_dir, rows(1)), [row["label"] for row in rows(1)]
     answers = logits.argmax(dim=1).tolist()
     right = sum(one == two for one, two in zip(answers, labels, strict=True))
@@ -91,8 +74,8 @@ def test_the_scores_are_those_of_plain_transformers(
     assert score.value("loss") == pytest.approx(loss, rel=1e-4)
 
 
-def test_a_model_is_described_with_its_size(config: Any, wrong_dir: Path) -> None:
-    (score,) = evaluate(config(wrong_dir)).scores
+def test_a_model_is_described_with_its_size(evaluating: Any, wrong_dir: Path) -> None:
+    (score,) = evaluate(evaluating(wrong_dir)).scores
     model = tiny_bert()
     parameters = sum(parameter.numel() for parameter in model.parameters())
     table = model.get_input_embeddings().weight.numel()
@@ -101,18 +84,18 @@ def test_a_model_is_described_with_its_size(config: Any, wrong_dir: Path) -> Non
         parameters - table,
     )
     assert score.value("bytes") == (wrong_dir / "model.safetensors").stat().st_size
-    (entry,) = evaluate(config(wrong_dir)).document()["models"]
+    (entry,) = evaluate(evaluating(wrong_dir)).document()["models"]
     assert entry["architecture"] == "BertForSequenceClassification" and score.model == str(wrong_dir)
     assert score.value("rows_per_second") > 0
 
 
 @pytest.mark.parametrize("which", ["teacher", "student"])
 def test_evaluating_a_run_gives_the_metrics_it_was_saved_with(
-    config: Any, which: str, teacher_run: Run, student_run: Run
+    evaluating: Any, which: str, teacher_run: Run, student_run: Run
 ) -> None:
     """A reload that is not what was trained, or another validation split, shows here."""
     run = teacher_run if which == "teacher" else student_run
-    (score,) = evaluate(config(run)).scores
+    (score,) = evaluate(evaluating(run)).scores
     saved = run.metrics["validation"]
     assert (score.value("accuracy"), score.value("f1"), score.value("f1_macro")) == pytest.approx(
         (saved["accuracy"], saved["f1"], saved["f1_macro"])
@@ -126,7 +109,7 @@ def test_evaluating_a_run_gives_the_metrics_it_was_saved_with(
 
 
 def test_trap_6_a_model_with_its_labels_in_another_order_is_scored_by_name(
-    config: Any, teacher_run: Run, tmp_path: Path
+    evaluating: Any, teacher_run: Run, tmp_path: Path
 ) -> None:
     """By position a perfect model scores nothing at all."""
     model = AutoModelForSequenceClassification.from_pretrained(teacher_run.model_path)
@@ -137,15 +120,15 @@ def test_trap_6_a_model_with_its_labels_in_another_order_is_scored_by_name(
     model.config.label2id = {"POSITIVE": 0, "NEGATIVE": 1}
     model.save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(teacher_run.model_path).save_pretrained(tmp_path)
-    plain, turned = evaluate(config(teacher_run, tmp_path, teacher=str(teacher_run.path))).scores
+    plain, turned = evaluate(evaluating(teacher_run, tmp_path, teacher=str(teacher_run.path))).scores
     assert turned.value("accuracy") == plain.value("accuracy") > 0.8
     assert turned.value("loss") == pytest.approx(plain.value("loss"), rel=1e-4)
     assert turned.value("agreement") == 1.0
 
 
-def test_trap_14_hidden_labels_are_refused_and_not_scored(config: Any, teacher_run: Run) -> None:
+def test_trap_14_hidden_labels_are_refused_and_not_scored(evaluating: Any, teacher_run: Run) -> None:
     with pytest.raises(UserError, match="-1"):
-        evaluate(config(teacher_run, split="test"))
+        evaluate(evaluating(teacher_run, split="test"))
     assert not (teacher_run.path / "evaluation" / "sst2-test.json").exists()
 
 
@@ -178,15 +161,15 @@ def test_a_held_out_validation_split_is_the_one_that_was_trained_without(
     assert measured.scores[0].value("loss") == pytest.approx(run.metrics["validation"]["loss"], rel=1e-4)
 
 
-def test_only_some_rows_are_the_same_rows_for_every_model(config: Any, wrong_dir: Path) -> None:
-    first, second = (evaluate(config(wrong_dir, max_eval_samples=4)) for _ in range(2))
+def test_only_some_rows_are_the_same_rows_for_every_model(evaluating: Any, wrong_dir: Path) -> None:
+    first, second = (evaluate(evaluating(wrong_dir, max_eval_samples=4)) for _ in range(2))
     assert first.rows == 4
     assert first.scores[0].value("loss") == second.scores[0].value("loss")
 
 
-def test_a_model_of_other_classes_is_refused(config: Any, make_bert: MakeModel) -> None:
+def test_a_model_of_other_classes_is_refused(evaluating: Any, make_bert: MakeModel) -> None:
     with pytest.raises(UserError, match="3 classes"):
-        evaluate(config(make_bert(names=("a", "b", "c"))))
+        evaluate(evaluating(make_bert(names=("a", "b", "c"))))
 
 
 # --- beside the teacher ------------------------------------------------------------------------------------
@@ -198,10 +181,10 @@ def agreement_by_hand(one: Path, other: Path) -> float:
 
 
 def test_a_run_is_compared_with_the_teacher_it_names_wherever_that_stands_in_the_list(
-    config: Any, teacher_run: Run, student_run: Run, wrong_dir: Path
+    evaluating: Any, teacher_run: Run, student_run: Run, wrong_dir: Path
 ) -> None:
     for models in ((teacher_run, wrong_dir, student_run), (student_run, wrong_dir, teacher_run)):
-        scores = {score.model: score for score in evaluate(config(*models)).scores}
+        scores = {score.model: score for score in evaluate(evaluating(*models)).scores}
         assert list(scores) == [str(getattr(one, "path", one)) for one in models]
         student, teacher = scores[str(student_run.path)], scores[str(teacher_run.path)]
         expected = agreement_by_hand(student_run.model_path, teacher_run.model_path)
@@ -219,23 +202,23 @@ def test_a_run_is_compared_with_the_teacher_it_names_wherever_that_stands_in_the
 
 
 def test_the_teacher_is_known_by_its_weights_and_not_by_its_path(
-    config: Any, teacher_run: Run, student_run: Run
+    evaluating: Any, teacher_run: Run, student_run: Run
 ) -> None:
-    score, _ = evaluate(config(student_run, teacher_run.model_path)).scores
+    score, _ = evaluate(evaluating(student_run, teacher_run.model_path)).scores
     assert score.teacher == str(teacher_run.model_path)
 
 
 def test_without_its_teacher_a_student_is_compared_with_nothing(
-    config: Any, student_run: Run, wrong_dir: Path
+    evaluating: Any, student_run: Run, wrong_dir: Path
 ) -> None:
-    score, _ = evaluate(config(student_run, wrong_dir)).scores
+    score, _ = evaluate(evaluating(student_run, wrong_dir)).scores
     assert score.teacher is None and score.value("agreement") is None
 
 
 def test_any_model_may_be_named_the_teacher_and_joins_the_list(
-    config: Any, teacher_run: Run, wrong_dir: Path
+    evaluating: Any, teacher_run: Run, wrong_dir: Path
 ) -> None:
-    wrong, teacher = evaluate(config(wrong_dir, teacher=str(teacher_run.path))).scores
+    wrong, teacher = evaluate(evaluating(wrong_dir, teacher=str(teacher_run.path))).scores
     assert wrong.value("agreement") == pytest.approx(agreement_by_hand(wrong_dir, teacher_run.model_path))
     assert 0 < wrong.value("agreement") < 1
     assert wrong.value("accuracy_kept") == pytest.approx(wrong.value("accuracy") / teacher.value("accuracy"))
@@ -243,9 +226,9 @@ def test_any_model_may_be_named_the_teacher_and_joins_the_list(
 
 
 def test_two_models_with_other_tokenizers_each_read_their_own(
-    config: Any, teacher_run: Run, student_run: Run
+    evaluating: Any, teacher_run: Run, student_run: Run
 ) -> None:
-    for score in evaluate(config(teacher_run, student_run)).scores:
+    for score in evaluate(evaluating(teacher_run, student_run)).scores:
         logits = predicted(Path(score.model) / "model", rows(1))
         labels = torch.tensor([row["label"] for row in rows(1)])
         assert score.value("loss") == pytest.approx(
@@ -257,10 +240,10 @@ def test_two_models_with_other_tokenizers_each_read_their_own(
 
 
 def test_a_run_keeps_its_scores_and_a_plain_folder_gets_nothing(
-    config: Any, teacher_run: Run, student_run: Run, wrong_dir: Path
+    evaluating: Any, teacher_run: Run, student_run: Run, wrong_dir: Path
 ) -> None:
     before = {file.name for file in wrong_dir.iterdir()}
-    measured = evaluate(config(student_run, teacher_run, wrong_dir))
+    measured = evaluate(evaluating(student_run, teacher_run, wrong_dir))
     for run, score in zip((student_run, teacher_run), measured.scores, strict=False):
         document = json.loads((run.path / "evaluation" / "sst2-validation.json").read_text())
         assert document["schema"] == SCHEMA
@@ -271,12 +254,12 @@ def test_a_run_keeps_its_scores_and_a_plain_folder_gets_nothing(
 
 
 def test_other_rows_and_lengths_do_not_take_the_place_of_a_runs_scores(
-    config: Any, teacher_run: Run, tmp_path: Path
+    evaluating: Any, teacher_run: Run, tmp_path: Path
 ) -> None:
     """Figures of texts that were cut elsewhere, read later as those of the whole, tell another story."""
     run = Path(shutil.copytree(teacher_run.path, tmp_path / "run"))
     for options in ({}, {"max_length": 4}, {"max_eval_samples": 4}, {"max_length": 4, "max_eval_samples": 4}):
-        evaluate(config(run, **options))
+        evaluate(evaluating(run, **options))
     assert {file.name for file in (run / "evaluation").iterdir()} >= {
         "sst2-validation.json",
         "sst2-validation-4-tokens.json",
@@ -285,8 +268,10 @@ def test_other_rows_and_lengths_do_not_take_the_place_of_a_runs_scores(
     }
 
 
-def test_the_document_is_plain_json_with_every_model(config: Any, teacher_run: Run, wrong_dir: Path) -> None:
-    measured = evaluate(config(teacher_run, wrong_dir, fail_under=("accuracy=0.1",)))
+def test_the_document_is_plain_json_with_every_model(
+    evaluating: Any, teacher_run: Run, wrong_dir: Path
+) -> None:
+    measured = evaluate(evaluating(teacher_run, wrong_dir, fail_under=("accuracy=0.1",)))
     document = json.loads(json.dumps(measured.document()))
     assert [model["model"] for model in document["models"]] == [str(teacher_run.path), str(wrong_dir)]
     assert document["gates"][0] == {
@@ -301,10 +286,10 @@ def test_the_document_is_plain_json_with_every_model(config: Any, teacher_run: R
 
 
 def test_gates_are_held_against_every_model_and_the_value_itself_passes(
-    config: Any, teacher_run: Run, wrong_dir: Path
+    evaluating: Any, teacher_run: Run, wrong_dir: Path
 ) -> None:
     reached = f"accuracy={teacher_run.metrics['validation']['accuracy']!r}"
-    measured = evaluate(config(teacher_run, wrong_dir, fail_under=(reached, "f1=0")))
+    measured = evaluate(evaluating(teacher_run, wrong_dir, fail_under=(reached, "f1=0")))
     held = {(gate.model, gate.metric): gate.passed for gate in measured.gates}
     assert held == {
         (str(teacher_run.path), "accuracy"): True,
@@ -315,20 +300,22 @@ def test_gates_are_held_against_every_model_and_the_value_itself_passes(
     with pytest.raises(GateMissed) as missed:
         check_gates(measured)
     assert str(wrong_dir) in str(missed.value) and str(teacher_run.path) not in str(missed.value)
-    check_gates(evaluate(config(teacher_run, fail_under=(reached,))))
+    check_gates(evaluate(evaluating(teacher_run, fail_under=(reached,))))
 
 
-def test_a_gate_on_what_no_model_has_is_an_error_and_not_passed(config: Any, wrong_dir: Path) -> None:
+def test_a_gate_on_what_no_model_has_is_an_error_and_not_passed(evaluating: Any, wrong_dir: Path) -> None:
     with pytest.raises(UserError, match="agreement"):
-        evaluate(config(wrong_dir, fail_under=("agreement=0.9",)))
+        evaluate(evaluating(wrong_dir, fail_under=("agreement=0.9",)))
 
 
-def test_gates_on_agreement_leave_the_teacher_out(config: Any, teacher_run: Run, student_run: Run) -> None:
-    measured = evaluate(config(teacher_run, student_run, fail_under=("agreement=0.01",)))
+def test_gates_on_agreement_leave_the_teacher_out(
+    evaluating: Any, teacher_run: Run, student_run: Run
+) -> None:
+    measured = evaluate(evaluating(teacher_run, student_run, fail_under=("agreement=0.01",)))
     assert [gate.model for gate in measured.gates] == [str(student_run.path)]
 
 
-def test_a_model_without_class_names_is_noted(config: Any, make_bert: MakeModel) -> None:
+def test_a_model_without_class_names_is_noted(evaluating: Any, make_bert: MakeModel) -> None:
     reporter = Notes()
-    evaluate(config(make_bert(names=("LABEL_0", "LABEL_1"))), reporter)
+    evaluate(evaluating(make_bert(names=("LABEL_0", "LABEL_1"))), reporter)
     assert any("ids are taken to be the same" in note for note in reporter.notes)

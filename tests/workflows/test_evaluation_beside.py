@@ -33,23 +33,6 @@ def students(sst2_dir: Path, teacher_run: Run, tmp_path_factory: pytest.TempPath
     )
 
 
-@pytest.fixture
-def config(sst2_dir: Path) -> Any:
-    """`config(*models, **options)`: SST-2's layout in fp32, without latency."""
-
-    def make(*models: Run | Path, **options: Any) -> EvaluateConfig:
-        names = tuple(str(one.path) if isinstance(one, Run) else str(one) for one in models)
-        known: dict[str, Any] = {
-            "dataset": "sst2",
-            "data_dir": sst2_dir,
-            "precision": "fp32",
-            "latency": False,
-        }
-        return EvaluateConfig(models=names, **(known | options))
-
-    return make
-
-
 def says(folder: Path, answers: list[Any], scores: list[float] | None = None) -> str:
     """A predictions file."""
     values = [{"label": answer} for answer in answers]
@@ -61,10 +44,10 @@ def says(folder: Path, answers: list[Any], scores: list[float] | None = None) ->
 # --- files ------------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_answers_is_scored_as_they_stand(config: Any, tmp_path: Path) -> None:
+def test_a_file_of_answers_is_scored_as_they_stand(evaluating: Any, tmp_path: Path) -> None:
     answers = [1 - LABELS[0], *LABELS[1:]]
     score, unsure = evaluate(
-        config(predictions=(says(tmp_path, answers, [0.75] * 8), says(tmp_path, answers)))
+        evaluating(predictions=(says(tmp_path, answers, [0.75] * 8), says(tmp_path, answers)))
     ).scores
     assert score.value("accuracy") == unsure.value("accuracy") == 7 / 8
     assert score.value("loss") == pytest.approx(-(7 * np.log(0.75) + np.log(0.25)) / 8)
@@ -73,18 +56,18 @@ def test_a_file_of_answers_is_scored_as_they_stand(config: Any, tmp_path: Path) 
     assert score.value("parameters") is None and score.value("rows_per_second") is None
 
 
-def test_a_file_may_be_the_teacher(config: Any, teacher_run: Run, tmp_path: Path) -> None:
+def test_a_file_may_be_the_teacher(evaluating: Any, teacher_run: Run, tmp_path: Path) -> None:
     file = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
-    student, teacher = evaluate(config(teacher_run, predictions=(file,), teacher=file)).scores
+    student, teacher = evaluate(evaluating(teacher_run, predictions=(file,), teacher=file)).scores
     assert teacher.model == file and student.teacher == file
     answers = student.answered.answers.answer
     assert student.value("agreement") == (answers == teacher.answered.answers.answer).mean()
     assert student.value("kl") is None, "the file said no probabilities"
 
 
-def test_the_document_of_a_file_is_whole(config: Any, tmp_path: Path) -> None:
+def test_the_document_of_a_file_is_whole(evaluating: Any, tmp_path: Path) -> None:
     """What is not known of it is null, not missing: a script reads the same keys of every model."""
-    document = evaluate(config(predictions=(says(tmp_path, LABELS),))).document()
+    document = evaluate(evaluating(predictions=(says(tmp_path, LABELS),))).document()
     (entry,) = json.loads(json.dumps(document))["models"]
     assert (entry["kind"], entry["architecture"], entry["inputs"], entry["coverage"]) == (
         *("predictions", None, None, None),
@@ -96,51 +79,53 @@ def test_the_document_of_a_file_is_whole(config: Any, tmp_path: Path) -> None:
 # --- intervals, pairs, fidelity ---------------------------------------------------------------------------
 
 
-def test_every_figure_is_within_its_interval_and_the_seed_decides_it(config: Any, students: Any) -> None:
+def test_every_figure_is_within_its_interval_and_the_seed_decides_it(evaluating: Any, students: Any) -> None:
     first, again, other = (
-        evaluate(config(students[0], seed=seed)).document()["models"][0] for seed in (1, 1, 2)
+        evaluate(evaluating(students[0], seed=seed)).document()["models"][0] for seed in (1, 1, 2)
     )
     assert first["intervals"] == again["intervals"] != other["intervals"]
     for name, (low, high) in first["intervals"].items():
         assert (low, high) == (None, None) if name == "ece" else low <= first["metrics"][name] <= high, name
 
 
-def test_pairs_are_told_in_words(config: Any, teacher_run: Run, tmp_path: Path) -> None:
+def test_pairs_are_told_in_words(evaluating: Any, teacher_run: Run, tmp_path: Path) -> None:
     wrong = says(tmp_path, [1 - label for label in LABELS])
     right, same = says(tmp_path, LABELS), says(tmp_path, LABELS)
-    document = evaluate(config(predictions=(right, wrong, same))).document()
+    document = evaluate(evaluating(predictions=(right, wrong, same))).document()
     told = {(pair["first"], pair["second"]): pair for pair in document["pairs"]}
     assert told[right, wrong]["only_first"] == 8 and told[right, wrong]["p_value"] == 2 / 2**8
     assert told[right, wrong]["sentence"].startswith(f"{right} is better than {wrong} on 8 rows")
     assert "right on the same 8 of 8 rows" in told[right, same]["sentence"]
     nearly = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
-    (pair,) = evaluate(config(predictions=(right, nearly))).document()["pairs"]
+    (pair,) = evaluate(evaluating(predictions=(right, nearly))).document()["pairs"]
     assert "no evidence of a difference on 8 rows" in pair["sentence"]
     assert pair["difference"]["value"] == -1 / 8
 
 
-def test_the_gap_recovered_is_the_way_from_labels_alone_to_the_teacher(config: Any, tmp_path: Path) -> None:
+def test_the_gap_recovered_is_the_way_from_labels_alone_to_the_teacher(
+    evaluating: Any, tmp_path: Path
+) -> None:
     def missing(number: int) -> str:
         return says(tmp_path, [1 - label for label in LABELS[:number]] + LABELS[number:])
 
     base, student, teacher = missing(4), missing(2), missing(1)
     files = (student, base, teacher)
-    scores = evaluate(config(predictions=files, teacher=teacher, labels_only=base)).scores
+    scores = evaluate(evaluating(predictions=files, teacher=teacher, labels_only=base)).scores
     assert scores[0].value("gap_recovered") == pytest.approx(2 / 3)
     assert scores[0].value("accuracy_kept") == pytest.approx(6 / 7)
     assert scores[0].labels_only == base
     assert scores[1].value("gap_recovered") is None and scores[2].value("agreement") is None
 
 
-def test_the_run_at_alpha_1_is_where_the_gap_begins(config: Any, teacher_run: Run, students: Any) -> None:
+def test_the_run_at_alpha_1_is_where_the_gap_begins(evaluating: Any, teacher_run: Run, students: Any) -> None:
     distilled, labels = students
-    scores = {score.model: score for score in evaluate(config(distilled, labels, teacher_run)).scores}
+    scores = {score.model: score for score in evaluate(evaluating(distilled, labels, teacher_run)).scores}
     assert scores[str(distilled.path)].labels_only == str(labels.path)
     assert scores[str(labels.path)].labels_only is None
 
 
-def test_kl_is_that_of_the_teacher_to_the_student(config: Any, teacher_run: Run, students: Any) -> None:
-    student, teacher = evaluate(config(students[0], teacher_run)).scores
+def test_kl_is_that_of_the_teacher_to_the_student(evaluating: Any, teacher_run: Run, students: Any) -> None:
+    student, teacher = evaluate(evaluating(students[0], teacher_run)).scores
     one, other = (torch.from_numpy(score.answered.answers.probabilities) for score in (student, teacher))
     expected = torch.nn.functional.kl_div(one.log(), other, reduction="batchmean")
     assert student.value("kl") == pytest.approx(float(expected))
@@ -150,13 +135,13 @@ def test_kl_is_that_of_the_teacher_to_the_student(config: Any, teacher_run: Run,
 
 
 def test_what_temperature_scaling_did_is_undone_for_comparison(
-    config: Any, students: Any, tmp_path: Path
+    evaluating: Any, students: Any, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(students[0].path, tmp_path / "run"))
     metrics = json.loads((run / "metrics.json").read_text())
     temperature = {"temperature": 2.0}
     (run / "metrics.json").write_text(json.dumps(metrics | {"calibration": temperature}))
-    measured = evaluate(config(run))
+    measured = evaluate(evaluating(run))
     answers = measured.scores[0].answered.answers
     before = torch.from_numpy(np.log(answers.probabilities)) * 2
     expected = torch.nn.functional.cross_entropy(before, torch.from_numpy(answers.labels))
@@ -166,8 +151,8 @@ def test_what_temperature_scaling_did_is_undone_for_comparison(
     assert calibration["loss_unscaled"] != measured.scores[0].value("loss")
 
 
-def test_slices_cover_every_row_once_by_length_and_once_by_class(config: Any, students: Any) -> None:
-    entry = evaluate(config(students[0])).document()["models"][0]
+def test_slices_cover_every_row_once_by_length_and_once_by_class(evaluating: Any, students: Any) -> None:
+    entry = evaluate(evaluating(students[0])).document()["models"][0]
     lengths = [part for part in entry["slices"] if part["slice"].endswith("words")]
     classes = [part for part in entry["slices"] if part["slice"].startswith("label")]
     assert sum(part["rows"] for part in lengths) == sum(part["rows"] for part in classes) == 8
@@ -175,21 +160,21 @@ def test_slices_cover_every_row_once_by_length_and_once_by_class(config: Any, st
         assert 0 <= part["low"] <= part["accuracy"] <= part["high"] <= 1
 
 
-def test_mistakes_are_the_surest_wrong_answers(config: Any, tmp_path: Path) -> None:
+def test_mistakes_are_the_surest_wrong_answers(evaluating: Any, tmp_path: Path) -> None:
     answers = [1 - label for label in LABELS[:3]] + LABELS[3:]
     file = says(tmp_path, answers, [0.6, 0.9, 0.7, *[0.99] * 5])
-    entry = evaluate(config(predictions=(file,))).document()["models"][0]
+    entry = evaluate(evaluating(predictions=(file,))).document()["models"][0]
     assert [one["row"] for one in entry["mistakes"]] == [2, 3, 1], "rows count from 1, as in messages"
     assert entry["mistakes"][0]["text"] == rows(1)[1]["sentence"]
     assert entry["coverage"][-1]["accuracy"] == 1.0 and entry["coverage"][0]["accuracy"] == 5 / 8
 
 
 def test_another_dataset_is_set_beside_the_one_it_was_trained_on(
-    config: Any, students: Any, tmp_path: Path
+    evaluating: Any, students: Any, tmp_path: Path
 ) -> None:
     values = [{"text": "zyzzyva " * 20, "label": row["label"]} for row in rows(1)]
     data = write_jsonl(tmp_path / "imdb" / "test.jsonl", values).parent
-    measured = evaluate(config(students[0], dataset="imdb", data_dir=data, split="test"))
+    measured = evaluate(evaluating(students[0], dataset="imdb", data_dir=data, split="test"))
     (entry,) = measured.document()["models"]
     home = entry["home"]
     assert home["dataset"] == "sst2"
@@ -197,17 +182,17 @@ def test_another_dataset_is_set_beside_the_one_it_was_trained_on(
     assert home["drop"] == home["accuracy"] - entry["metrics"]["accuracy"]
     assert home["inputs"]["truncated"] == 0 and entry["inputs"]["truncated"] == 1
     assert home["inputs"]["unknown"] < entry["inputs"]["unknown"]
-    assert evaluate(config(students[0])).scores[0].home is None
+    assert evaluate(evaluating(students[0])).scores[0].home is None
 
 
 # --- cost -------------------------------------------------------------------------------------------------
 
 
 def test_latency_is_of_single_rows_and_can_be_left_out(
-    config: Any, teacher_run: Run, students: Any, monkeypatch: pytest.MonkeyPatch
+    evaluating: Any, teacher_run: Run, students: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cost, "PATIENCE", 0.0)
-    student, teacher = evaluate(config(students[0], teacher_run, latency=True)).document()["models"]
+    student, teacher = evaluate(evaluating(students[0], teacher_run, latency=True)).document()["models"]
     for entry in (student, teacher):
         figures = [entry["cost"][f"latency_{name}_ms"] for name in ("p50", "p95", "p99")]
         assert 0 < figures[0] <= figures[1] <= figures[2]
@@ -215,54 +200,56 @@ def test_latency_is_of_single_rows_and_can_be_left_out(
     assert student["cost"]["speed_up"]["latency_p50_ms"] == pytest.approx(
         teacher["cost"]["latency_p50_ms"] / student["cost"]["latency_p50_ms"]
     )
-    assert evaluate(config(students[0])).scores[0].value("latency_p50_ms") is None
+    assert evaluate(evaluating(students[0])).scores[0].value("latency_p50_ms") is None
 
 
-def test_the_memory_of_a_process_is_told_where_it_holds_one_model_alone(config: Any, students: Any) -> None:
+def test_the_memory_of_a_process_is_told_where_it_holds_one_model_alone(
+    evaluating: Any, students: Any
+) -> None:
     """Of two, the second's would hold what the first left, and the order of the names would decide."""
-    assert evaluate(config(students[0])).document()["models"][0]["cost"]["peak_memory_bytes"] > 0
+    assert evaluate(evaluating(students[0])).document()["models"][0]["cost"]["peak_memory_bytes"] > 0
     if not torch.cuda.is_available():
         with pytest.raises(UserError, match="evaluate the model alone"):
-            evaluate(config(*students, fail_over=("peak_memory_bytes=1",)))
+            evaluate(evaluating(*students, fail_over=("peak_memory_bytes=1",)))
 
 
-def test_threads_are_as_told_and_put_back(config: Any, students: Any) -> None:
+def test_threads_are_as_told_and_put_back(evaluating: Any, students: Any) -> None:
     before = torch.get_num_threads()
-    assert evaluate(config(students[0], threads=1)).document()["threads"] == 1
+    assert evaluate(evaluating(students[0], threads=1)).document()["threads"] == 1
     assert torch.get_num_threads() == before
 
 
 # --- gates ------------------------------------------------------------------------------------------------
 
 
-def test_gates_hold_upper_bounds_too(config: Any, students: Any) -> None:
+def test_gates_hold_upper_bounds_too(evaluating: Any, students: Any) -> None:
     size = students[0].metrics["parameters"]
-    check_gates(evaluate(config(students[0], fail_over=(f"parameters={size}",))))
+    check_gates(evaluate(evaluating(students[0], fail_over=(f"parameters={size}",))))
     with pytest.raises(GateMissed, match="parameters"):
-        check_gates(evaluate(config(students[0], fail_over=(f"parameters={size - 1}",))))
+        check_gates(evaluate(evaluating(students[0], fail_over=(f"parameters={size - 1}",))))
 
 
-def test_a_gate_that_would_hold_nothing_is_an_error(config: Any, tmp_path: Path, students: Any) -> None:
+def test_a_gate_that_would_hold_nothing_is_an_error(evaluating: Any, tmp_path: Path, students: Any) -> None:
     with pytest.raises(UserError, match="ece"):
-        evaluate(config(predictions=(says(tmp_path, LABELS),), fail_over=("ece=0.1",)))
+        evaluate(evaluating(predictions=(says(tmp_path, LABELS),), fail_over=("ece=0.1",)))
     with pytest.raises(UserError, match="--concurrency 1"):
-        evaluate(config(endpoint=("http://127.0.0.1:9",), latency=True, fail_over=("latency_p95_ms=5",)))
+        evaluate(evaluating(endpoint=("http://127.0.0.1:9",), latency=True, fail_over=("latency_p95_ms=5",)))
     with pytest.raises(UserError, match="--no-latency"):
-        evaluate(config(students[0], fail_over=("latency_p95_ms=5",)))
+        evaluate(evaluating(students[0], fail_over=("latency_p95_ms=5",)))
     with pytest.raises(UserError, match="such as accuracy=NUMBER"):
-        config(students[0], fail_under=("acuracy=0.5",))
+        evaluating(students[0], fail_under=("acuracy=0.5",))
     with pytest.raises(UserError, match=r"try accuracy=0.85"):
-        config(students[0], fail_under=("accuracy=85",))
+        evaluating(students[0], fail_under=("accuracy=85",))
     with pytest.raises(UserError, match="--labels-only"):
-        evaluate(config(students[0], teacher=str(students[1].path), fail_under=("gap_recovered=0.5",)))
+        evaluate(evaluating(students[0], teacher=str(students[1].path), fail_under=("gap_recovered=0.5",)))
 
 
-def test_a_gate_on_a_figure_that_turns_out_to_be_none_is_missed(config: Any, tmp_path: Path) -> None:
+def test_a_gate_on_a_figure_that_turns_out_to_be_none_is_missed(evaluating: Any, tmp_path: Path) -> None:
     """It was not reached; and what was measured is kept."""
     base, student = says(tmp_path, LABELS), says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
     teacher = says(tmp_path, [1 - label for label in LABELS])
     measured = evaluate(
-        config(
+        evaluating(
             predictions=(student, base, teacher),
             teacher=teacher,
             labels_only=base,
@@ -276,7 +263,7 @@ def test_a_gate_on_a_figure_that_turns_out_to_be_none_is_missed(config: Any, tmp
 
 
 def test_mistakes_in_the_options_are_told_before_a_model_reads_a_row(
-    config: Any, students: Any, make_bert: MakeModel, sst2_dir: Path, tmp_path: Path, monkeypatch: Any
+    evaluating: Any, students: Any, make_bert: MakeModel, sst2_dir: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     def read(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was run first")
@@ -284,108 +271,110 @@ def test_mistakes_in_the_options_are_told_before_a_model_reads_a_row(
     monkeypatch.setattr("distilkit.workflows.answering.read_all", read)
     three = make_bert(names=("a", "b", "c"))
     with pytest.raises(UserError, match="3 classes apart"):
-        evaluate(config(students[0], three))
+        evaluate(evaluating(students[0], three))
     with pytest.raises(UserError, match="rows, the split"):
-        evaluate(config(students[0], predictions=(says(tmp_path, LABELS[:3]),)))
+        evaluate(evaluating(students[0], predictions=(says(tmp_path, LABELS[:3]),)))
     with pytest.raises(UserError, match="agreement"):
-        evaluate(config(students[0], fail_under=("agreement=0.5",)))
+        evaluate(evaluating(students[0], fail_under=("agreement=0.5",)))
     data = tmp_path / "data"
     data.mkdir()
     for file in sst2_dir.glob("validation*"):
         shutil.copy(file, data)
     with pytest.raises(UserError, match="test"):
-        evaluate(config(students[0], data_dir=data, glue_submission=tmp_path / "glue"))
+        evaluate(evaluating(students[0], data_dir=data, glue_submission=tmp_path / "glue"))
     assert not (tmp_path / "glue").exists()
 
 
-def test_a_baseline_fails_what_is_significantly_worse(config: Any, tmp_path: Path) -> None:
+def test_a_baseline_fails_what_is_significantly_worse(evaluating: Any, tmp_path: Path) -> None:
     good, bad = says(tmp_path, LABELS), says(tmp_path, [1 - label for label in LABELS])
     one_off = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
     baseline = tmp_path / "baseline.json"
-    baseline.write_text(json.dumps(evaluate(config(predictions=(good,))).document()))
+    baseline.write_text(json.dumps(evaluate(evaluating(predictions=(good,))).document()))
     with pytest.raises(GateMissed, match="significantly below the baseline's 1"):
-        check_gates(evaluate(config(predictions=(bad,), baseline=baseline)))
-    check_gates(evaluate(config(predictions=(one_off,), baseline=baseline)))
+        check_gates(evaluate(evaluating(predictions=(bad,), baseline=baseline)))
+    check_gates(evaluate(evaluating(predictions=(one_off,), baseline=baseline)))
     with pytest.raises(UserError, match=f"and not {re.escape(bad)}"):  # held against nothing it would pass
-        evaluate(config(predictions=(good, bad), baseline=baseline))
-    check_gates(evaluate(config(predictions=(good, bad), teacher=bad, baseline=baseline)))
+        evaluate(evaluating(predictions=(good, bad), baseline=baseline))
+    check_gates(evaluate(evaluating(predictions=(good, bad), teacher=bad, baseline=baseline)))
 
 
-def test_gates_leave_out_what_others_are_only_compared_with(config: Any, tmp_path: Path) -> None:
+def test_gates_leave_out_what_others_are_only_compared_with(evaluating: Any, tmp_path: Path) -> None:
     """A slow teacher must not fail the gate of its student."""
     good, bad = says(tmp_path, LABELS), says(tmp_path, [1 - label for label in LABELS])
-    measured = evaluate(config(predictions=(good, bad), teacher=bad, fail_under=("accuracy=0.9",)))
+    measured = evaluate(evaluating(predictions=(good, bad), teacher=bad, fail_under=("accuracy=0.9",)))
     assert [gate.model for gate in measured.gates] == [good]
     check_gates(measured)
 
 
-def test_a_damaged_baseline_is_an_error(config: Any, tmp_path: Path) -> None:
+def test_a_damaged_baseline_is_an_error(evaluating: Any, tmp_path: Path) -> None:
     good, baseline = says(tmp_path, LABELS), tmp_path / "baseline.json"
-    document = evaluate(config(predictions=(good,))).document()
+    document = evaluate(evaluating(predictions=(good,))).document()
     shorter = [document["models"][0] | {"right": "1"}]
     for damaged in ({"schema": document["schema"]}, document | {"models": shorter}, document | {"models": 1}):
         baseline.write_text(json.dumps(damaged))
         with pytest.raises(UserError, match="is damaged"):
-            evaluate(config(predictions=(good,), baseline=baseline))
+            evaluate(evaluating(predictions=(good,), baseline=baseline))
 
 
-def test_a_gap_that_the_teacher_does_not_open_is_not_recovered(config: Any, tmp_path: Path) -> None:
+def test_a_gap_that_the_teacher_does_not_open_is_not_recovered(evaluating: Any, tmp_path: Path) -> None:
     """With a teacher below labels alone a worse student would have the greater share."""
     base, student = says(tmp_path, LABELS), says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
     teacher = says(tmp_path, [1 - label for label in LABELS])
-    scores = evaluate(config(predictions=(student, base, teacher), teacher=teacher, labels_only=base)).scores
+    scores = evaluate(
+        evaluating(predictions=(student, base, teacher), teacher=teacher, labels_only=base)
+    ).scores
     assert scores[0].value("gap_recovered") is None
 
 
-def test_a_baseline_of_other_rows_or_models_is_an_error(config: Any, tmp_path: Path) -> None:
+def test_a_baseline_of_other_rows_or_models_is_an_error(evaluating: Any, tmp_path: Path) -> None:
     good, other = says(tmp_path, LABELS), says(tmp_path, LABELS)
     baseline = tmp_path / "baseline.json"
-    document = evaluate(config(predictions=(good,))).document()
+    document = evaluate(evaluating(predictions=(good,))).document()
     baseline.write_text(json.dumps(document | {"fingerprint": "other"}))
     with pytest.raises(UserError, match="other rows"):
-        evaluate(config(predictions=(good,), baseline=baseline))
+        evaluate(evaluating(predictions=(good,), baseline=baseline))
     baseline.write_text(json.dumps(document))
     with pytest.raises(UserError, match="and not "):
-        evaluate(config(predictions=(good, other), baseline=baseline))
+        evaluate(evaluating(predictions=(good, other), baseline=baseline))
     baseline.write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        evaluate(config(predictions=(good,), baseline=baseline))
+        evaluate(evaluating(predictions=(good,), baseline=baseline))
     baseline.write_text('{"schema": "distilkit.evaluation/1"}')
     with pytest.raises(UserError, match="anew"):
-        evaluate(config(predictions=(good,), baseline=baseline))
+        evaluate(evaluating(predictions=(good,), baseline=baseline))
 
 
 # --- samples, scores, models of others --------------------------------------------------------------------
 
 
-def test_a_sample_is_named_as_one(config: Any, students: Any) -> None:
-    assert evaluate(config(students[0], max_eval_samples=4)).document()["sampled_from"] == 8
-    assert evaluate(config(students[0])).document()["sampled_from"] is None
+def test_a_sample_is_named_as_one(evaluating: Any, students: Any) -> None:
+    assert evaluate(evaluating(students[0], max_eval_samples=4)).document()["sampled_from"] == 8
+    assert evaluate(evaluating(students[0])).document()["sampled_from"] is None
 
 
-def test_scores_that_are_of_one_class_in_every_row_are_noticed(config: Any, tmp_path: Path) -> None:
+def test_scores_that_are_of_one_class_in_every_row_are_noticed(evaluating: Any, tmp_path: Path) -> None:
     """A file with the probability of "positive" beside each label: loss and AUC would be nonsense."""
     of_positive = [0.9 if label else 0.1 for label in LABELS]
     reporter = Notes()
-    evaluate(config(predictions=(says(tmp_path, LABELS, of_positive),)), reporter)
+    evaluate(evaluating(predictions=(says(tmp_path, LABELS, of_positive),)), reporter)
     assert any("4 of 8 scores are below 0.5" in note for note in reporter.notes)
     reporter = Notes()
-    evaluate(config(predictions=(says(tmp_path, LABELS, [0.9] * 8),)), reporter)
+    evaluate(evaluating(predictions=(says(tmp_path, LABELS, [0.9] * 8),)), reporter)
     assert not reporter.notes
 
 
 def test_the_gap_is_not_counted_from_another_architecture(
-    config: Any, students: Any, teacher_run: Run
+    evaluating: Any, students: Any, teacher_run: Run
 ) -> None:
     """How much a transformer recovers of a BiLSTM's gap says nothing."""
-    measured = evaluate(config(teacher_run, *students, teacher=str(students[0].path)))
+    measured = evaluate(evaluating(teacher_run, *students, teacher=str(students[0].path)))
     of = {score.model: score for score in measured.scores}
     assert of[str(teacher_run.path)].labels_only is None
     assert of[str(teacher_run.path)].value("agreement") is not None
 
 
 def test_a_run_whose_data_is_gone_still_shows_what_another_dataset_does_to_it(
-    config: Any, students: Any, sst2_dir: Path, tmp_path: Path
+    evaluating: Any, students: Any, sst2_dir: Path, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(students[0].path, tmp_path / "run"))
     text = (run / "config.yaml").read_text()
@@ -394,7 +383,7 @@ def test_a_run_whose_data_is_gone_still_shows_what_another_dataset_does_to_it(
     data = write_jsonl(tmp_path / "imdb" / "test.jsonl", values).parent
     reporter = Notes()
     options = {"dataset": "imdb", "data_dir": data, "split": "test", "markdown": tmp_path / "summary.md"}
-    (entry,) = evaluate(config(run, **options), reporter).document()["models"]
+    (entry,) = evaluate(evaluating(run, **options), reporter).document()["models"]
     assert entry["home"]["inputs"] is None and entry["home"]["dataset"] == "sst2"
     assert any("cannot be compared with" in note for note in reporter.notes)
     assert "on sst2, which it learned" in (tmp_path / "summary.md").read_text()
@@ -404,37 +393,37 @@ def test_a_run_whose_data_is_gone_still_shows_what_another_dataset_does_to_it(
 
 
 def test_the_markdown_names_models_pairs_and_gates(
-    config: Any, students: Any, teacher_run: Run, tmp_path: Path
+    evaluating: Any, students: Any, teacher_run: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "deep" / "summary.md"
-    evaluate(config(students[0], teacher_run, fail_under=("accuracy=0.99",), markdown=file))
+    evaluate(evaluating(students[0], teacher_run, fail_under=("accuracy=0.99",), markdown=file))
     text = file.read_text()
     assert f"`{students[0].path}`" in text and "fail" in text and "bootstrap" in text
     with pytest.raises(UserError, match="is a folder"):
-        evaluate(config(students[0], markdown=tmp_path))
+        evaluate(evaluating(students[0], markdown=tmp_path))
 
 
-def test_the_markdown_goes_through_links_and_into_pipes(config: Any, tmp_path: Path) -> None:
+def test_the_markdown_goes_through_links_and_into_pipes(evaluating: Any, tmp_path: Path) -> None:
     (tmp_path / "link.md").symlink_to(tmp_path / "real.md")
     files = (says(tmp_path, LABELS),)
-    evaluate(config(predictions=files, markdown=tmp_path / "link.md"))
+    evaluate(evaluating(predictions=files, markdown=tmp_path / "link.md"))
     assert (tmp_path / "link.md").is_symlink() and "distilkit" in (tmp_path / "real.md").read_text()
-    evaluate(config(predictions=files, markdown=Path(os.devnull)))
+    evaluate(evaluating(predictions=files, markdown=Path(os.devnull)))
     assert not Path(os.devnull).is_file()
 
 
-def test_a_refused_command_leaves_no_folder(config: Any, tmp_path: Path) -> None:
+def test_a_refused_command_leaves_no_folder(evaluating: Any, tmp_path: Path) -> None:
     options = {"markdown": tmp_path / "a" / "b.md", "glue_submission": tmp_path / "c"}
     with pytest.raises(UserError):
-        evaluate(config(tmp_path / "none", **options))
+        evaluate(evaluating(tmp_path / "none", **options))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_glue_submission_answers_the_hidden_test_split(
-    config: Any, teacher_run: Run, tmp_path: Path
+    evaluating: Any, teacher_run: Run, tmp_path: Path
 ) -> None:
     reporter = Notes()
-    evaluate(config(teacher_run, glue_submission=tmp_path / "glue"), reporter)
+    evaluate(evaluating(teacher_run, glue_submission=tmp_path / "glue"), reporter)
     lines = (tmp_path / "glue" / "SST-2.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction"
     assert [line.split("\t")[0] for line in lines[1:]] == [str(number) for number in range(len(lines) - 1)]
@@ -452,9 +441,9 @@ def test_a_glue_submission_answers_the_hidden_test_split(
         ({"endpoint": ("localhost:8000",)}, "http://"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(config: Any, options: Any, said: str) -> None:
+def test_options_that_do_not_go_together_are_refused(evaluating: Any, options: Any, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        config(**options)
+        evaluating(**options)
 
 
 def test_ten_classes_and_a_split_without_names(make_bert: MakeModel, tmp_path: Path) -> None:
