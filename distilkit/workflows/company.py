@@ -52,8 +52,7 @@ class Company:
         # Without training labels the teacher is the one who knows all classes.
         names = names_of(self._known[0]) if self._known and not hard else None
         self._data = transfer.load(shared, labelled=hard, names=names)
-        for note in self._data.notes:
-            reporter.note(note)
+        _tell(self._data.notes, reporter)
         columns = [match_classes(teacher, self._data, reporter) for teacher in self._known]
         self._splits = [split for split in ("train", transfer.SPLIT) if split in self._data.splits]
         # The students' words are learned once; a lock, because all models take their seed from torch's.
@@ -67,21 +66,13 @@ class Company:
             within_reach(one, config, readers) for one, config in zip(given, configs, strict=True)
         ]
         shared = self.configs[0]
-        own, ratio = len(self._data.splits["train"]), shared.transfer_ratio
-        self._mix = (own, transfer.per_epoch(ratio, own)) if ratio else None
-        if self._mix:
-            epochs, whole = max(config.epochs or 0 for config in self.configs), self._data
-            self._data = transfer.enough(whole, epochs * self._mix[1])
-            for note in self._data.notes[len(whole.notes) :]:
-                reporter.note(note)
+        self._mix = self._mixed(shared.transfer_ratio, reporter)
         self.accelerator = make_accelerator(self.precision)
         encode_for = partial(self._encode_for, shared.max_length, reporter)
         self._rows = encode_for(self.student.tokenizer, self.student.model)
         if matching:
             self._both = shared_rows(self.student, self._known[0], self._rows, encode_for)
-        others = len(self._rows.train) - own
-        no_labels = torch.full((others,), NO_LABEL)
-        self._labels = torch.cat([self._data.labels("train"), no_labels]) if hard else None
+        self._labels = self._padded_labels() if hard else None
         teaching = Teaching(shared, self._known, columns, self._data, self.precision, reporter)
         self._facts = {"teachers": teaching.facts} if soft or matching else {}
         self._teacher_logits: Tensor | None = None
@@ -90,18 +81,32 @@ class Company:
             if "validation" not in self._data.labels_of:
                 judged = teaching.answers("validation").argmax(dim=1)
                 self._data = self._data.labelled("validation", judged)
-        heard = next((config for config in self.configs if config.runs_teacher), shared)
+        said = None if self._teacher_logits is None else self._teacher_logits.argmax(dim=1).numpy()
+        own = len(self._data.splits["train"])
         for finding in before_distilling(
-            heard,
+            next((config for config in self.configs if config.runs_teacher), shared),
             self._data,
             self._rows.train.lengths[:own],
             max_length_given=given[0].max_length is not None,
-            answers=None
-            if self._teacher_logits is None
-            else self._teacher_logits[:own].argmax(dim=1).numpy(),
+            answers=None if said is None else said[:own],
             columns=columns[0] if len(columns) == 1 else range(len(self._data.names)),
         ):
             reporter.note(finding.line)
+
+    def _mixed(self, ratio: float | None, reporter: Reporter) -> tuple[int, int] | None:
+        """Rows of training and of transfer text in an epoch; no more text is kept than epochs come to."""
+        if not ratio:
+            return None
+        own, whole = len(self._data.splits["train"]), self._data
+        mix = own, transfer.per_epoch(ratio, own)
+        self._data = transfer.enough(whole, mix[1] * max(config.epochs or 0 for config in self.configs))
+        _tell(self._data.notes[len(whole.notes) :], reporter)
+        return mix
+
+    def _padded_labels(self) -> Tensor:
+        """`[N]`: those of the training rows, then `NO_LABEL` for each row of transfer text."""
+        own = self._data.labels("train")
+        return torch.cat([own, torch.full((len(self._rows.train) - len(own),), NO_LABEL)])
 
     def _make(self, config: DistillConfig, tokenizer: Tokenizer | None = None) -> Student:
         data, teacher = self._data, self._teachers[0] if self._teachers else None
@@ -179,3 +184,8 @@ class Company:
         jobs, rows = zip(*map(self._prepare, numbers), strict=True)
         device = self.accelerator.device
         return fit_into_runs(jobs, rows, self._rows.validation, device, reporter)
+
+
+def _tell(notes: Sequence[str], reporter: Reporter) -> None:
+    for note in notes:
+        reporter.note(note)
