@@ -1,6 +1,8 @@
 """A field is a flag, a YAML key and a Python argument, and all three give the same answer."""
 
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -511,3 +513,27 @@ def test_a_bilstm_takes_the_vectors_of_the_teacher_that_is_named(
     resolved = resolve(DistillConfig(**({"dataset": "sst2", "teacher": "t", "output_dir": "o"} | values)))
     taken = vocabulary == "teacher" and values.get("init") != "random"
     assert (resolved.vocabulary, resolved.init) == (vocabulary, "teacher" if taken else "random")
+
+
+LATE = """
+import distilkit.cli.app
+from distilkit.config import ReportConfig
+from distilkit.errors import UserError
+
+for _ in range(2):
+    print(ReportConfig.__pydantic_complete__)
+    for mistake in ({"runs": ()}, {"run": "a"}):
+        try:
+            ReportConfig(**mistake)
+        except UserError as error:
+            print(error)
+"""
+
+
+def test_a_class_builds_its_checks_when_it_is_first_used_and_says_the_same_then_as_later() -> None:
+    """Help waits for no checks; building them must not undo what makes of a mistake one clear error."""
+    result = subprocess.run([sys.executable, "-c", LATE], capture_output=True, text=True, check=True)
+    built, *first, built_by_then, empty, unknown = result.stdout.splitlines()
+    assert (built, built_by_then) == ("False", "True")
+    assert first == [empty, unknown]
+    assert "RUNS" in empty and "Did you mean 'runs'?" in unknown

@@ -42,6 +42,7 @@ HEAVY = (
     "numpy",
     "pyarrow",
     "matplotlib",
+    "yaml",
 )
 CACHE_HELPS = [["cache", *command, "--help"] for command in ([], ["path"], ["list"], ["verify"], ["prune"])]
 HELPS = [["--help"], *([command, "--help"] for command in COMMANDS), *CACHE_HELPS]
