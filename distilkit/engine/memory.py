@@ -1,5 +1,6 @@
-"""How much memory there is, and how much of it a process has held."""
+"""How much memory there is, how much of it a process has held, and giving back what it no longer needs."""
 
+import ctypes
 import resource
 import sys
 import threading
@@ -47,6 +48,16 @@ def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
     finally:
         stop.set()
         watcher.join()
+
+
+def give_back() -> None:
+    """Return to the system what the C library keeps of freed memory, where it can be told to (glibc).
+
+    Activations of ever other sizes leave gaps, and what is held grows with every size that there was.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def available(device: torch.device) -> int:

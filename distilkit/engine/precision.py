@@ -74,16 +74,13 @@ def make_accelerator(precision: Resolved) -> Accelerator:
 
 
 @contextmanager
-def explaining_memory() -> Iterator[None]:
+def explaining_memory(advice: str) -> Iterator[None]:
     """Turn the device's running out of memory into what the user can do about it."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         reason = str(error).partition(".")[0]
-        raise UserError(
-            f"{reason}. Use a lower --batch-size (with --gradient-accumulation-steps for the same steps) "
-            "or a lower --max-length."
-        ) from None
+        raise UserError(f"{reason}. {advice}") from None
 
 
 def autocast(device: torch.device, precision: Resolved) -> AbstractContextManager[Any]:

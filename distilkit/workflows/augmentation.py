@@ -67,6 +67,10 @@ class Busy(UserError):
     """Another process is writing the output."""
 
 
+class AlreadyThere(UserError):
+    """The output is there, and it was not said that it may be replaced."""
+
+
 # Numbers of texts and a seed of each -> as many new texts of each, one after the other.
 Make = Callable[[Ints, Sequence[Sequence[int]]], Variants]
 
@@ -106,6 +110,7 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     started = time.perf_counter()
     config = resolve(config)
     _check_output(config)
+    _check_free(config)
     loaded = datasets.load_for_augmentation(config, config.max_train_samples)
     for note in loaded.data.notes:
         reporter.note(note)
@@ -352,7 +357,7 @@ def _check_output(config: AugmentConfig) -> None:
         if output.is_dir():
             raise UserError(f"--output {output} is a folder. Name a file in it.")
         if output.exists() and not config.overwrite:
-            raise UserError(
+            raise AlreadyThere(
                 f"--output {output} is there already. Name another, or replace it with --overwrite."
             )
         home = next(parent for parent in output.absolute().parents if parent.exists())
@@ -360,6 +365,27 @@ def _check_output(config: AugmentConfig) -> None:
             raise UserError(f"--output {output}: {home} is not a folder you can write to.")
     except OSError as error:
         raise UserError(f"--output {output} cannot be used: {error.strerror}.") from None
+
+
+def _check_free(config: AugmentConfig) -> None:
+    """Refuse early an output that another process is writing; one that begins meanwhile is found later."""
+    lock = _parts_of(config) / LOCK
+    if lock.exists():
+        try:
+            with FileLock(lock, timeout=0):
+                pass
+        except Timeout:
+            raise _busy(config) from None
+        except OSError:
+            pass
+
+
+def _parts_of(config: AugmentConfig) -> Path:
+    return config.output.with_name(config.output.name + ".parts")
+
+
+def _busy(config: AugmentConfig) -> Busy:
+    return Busy(f"--output {config.output}: another process is writing it. Wait for it.")
 
 
 def _identity(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) -> str:
@@ -375,7 +401,7 @@ def _identity(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) 
 @contextmanager
 def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
     """The folder of finished blocks, for this command alone; removed when the block ends well."""
-    folder = config.output.with_name(config.output.name + ".parts")
+    folder = _parts_of(config)
     kept = True
     try:
         held = folder.is_dir() and any(file.name != LOCK for file in folder.iterdir())  # the lock comes first
@@ -385,6 +411,11 @@ def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator
             )
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=0):
+            try:
+                _check_output(config)  # another process may have written it since
+            except AlreadyThere:
+                kept = any(file.name != LOCK for file in folder.iterdir())
+                raise
             known = _known_blocks(folder, identity, config.overwrite)
             try:
                 if not known:
@@ -400,7 +431,7 @@ def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator
                     )
                 raise
     except Timeout:
-        raise Busy(f"--output {config.output}: another process is writing it. Wait for it.") from None
+        raise _busy(config) from None
     except OSError as error:
         if error.errno not in runs.REFUSALS:
             raise

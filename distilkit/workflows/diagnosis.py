@@ -20,7 +20,7 @@ from distilkit.data.files import read_through
 from distilkit.data.inputs import evenly, tokens
 from distilkit.data.labels import match_labels
 from distilkit.engine import memory
-from distilkit.engine.inference import TOKENS, native, predict_texts
+from distilkit.engine.inference import native, predict_texts, tokens_of
 from distilkit.engine.logit_store import as_keys
 from distilkit.engine.losses import Losses, distillation_loss, formula
 from distilkit.engine.precision import default_device, make_accelerator, resolve_precision
@@ -194,7 +194,7 @@ class _Doctor:
                 self.given = recipes.without_text(self.given)
             except UserError as error:  # it reads the texts too, and stops at an empty one
                 self.found.skipped["recipe"] = str(error)
-                self.given = changed(self.given, recipe=None)
+                self.given = recipes.without_recipe(self.given)
             self.config = resolve(self.given)
 
     def _look_at_rows(self, raw: RawData, data: TextData) -> None:
@@ -367,7 +367,7 @@ class _Doctor:
             options: Any = {"max_length": self.config.max_length, "precision": self.precision}
             lengths = tokens(teacher.tokenizer, *_rows(texts, pairs, WARM_UP)).lengths
             each = float(np.minimum(lengths, self.config.max_length or 0).mean())
-            timed = min(len(texts), max(WARM_UP, round(TIMED_BATCHES * TOKENS[self.device.type] / each)))
+            timed = min(len(texts), max(WARM_UP, round(TIMED_BATCHES * tokens_of(self.device) / each)))
             for count in (WARM_UP, timed):
                 some = _rows(texts, pairs, count)
                 started = time.perf_counter()

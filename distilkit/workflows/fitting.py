@@ -45,6 +45,10 @@ LOOK_UP_THEIR_INPUT = frozenset(
 CALIBRATION_ROWS = 100  # with fewer, a temperature says more of these rows than of the student
 
 
+LESS_MEMORY = (
+    "Use a lower --batch-size (with --gradient-accumulation-steps for the same steps) "
+    "or a lower --max-length."
+)
 MATCHED = "layer_loss"  # the metric of a training that matches layers and nothing else
 
 
@@ -130,7 +134,7 @@ def fit_into_run(
     """
     device = accelerator.device
     validation = _Validation(job, validation_rows) if job.data.metric != MATCHED else None
-    with explaining_memory(), _recorded(job, train_rows, validation, device, reporter) as take:
+    with explaining_memory(LESS_MEMORY), _recorded(job, train_rows, validation, device, reporter) as take:
         if job.first:
             weights: dict[str, Tensor] = {}
             stage = job.first
@@ -152,7 +156,7 @@ def examples_per_second(
     job: Job, rows: Encoded, accelerator: Accelerator, aside: Executor | None = None
 ) -> float:
     """How fast the last epoch over `rows` is: training steps as those of a run, of which nothing is kept."""
-    with explaining_memory():
+    with explaining_memory(LESS_MEMORY):
         records = list(_epochs(job, rows, lambda: {job.data.metric: 0.0}, accelerator, SILENT, aside))
     return records[-1].examples_per_second
 

@@ -15,7 +15,7 @@ from distilkit.fields import changed, flag
 from distilkit.models.loading import find_model, load_config, load_tokenizer
 from distilkit.models.students import HEADS
 from distilkit.progress import Reporter
-from distilkit.workflows.augmentation import Busy, augment, name_of
+from distilkit.workflows.augmentation import AlreadyThere, Busy, augment, name_of
 
 # Words that a BiLSTM and a transformer read in all, which two cores do in some 15 minutes (the teacher not
 # counted) and a GPU in less: more still help, but little for the time they take.
@@ -81,7 +81,14 @@ def without_text(config: DistillConfig) -> DistillConfig:
     """`config` as `follow` would write it, but for text that has yet to be made. Nothing is told."""
     values = {choice.name: choice.value for choice in choices(config, _facts(config))}
     if values.get("transfer") == (AUGMENTED,):
-        values = {name: value for name, value in values.items() if name not in ("transfer", "transfer_ratio")}
+        del values["transfer"]
+    return without_recipe(config, **values)
+
+
+def without_recipe(config: DistillConfig, **values: Any) -> DistillConfig:
+    """`config` with these values; how much of the text it reads falls away where there is none."""
+    if not (values.get("transfer") or config.transfer):
+        values["transfer_ratio"] = None
     return changed(config, recipe=None, **values)
 
 
@@ -100,7 +107,7 @@ def _for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
     text, rows = _transfer(config, facts)
     yield from text
     yield _epochs(READ[facts.device] / facts.words, rows)
-    if rows >= MANY:
+    if rows >= MANY and config.batch_size is None:
         yield Choice("batch_size", 128, "there are many rows")
         yield Choice("learning_rate", 2e-3, "for the larger batch")
 
@@ -129,8 +136,11 @@ def _for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
 
 
 def _can_match(config: DistillConfig, facts: Facts) -> bool:
-    """Whether TinyBERT's first stage is open: one teacher, with layers, and heads like the student's."""
-    alike = facts.kind != "bilstm" and (facts.heads == HEADS or config.student not in MADE_OF)
+    """Whether TinyBERT's first stage is open: one teacher, with layers, and heads like the student's.
+
+    Students that are made of sizes alone take over its tokenizer; another's tokens may be other ones.
+    """
+    alike = facts.kind != "bilstm" and facts.heads == HEADS and config.student in MADE_OF
     return config.method in (None, "tinybert") and len(config.teacher) == 1 and alike
 
 
@@ -171,7 +181,7 @@ def _facts(config: DistillConfig) -> Facts:
         rows=min(own.rows, config.max_train_samples or own.rows),
         words=max(1.0, min(own.words or given.words, longest)),
         unsupervised=splits.get("unsupervised", nothing).rows,
-        device=default_device().type,
+        device="cuda" if default_device().type == "cuda" else "cpu",
         kind=teacher.model_type,
         layers=getattr(teacher, "num_hidden_layers", None),
         can_augment=find_spec("textblob") is not None,
@@ -195,6 +205,8 @@ def _augmented(config: DistillConfig, home: Path, reporter: Reporter) -> Path:
                 reporter.note(f"augment: another process is making {output}; waiting for it")
             waits = True
             time.sleep(WAIT)
+        except AlreadyThere:  # that process was done when this one had the lock
+            break
         else:
             reporter.note(f"augment: {made.rows:,} rows made of {made.sources:,}, kept in {made.path}")
     return output

@@ -1,5 +1,8 @@
 """How much memory there is: a container's limit counts, and what files fill does not."""
 
+import ctypes
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,3 +43,22 @@ def test_the_peak_is_in_bytes_and_sees_a_tensor_that_is_gone() -> None:
     size = max(2**28, before)  # above all that this process ever held
     torch.ones(size // 4)
     assert memory.peak(CPU) > before + 2**27
+
+
+GAPS = """
+import psutil
+from distilkit.engine.memory import give_back
+
+held = [bytes(60_000) for _ in range(4_000)]
+held = held[::2]
+before = psutil.Process().memory_info().rss
+give_back()
+print(before - psutil.Process().memory_info().rss)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="this C library keeps its memory")
+def test_gaps_between_what_is_still_held_are_given_back() -> None:
+    """Else what a run holds grows with every size of batch that it has read."""
+    result = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
+    assert int(result.stdout) > 60_000 * 1_000

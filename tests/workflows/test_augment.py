@@ -197,6 +197,25 @@ def test_two_at_once_do_not_write_the_same_file(many: Path, tmp_path: Path) -> N
     assert len(pq.read_table(config.output)) > 100
 
 
+def test_an_output_that_came_meanwhile_is_not_replaced(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody said --overwrite."""
+    config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
+    identity = augmentation._identity
+
+    def late(*arguments: Any) -> str:
+        config.output.write_text("another's")
+        return identity(*arguments)
+
+    monkeypatch.setattr(augmentation, "_identity", late)
+    with pytest.raises(UserError, match="is there already"):
+        augment(config)
+    assert (
+        config.output.read_text() == "another's" and not config.output.with_suffix(".parquet.parts").exists()
+    )
+
+
 def test_pairs_vary_first_second_and_both(tmp_path: Path, mrpc_dir: Path) -> None:
     table = made(tmp_path, mrpc_dir, dataset="mrpc", variants=9)
     assert table.column_names == ["sentence1", "sentence2", "source", "rule", "seed"]

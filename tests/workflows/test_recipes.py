@@ -11,9 +11,10 @@ from conftest import QUICK, Notes, rows, weights, write_jsonl
 from filelock import FileLock
 from test_distillation import SMALL
 
-from distilkit import DistillConfig, UserError, distill
+from distilkit import DistillConfig, DoctorConfig, UserError, distill, doctor
 from distilkit.fields import make_config, read_values
 from distilkit.runs import Run
+from distilkit.workflows import augmentation
 from distilkit.workflows.distillation import distill_many
 from distilkit.workflows.recipes import AUGMENTED, FEWEST_EPOCHS, READ_BY_LAYERS, Facts, choices
 
@@ -47,6 +48,7 @@ def test_without_the_tagger_there_is_no_new_text_and_more_epochs_instead() -> No
 def test_few_rows_are_read_more_often_and_a_gpu_reads_more() -> None:
     few = chosen(replace(FACTS, rows=1_000))
     assert few["epochs"] == 30 and "batch_size" not in few
+    assert not {"batch_size", "learning_rate"} & set(chosen(batch_size=64)), "the rate goes with the batch"
     gpu = chosen(replace(FACTS, device="cuda"))
     assert gpu["epochs"] > chosen()["epochs"]
 
@@ -102,13 +104,14 @@ def test_random_layers_are_matched_first() -> None:
         ({"teacher": ("t", "u")}, {}),
         ({}, {"kind": "bilstm", "heads": None}),
         ({}, {"heads": 8}),
+        ({"student": "some/roberta"}, {}),  # it keeps a tokenizer of its own
     ],
 )
 def test_layers_that_cannot_be_matched_or_need_not_are_left_to_the_logits(
     options: dict[str, Any], facts: dict[str, Any]
 ) -> None:
     """The recipe alone would otherwise make a command that is refused, for an option nobody gave."""
-    choice = chosen(replace(FACTS, **facts), student="tinybert", init="random", **options)
+    choice = chosen(replace(FACTS, **facts), **({"student": "tinybert", "init": "random"} | options))
     assert not {"method", "layer_epochs"} & set(choice)
 
 
@@ -254,3 +257,41 @@ def test_students_for_which_the_recipe_chooses_other_text_are_not_made_together(
     """Labels alone need no text: trained beside a student of the teacher it would be another student."""
     with pytest.raises(UserError, match="students that are distilled together share --transfer"):
         distill_many([config("labels", alpha=1), config("teacher", alpha=0)])
+
+
+def test_text_that_another_process_made_meanwhile_is_not_made_again(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was done after this one had looked for the file, and before this one had the lock."""
+    pytest.importorskip("textblob", reason="the extra `augment` is not installed")
+    distill(config("first"))
+    (file,) = (tmp_path / "runs").glob("*.parquet")
+    made = file.read_bytes()
+    file.unlink()
+    tang = augmentation._tang
+
+    def slow(*arguments: Any) -> Any:
+        found = tang(*arguments)
+        file.write_bytes(made)  # by the other process
+        return found
+
+    monkeypatch.setattr(augmentation, "_tang", slow)
+    monkeypatch.setattr(augmentation, "_join", lambda *_: pytest.fail("it was made again"))
+    run = distill(config("second", seed=2))
+    assert read_values(run.path / "config.yaml")["transfer"] == [str(file)]
+    assert file.read_bytes() == made and [*(tmp_path / "runs").glob("*.parts")] == []
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_a_ratio_of_text_that_has_yet_to_be_made_does_not_stop_doctor(
+    text: bool, config: Any, tmp_path: Path
+) -> None:
+    """It looks at what is there: without the text that the recipe makes, where one is."""
+    if text:
+        write_jsonl(
+            tmp_path / "data" / "train.jsonl", [{"sentence": "", "label": 1}, *rows()]
+        )  # none is read
+    given = vars(config(transfer_ratio=2.0)) | {"output_dir": Path()}
+    options = {name: value for name, value in given.items() if not name.startswith("_")}
+    found = doctor(DoctorConfig(**options)).document()
+    assert ("recipe" in found["skipped"]) == text
