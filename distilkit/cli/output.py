@@ -97,7 +97,7 @@ def evaluation_table(document: Mapping[str, Any]) -> Table:
     models: Sequence[Mapping[str, Any]] = document["models"]
     rows = summary.many(document["rows"], "row")
     title = ", ".join([f"{document['dataset']} {document['split']}", rows, *summary.setting(document)])
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
     table.add_column("model", overflow="fold", min_width=12)
     columns = summary.columns_of(models)
     for heading in columns.values():
@@ -121,7 +121,7 @@ def cache_table(document: Mapping[str, Any]) -> Table | str:
     if not document["entries"]:
         return f"{document['path']}: nothing is stored yet"
     table = Table(
-        title=document["path"], title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
+        title=escape(document["path"]), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
     )
     table.add_column("teacher", overflow="fold", min_width=12)
     for heading in ("key", "rows", "classes", "max length", "precision", "bytes", "last used"):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distilkit.config import DataConfig, TextsConfig
 from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file, read_through
-from distilkit.data.labels import label_ids, label_names
+from distilkit.data.labels import label_ids, label_names, scored_names
 from distilkit.errors import UserError
 
 # Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a
@@ -138,7 +138,10 @@ def load_for_training(
 
 
 def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[str]) -> TextData:
-    """One split with labels. A dataset without names takes `model_names`, and without these its labels.
+    """One split with labels. Of a dataset without names the classes are chosen by `scored_names`.
+
+    Args:
+        model_names: those of a model that is scored; empty where there is none.
 
     Raises:
         UserError: naming file, column and row of what is wrong.
@@ -148,7 +151,7 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
         return load_for_training(config, None)
     rows = source.read(split)
     raw = source.raw_labels(split, rows)
-    names = source.names or tuple(model_names) or label_names(raw, source.where(split))
+    names = source.names or scored_names(raw, source.trained_names(), model_names, source.where(split))
     labels_of = {split: label_ids(raw, names, source.where(split))}
     whole = {split: len(rows)}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
@@ -369,6 +372,17 @@ class _Source:
     def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
         self._require(rows, self.label, "--label-column", split)
         return rows.select_columns([self.label]).with_format("arrow")[:].column(self.label)
+
+    def trained_names(self) -> tuple[str, ...]:
+        """The classes of the training labels; none where they are missing, as a student of alpha 0 may do."""
+        if "train" not in self.available():
+            return ()
+        try:
+            return label_names(
+                self.raw_labels("train", self.read("train", checked=False)), self.where("train")
+            )
+        except UserError:
+            return ()
 
     def hold_out(self, labels: NDArray[np.int64]) -> tuple[dict[str, NDArray[np.int64]], str]:
         """Which training rows stand in for a validation split that is missing, and what to say of it."""

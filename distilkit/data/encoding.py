@@ -141,9 +141,7 @@ def encode(
     Raises:
         UserError: when `max_length` is more than the model reads.
     """
-    limit = longest_input(tokenizer, model)
-    if limit is not None and max_length > limit:
-        raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")
+    check_length(max_length, tokenizer, model)
     names = input_names(tokenizer, model)
     stored = {"input_ids": np.int32, "token_type_ids": np.uint8}
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, stored[name])] for name in names}
@@ -160,6 +158,13 @@ def encode(
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         padding=padding_of(tokenizer, names),
     )
+
+
+def check_length(max_length: int, tokenizer: Tokenizer, model: torch.nn.Module) -> None:
+    """Raises `UserError` when `max_length` is more than the model reads."""
+    limit = longest_input(tokenizer, model)
+    if limit is not None and max_length > limit:
+        raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")
 
 
 def tokenized(

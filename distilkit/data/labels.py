@@ -1,7 +1,7 @@
 """Labels: a raw column to class ids with names, and two models' classes matched by name."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,44 @@ def label_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
     if len(names) < 2:
         raise UserError(f"{where}: two classes or more are needed, but every label is {names[0]!r}.")
     return names
+
+
+def scored_names(
+    column: pa.ChunkedArray, trained: Sequence[str], answered: Sequence[str], where: str
+) -> tuple[str, ...]:
+    """The classes of a column that is scored, which may lack some.
+
+    They are those of the training column, so that they do not depend on which model is named, or else those
+    of the models. Numbers from 0 are ids of the models' classes, where these have names. Where neither side
+    knows the labels they are classes of their own.
+
+    Args:
+        trained: the classes of the training column, empty where it is not there or has none.
+        answered: those of a model, empty where there is none.
+
+    Raises:
+        UserError: as `label_names`.
+    """
+    labels = {str(value) for value in _plain_values(column, where)}
+    in_words = bool(answered) and not any(map(_is_integer, answered))
+    said_by_id = in_words and _are_ids(trained) and len(trained) == len(answered)
+    if trained and not said_by_id and _know(trained, labels):
+        return tuple(trained)
+    if _know(answered, labels):
+        return tuple(answered)
+    ids = {str(number) for number in range(len(answered))}
+    if in_words and labels <= ids and (said_by_id or "0" in labels):
+        return tuple(answered)
+    # Of what is known only in part, or hidden, `label_ids` names the row.
+    for names in (trained, answered):
+        if names and (names is trained or "-1" in labels or any(_know(names, {label}) for label in labels)):
+            return tuple(names)
+    return label_names(column, where)
+
+
+def _know(names: Sequence[str], labels: Iterable[str]) -> bool:
+    by_name = _lookup(names)
+    return all(label in by_name or canonical(label) in by_name for label in labels)
 
 
 def label_ids(column: pa.ChunkedArray, names: Sequence[str], where: str) -> NDArray[np.int64]:
@@ -122,13 +160,18 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     if len(set(found)) == len(data_names):
         return found, True
     if any(_are_ids(one) and not any(map(_is_integer, other)) for one, other in pairs) or any(
-        all(name.startswith("LABEL_") for name in one) for one, _ in pairs
+        are_numbered(one) for one, _ in pairs
     ):
         return list(range(len(data_names))), False
     raise UserError(
         f"{who} has classes {', '.join(model_names)}, the data {', '.join(data_names)}: they cannot be "
         "matched by name. Rename the labels in the data or in the model's config.json (id2label)."
     )
+
+
+def are_numbered(names: Sequence[str]) -> bool:
+    """Whether they are the names of classes that nobody named."""
+    return all(name.startswith("LABEL_") for name in names)
 
 
 def _are_ids(names: Sequence[str]) -> bool:

@@ -56,9 +56,12 @@ def predicted(
     labels: Sequence[Any], scores: Sequence[Any] | None, names: Sequence[str], where: str
 ) -> Predicted:
     """Labels as names, ids or `LABEL_0`, `LABEL_1` … and their scores, checked. Raises `UserError`."""
-    plain = [re.sub(r"^LABEL_(?=\d+$)", "", one) if isinstance(one, str) else one for one in labels]
-    if plain != list(labels) and any(name.startswith("LABEL_") for name in names):
-        plain = list(labels)
+    plain = list(labels)
+    if not any(name.startswith("LABEL_") for name in names):
+        for row, label in enumerate(plain):
+            number = re.fullmatch(r"LABEL_(\d+)", label) if isinstance(label, str) else None
+            if number and int(number[1]) < len(names):
+                plain[row] = names[int(number[1])]
     answer = label_ids(pa.chunked_array([pa.array(_alike(plain))]), names, where)
     return Predicted(answer, None if scores is None else _probabilities(scores, where))
 

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from math import ceil
 from typing import Any
 
 import requests
@@ -26,7 +27,7 @@ class Endpoint:
     Args:
         batch_size: rows a request.
         concurrency: requests at a time.
-        timeout: seconds for one request.
+        timeout: seconds for one request, and the most that a server may ask to be left alone for.
         retries: how often one is sent again when the connection fails or the answer is one of `BUSY`.
         token: sent as `Authorization: Bearer`.
     """
@@ -73,6 +74,7 @@ def ask(
             status_forcelist=BUSY,
             allowed_methods=None,
             raise_on_status=False,
+            retry_after_max=ceil(endpoint.timeout),  # what a server may ask for; else six hours
         )
         for scheme in ("http://", "https://"):
             session.mount(scheme, HTTPAdapter(pool_maxsize=endpoint.concurrency, max_retries=again))

@@ -73,7 +73,8 @@ def compare(
             found[first, second, "difference"] = of_each[second]["accuracy"] - of_each[first]["accuracy"]
         return found
 
-    intervals = bootstrap(measure, rows, seed, replicates)
+    tables = max(one.answers.classes for one in contestants) ** 2
+    intervals = bootstrap(measure, rows, seed, replicates, tables)
     figures: list[dict[str, Interval]] = [{} for _ in contestants]
     for key, interval in intervals.items():
         if len(key) == 2:

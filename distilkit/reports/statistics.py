@@ -90,7 +90,7 @@ def confusion(answers: Answers, counts: Floats) -> Floats:
     size = answers.classes**2
     cells = answers.cells + size * np.arange(len(counts))[:, None]
     table = np.bincount(cells.ravel(), weights=counts.ravel(), minlength=size * len(counts))
-    return table.astype(np.float64).reshape(len(counts), answers.classes, answers.classes)
+    return table.astype(np.float64, copy=False).reshape(len(counts), answers.classes, answers.classes)
 
 
 def quality(answers: Answers, counts: Floats) -> dict[str, Floats]:
@@ -205,10 +205,14 @@ class Interval:
     high: float | None
 
 
-def samples(rows: int, seed: int, replicates: int = REPLICATES) -> Iterator[Floats]:
-    """Counts `[b, N]` of samples of N rows drawn with replacement, a few at a time, the same for a seed."""
+def samples(rows: int, seed: int, replicates: int = REPLICATES, held: int = 0) -> Iterator[Floats]:
+    """Counts `[b, N]` of samples of N rows drawn with replacement, a few at a time, the same for a seed.
+
+    Args:
+        held: numbers that are made of each sample, where these are more than N: fewer at a time then.
+    """
     generator = np.random.default_rng(seed)
-    step = max(1, AT_ONCE // rows)
+    step = max(1, AT_ONCE // max(rows, held))
     for start in range(0, replicates, step):
         size = min(step, replicates - start)
         drawn = generator.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
@@ -216,7 +220,11 @@ def samples(rows: int, seed: int, replicates: int = REPLICATES) -> Iterator[Floa
 
 
 def bootstrap(
-    measure: Callable[[Floats], Mapping[Key, Floats]], rows: int, seed: int, replicates: int = REPLICATES
+    measure: Callable[[Floats], Mapping[Key, Floats]],
+    rows: int,
+    seed: int,
+    replicates: int = REPLICATES,
+    held: int = 0,
 ) -> dict[Key, Interval]:
     """Every figure of `measure` with its percentile interval (Efron and Tibshirani 1993, chapter 13).
 
@@ -226,12 +234,13 @@ def bootstrap(
     Args:
         measure: counts `[B, N]` to figures `[B]`, by name.
         rows: N, at least 1.
+        held: as `samples`, by `measure`.
     """
     if rows < 1:
         raise ValueError("there is no row to sample")
     values = measure(np.ones((1, rows)))
     drawn: dict[Key, list[Floats]] = {name: [] for name in values}
-    for counts in samples(rows, seed, replicates):
+    for counts in samples(rows, seed, replicates, held):
         for name, found in measure(counts).items():
             drawn[name].append(found)
     ends = (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2)

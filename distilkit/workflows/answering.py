@@ -12,7 +12,7 @@ import torch
 
 from distilkit.config import EvaluateConfig
 from distilkit.data.datasets import TextData
-from distilkit.data.encoding import Tokenizer, longest_input
+from distilkit.data.encoding import Tokenizer, check_length, longest_input
 from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs, measure_inputs
 from distilkit.data.predictions import Predicted, predicted, read_predictions
@@ -74,6 +74,8 @@ def load(name: str, config: EvaluateConfig) -> Loaded:
     source = find_model(name)
     model = load_trained(source)
     tokenizer = load_tokenizer(source)
+    if config.max_length:
+        check_length(config.max_length, tokenizer, model)
     length = config.max_length or _own_max_length(source, tokenizer, model, config)
     return Loaded(source, model, tokenizer, model_names(model), fingerprint(model), length)
 

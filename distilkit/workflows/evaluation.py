@@ -12,7 +12,7 @@ from distilkit.config import EvaluateConfig
 from distilkit.data import datasets
 from distilkit.data.datasets import TextData
 from distilkit.data.inputs import measure_inputs
-from distilkit.data.labels import match_labels
+from distilkit.data.labels import are_numbered, match_labels
 from distilkit.engine.precision import Resolved, default_device, resolve_precision
 from distilkit.errors import UserError
 from distilkit.progress import SILENT, Reporter
@@ -72,7 +72,8 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
 def _read(
     config: EvaluateConfig, lineup: Lineup, before: dict[str, Any] | None, reporter: Reporter
 ) -> TextData:
-    names = lineup.models[0].names if lineup.models else ()
+    told = [one.names for one in lineup.models]
+    names = next((some for some in told if not are_numbered(some)), told[0] if told else ())
     data = datasets.load_for_evaluation(config, config.split, names)
     for note in data.notes:
         reporter.note(note)
@@ -191,7 +192,8 @@ def _check_outputs(config: EvaluateConfig) -> None:
     if config.markdown:
         if config.markdown.is_dir():
             raise UserError(f"--markdown {config.markdown} is a folder. Give a file.")
-        runs.check_home(config.markdown, "--markdown")
+        if config.markdown.is_file() or not config.markdown.exists():  # else a pipe, which has no home
+            runs.check_home(config.markdown.resolve(), "--markdown")
     if config.glue_submission:
         if config.glue_submission.exists() and not config.glue_submission.is_dir():
             raise UserError(f"--glue-submission {config.glue_submission} is a file. Name a folder.")

@@ -153,7 +153,12 @@ def read_baseline(file: Path) -> dict[str, Any]:
 
 
 def check_baseline(before: dict[str, Any], config: EvaluateConfig, data: TextData) -> None:
-    """Refuse, before anything is scored, a baseline of other rows, or one that lacks a model."""
+    """Refuse, before anything is scored, a baseline of other rows, or one that lacks a model, or has none."""
+    if not named(config):
+        raise UserError(
+            f"--baseline {config.baseline}: nothing is held against it, as what --teacher and --labels-only "
+            "name is only compared with. Name another model."
+        )
     if before["fingerprint"] != data.fingerprint(config.split):
         rows = len(data.labels_of[config.split])
         raise UserError(

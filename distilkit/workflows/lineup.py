@@ -12,8 +12,8 @@ from distilkit.workflows.answering import Answered, Loaded, load
 class Lineup:
     """Models, then files, then endpoints, and for each the place of its teacher and of its labels-only twin.
 
-    A twin is where `gap_recovered` begins: the student that is named, for any model, else the only run at
-    alpha 1, for models of the same architecture.
+    A twin is where `gap_recovered` begins: the student that is named, for any model, else the only run of the
+    same architecture at alpha 1.
     """
 
     models: list[Loaded]
@@ -74,9 +74,15 @@ def _twin_of(place: int, names: list[str], models: list[Loaded], config: Evaluat
     if config.labels_only:
         twin = names.index(config.labels_only)
         return twin if twin != place else None
-    runs_of = [(number, one.source.run.config) for number, one in enumerate(models) if one.source.run]
-    found = [number for number, of in runs_of if isinstance(of, DistillConfig) and not of.runs_teacher]
-    if len(found) != 1 or found[0] == place or place >= len(models):
+    if place >= len(models):
         return None
-    same = type(models[place].model) is type(models[found[0]].model)
-    return found[0] if same else None
+    kind = type(models[place].model)
+    found = [
+        number for number, one in enumerate(models) if type(one.model) is kind and _had_labels_alone(one)
+    ]
+    return found[0] if len(found) == 1 and found[0] != place else None
+
+
+def _had_labels_alone(one: Loaded) -> bool:
+    config = one.source.run.config if one.source.run else None
+    return isinstance(config, DistillConfig) and not config.runs_teacher

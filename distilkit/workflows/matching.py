@@ -85,7 +85,8 @@ def shared_rows(
         raise UserError(
             "layers are matched token by token, but the student and its teacher "
             f"{teacher.source.name} split text into tokens differently. "
-            "Use --init teacher or --init random, which take over its tokenizer, or --method logits."
+            "Use --student tinybert or distilbert with --init teacher or random, which take over its "
+            "tokenizer, or --method logits."
         )
     return Rows(train, validation)
 

@@ -205,8 +205,9 @@ def test_the_names_of_train_decide_the_ids_of_validation(tmp_path: Path) -> None
     write(tmp_path / "validation.csv", [{"text": name, "label": name} for name in ("c", "b")])
     data = load_for_training(DataConfig(data_dir=tmp_path), None)
     assert data.labels("validation").tolist() == [2, 1]
-    scored = load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", ("c", "b", "a"))
-    assert scored.names == ("c", "b", "a") and scored.labels("validation").tolist() == [0, 1]
+    for of_model in (("c", "b", "a"), ("a", "b", "c"), ("LABEL_0", "LABEL_1", "LABEL_2"), ()):
+        scored = load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", of_model)
+        assert scored.names == ("a", "b", "c") and scored.labels("validation").tolist() == [2, 1]
 
 
 def test_a_label_of_validation_that_train_lacks_is_refused(tmp_path: Path) -> None:
@@ -416,3 +417,53 @@ def test_the_stratified_order_is_random_within_a_class() -> None:
     negatives = [row for row in order.tolist() if row < 50]
     assert negatives != sorted(negatives)
     assert negatives != [row for row in stratified_order(np.repeat([0, 1], 50), seed=1).tolist() if row < 50]
+
+
+NUMBERED = tuple(f"LABEL_{number}" for number in range(5))
+STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
+
+
+@pytest.mark.parametrize(
+    ("labels", "of_model", "names"),
+    [
+        (["pos", "neg"], ("LABEL_0", "LABEL_1"), ("neg", "pos")),  # of a model that nobody named
+        (["pos", "neg"], (), ("neg", "pos")),
+        (["pos", "pos"], ("negative", "positive"), ("negative", "positive")),  # a class is not there
+        ([0, 1], ("negative", "positive"), ("negative", "positive")),  # ids
+        ([0, 0], ("negative", "positive"), ("negative", "positive")),
+        ([4, 1, 3, 2], NUMBERED, ("1", "2", "3", "4")),  # of 1 to 5, no ids: they would be one too high
+        ([5, 4, 1, 3, 2], STARS, ("1", "2", "3", "4", "5")),
+        ([1, 2], ("2", "1", "0"), ("2", "1", "0")),
+    ],
+)
+def test_the_classes_of_a_split_without_training_data(
+    labels: list[Any], of_model: tuple[str, ...], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    write(tmp_path / "test.jsonl", [{"text": str(row), "label": one} for row, one in enumerate(labels)])
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", of_model)
+    assert found.names == names
+
+
+def test_classes_that_only_training_labels_show_are_those_of_every_split(tmp_path: Path) -> None:
+    """A test split of 1 to 4 stars is no reason to take them for ids, nor to miss that there are five."""
+    write(tmp_path / "train.jsonl", [{"text": str(one), "label": one} for one in (1, 2, 3, 4, 5)])
+    write(tmp_path / "test.jsonl", [{"text": str(one), "label": one} for one in (4, 1, 3, 2)])
+    for of_model in (NUMBERED, STARS, ()):
+        found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", of_model)
+        assert found.names == ("1", "2", "3", "4", "5") and found.labels("test").tolist() == [3, 0, 2, 1]
+
+
+def test_training_rows_without_labels_do_not_stop_an_evaluation(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [{"text": "a"}, {"text": "b"}])
+    write(tmp_path / "test.jsonl", [{"text": "c", "label": "b"}, {"text": "d", "label": "c"}])
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", ("a", "b", "c"))
+    assert found.names == ("a", "b", "c") and found.labels("test").tolist() == [1, 2]
+    with pytest.raises(UserError, match=r"test\.jsonl, row 2: unknown label 'c'"):
+        load_for_evaluation(DataConfig(data_dir=tmp_path), "test", ("a", "b"))
+
+
+def test_a_model_with_names_gives_them_to_ids_that_training_labels_are(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [{"text": str(one), "label": one} for one in (0, 1)])
+    write(tmp_path / "test.jsonl", [{"text": "a", "label": 1}])
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", ("negative", "positive"))
+    assert found.names == ("negative", "positive") and found.labels("test").tolist() == [1]

@@ -25,6 +25,13 @@ def test_labels_may_be_names_short_names_or_ids(tmp_path: Path) -> None:
     assert predicted(["LABEL_1"], None, ("LABEL_1", "LABEL_0"), "x").answer.tolist() == [0]
 
 
+@pytest.mark.parametrize("names", [("1", "2", "3"), ("-1", "0", "1")])
+def test_a_numbered_label_counts_classes_and_is_not_the_name_of_one(names: tuple[str, ...]) -> None:
+    assert predicted(["LABEL_0", "LABEL_2", "LABEL_1"], None, names, "x").answer.tolist() == [0, 2, 1]
+    with pytest.raises(UserError, match="unknown label 'LABEL_3'"):
+        predicted(["LABEL_3"], None, names, "x")
+
+
 def test_a_csv_without_scores_is_enough(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("id,label\n7,negative\n8,positive\n")

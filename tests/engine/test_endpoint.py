@@ -31,6 +31,7 @@ class Server:
         self.asked: list[list[Any]] = []
         self.headers: list[dict[str, str]] = []
         self.at_once = self.most_at_once = 0
+        self.retry_after: str | None = None
         self._lock = threading.Lock()
         server = self
 
@@ -48,6 +49,8 @@ class Server:
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
+                if server.retry_after is not None:
+                    self.send_header("Retry-After", server.retry_after)
                 self.end_headers()
                 self.wfile.write(data)
 
@@ -146,6 +149,16 @@ def test_what_fails_for_a_moment_is_sent_again(server: Server) -> None:
     assert len(server.asked) == 3
 
 
+def test_a_server_cannot_ask_for_more_patience_than_was_given(server: Server) -> None:
+    """An hour's `Retry-After` would hold a CI job for hours, without a word."""
+    server.retry_after = "3600"
+    server.reply = lambda inputs: (429, "busy")
+    started = time.monotonic()
+    with pytest.raises(UserError, match="status 429"):
+        ask(of(server, timeout=0.5, retries=1), iter(["1"]))
+    assert len(server.asked) == 2 and time.monotonic() - started < 60
+
+
 @pytest.mark.parametrize("status", [503, 404, 401])
 def test_what_goes_on_failing_is_told_with_its_status(server: Server, status: int) -> None:
     server.reply = lambda inputs: (status, b"no\nsuch model")
@@ -227,3 +240,14 @@ def test_an_endpoint_is_evaluated_as_a_model_is(server: Server, sst2_dir: Path) 
         check_gates(measured)
     (one,) = evaluate(EvaluateConfig(endpoint=(server.url,), concurrency=1, **options)).scores
     assert (one.value("latency_p50_ms") or 0) > 0, "one row at a time, and none waits beside it"
+
+
+def test_nothing_is_posted_before_the_models_are_known_to_read_so_many_tokens(
+    server: Server, sst2_dir: Path, bert_dir: Path
+) -> None:
+    config = EvaluateConfig(
+        models=(str(bert_dir),), endpoint=(server.url,), dataset="sst2", data_dir=sst2_dir, max_length=4096
+    )
+    with pytest.raises(UserError, match="--max-length 4096 is more than the model reads"):
+        evaluate(config)
+    assert server.asked == []

@@ -175,6 +175,9 @@ def test_samples_in_pieces_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces = list(samples(7, seed=3, replicates=10))
     assert [len(piece) for piece in pieces] == [4, 4, 2]
     assert len({tuple(row) for piece in pieces for row in piece}) > 8
+    of_many_classes = list(samples(7, seed=3, replicates=10, held=15))
+    assert [len(piece) for piece in of_many_classes] == [2] * 5
+    assert (np.concatenate(of_many_classes) == np.concatenate(pieces)).all(), "the same samples"
 
 
 @pytest.mark.parametrize("share", [0.7, 0.9])

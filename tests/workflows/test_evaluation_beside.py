@@ -4,13 +4,14 @@ import json
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import QUICK, MakeModel, Notes, rows, write_jsonl
+from conftest import QUICK, MakeModel, Notes, lively, rows, tiny_bert, tiny_tokenizer, write_jsonl
 
 from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
 from distilkit.engine import cost
@@ -122,6 +123,24 @@ def test_the_run_at_alpha_1_is_where_the_gap_begins(evaluating: Any, teacher_run
     scores = {score.model: score for score in evaluate(evaluating(distilled, labels, teacher_run)).scores}
     assert scores[str(distilled.path)].labels_only == str(labels.path)
     assert scores[str(labels.path)].labels_only is None
+
+
+def test_each_architecture_has_its_own_run_at_alpha_1(
+    evaluating: Any, teacher_run: Run, students: Any, sst2_dir: Path, tmp_path: Path
+) -> None:
+    """Two such runs that are of different kinds leave nothing to choose."""
+    labels, encoder = students[1], lively(tiny_bert(seed=3))
+    encoder.save_pretrained(tmp_path / "bert")
+    tiny_tokenizer().save_pretrained(tmp_path / "bert")
+    known: dict[str, Any] = {"dataset": "sst2", "data_dir": sst2_dir, "student": str(tmp_path / "bert")}
+    options = QUICK | known | {"epochs": 1, "teacher": str(teacher_run.path)}
+    own, other = (
+        distill(DistillConfig(**options, alpha=alpha, output_dir=tmp_path / str(alpha))) for alpha in (0, 1)
+    )
+    models = (students[0], labels, own, other, teacher_run)
+    twins = {score.model: score.labels_only for score in evaluate(evaluating(*models)).scores}
+    assert twins[str(students[0].path)] == str(labels.path) and twins[str(own.path)] == str(other.path)
+    assert twins[str(labels.path)] is twins[str(other.path)] is None
 
 
 def test_kl_is_that_of_the_teacher_to_the_student(evaluating: Any, teacher_run: Run, students: Any) -> None:
@@ -296,6 +315,8 @@ def test_a_baseline_fails_what_is_significantly_worse(evaluating: Any, tmp_path:
     with pytest.raises(UserError, match=f"and not {re.escape(bad)}"):  # held against nothing it would pass
         evaluate(evaluating(predictions=(good, bad), baseline=baseline))
     check_gates(evaluate(evaluating(predictions=(good, bad), teacher=bad, baseline=baseline)))
+    with pytest.raises(UserError, match="nothing is held against it"):
+        evaluate(evaluating(predictions=(good,), teacher=good, baseline=baseline))
 
 
 def test_gates_leave_out_what_others_are_only_compared_with(evaluating: Any, tmp_path: Path) -> None:
@@ -461,3 +482,18 @@ def test_ten_classes_and_a_split_without_names(make_bert: MakeModel, tmp_path: P
     file = says(tmp_path, [value["label"] for value in values], [0.5] * 20)
     (alone,) = evaluate(EvaluateConfig(predictions=(file,), **common)).scores
     assert alone.value("accuracy") == 1.0 and alone.value("loss") is None and alone.value("ece") == 0.5
+
+
+def test_a_summary_goes_into_a_pipe_whose_folder_cannot_be_written_to(
+    evaluating: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `/dev/stdout` for everybody but root."""
+    pipe, answers = tmp_path / "pipe", says(tmp_path, LABELS)
+    os.mkfifo(pipe)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
+    reader.start()
+    evaluate(evaluating(predictions=(answers,), markdown=pipe))
+    reader.join()
+    assert "accuracy" in read[0]
