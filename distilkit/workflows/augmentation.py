@@ -370,14 +370,14 @@ def _check_output(config: AugmentConfig) -> None:
 def _check_free(config: AugmentConfig) -> None:
     """Refuse early an output that another process is writing; one that begins meanwhile is found later."""
     lock = _parts_of(config) / LOCK
-    if lock.exists():
-        try:
+    try:
+        if lock.exists():
             with FileLock(lock, timeout=0):
                 pass
-        except Timeout:
-            raise _busy(config) from None
-        except OSError:
-            pass
+    except Timeout:
+        raise _busy(config) from None
+    except OSError:
+        pass  # `_parts` says what is wrong with the folder, if it is there by then
 
 
 def _parts_of(config: AugmentConfig) -> Path:
@@ -402,43 +402,52 @@ def _identity(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) 
 def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
     """The folder of finished blocks, for this command alone; removed when the block ends well."""
     folder = _parts_of(config)
-    kept = True
     try:
-        held = folder.is_dir() and any(file.name != LOCK for file in folder.iterdir())  # the lock comes first
-        if held and not (folder / IDENTITY).is_file():
+        if _holds_something(folder) and not (folder / IDENTITY).is_file():
             raise UserError(
                 f"{folder} is in the way: it holds no finished blocks. Rename it, or name another --output."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(
+            folder / LOCK, timeout=0
+        ):  # the folder goes while it is held: nobody else has begun there
             try:
                 _check_output(config)  # another process may have written it since
-            except AlreadyThere:
-                kept = any(file.name != LOCK for file in folder.iterdir())
+                known = _known_blocks(folder, identity, config.overwrite)
+            except UserError:
+                if not _holds_something(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
                 raise
-            known = _known_blocks(folder, identity, config.overwrite)
             try:
                 if not known:
                     for file in folder.glob("*.parquet"):
                         file.unlink()
                     runs.write_text(folder / IDENTITY, identity)
                 yield folder
-                kept = False
             except BaseException:
-                if kept := any(folder.glob("*.parquet")):
+                if any(folder.glob("*.parquet")):
                     reporter.note(
                         f"finished blocks are kept in {folder}; the same command goes on from there"
                     )
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)
                 raise
+            shutil.rmtree(folder, ignore_errors=True)
     except Timeout:
         raise _busy(config) from None
     except OSError as error:
         if error.errno not in runs.REFUSALS:
             raise
         raise UserError(f"--output {config.output}: {error.strerror}.") from None
-    finally:
-        if not kept:
-            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds_something(folder: Path) -> bool:
+    """Anything but a lock, which comes first, and what was not written to its end."""
+    try:
+        names = [file.name for file in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(name != LOCK and not name.endswith(runs.UNFINISHED) for name in names)
 
 
 def _known_blocks(folder: Path, identity: str, overwrite: bool) -> bool:
@@ -467,7 +476,7 @@ def _finished(file: Path) -> pa.Table | None:
     """A block that an earlier command made; `None` where there is none, or a damaged one."""
     try:
         return pq.read_table(file)
-    except (FileNotFoundError, pa.ArrowException):
+    except (OSError, pa.ArrowException):  # not there, or damaged
         return None
 
 

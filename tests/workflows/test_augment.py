@@ -13,7 +13,7 @@ import torch
 from conftest import BAD, GOOD, Notes, lively, pair_rows, rows, tiny_bert, tiny_tokenizer, write_jsonl
 from transformers import BertForMaskedLM
 
-from distilkit import AugmentConfig, TrainConfig, UserError, augment
+from distilkit import AugmentConfig, TrainConfig, UserError, augment, runs
 from distilkit.data import datasets
 from distilkit.data.augmentation import key
 from distilkit.progress import Reporter
@@ -182,6 +182,29 @@ def test_a_folder_that_holds_something_else_is_left_alone(many: Path, tmp_path: 
     with pytest.raises(UserError, match=r"is in the way"):
         made(tmp_path, many, overwrite=True)
     assert [file.read_text() for file in parts.iterdir()] == ["mine"]
+
+
+def test_what_was_killed_before_its_first_block_is_not_in_the_way(many: Path, tmp_path: Path) -> None:
+    """A second command may look while the first writes what its blocks will be made of."""
+    parts = tmp_path / "new.parquet.parts"
+    parts.mkdir()
+    (parts / f".made-of.json.1.ab{runs.UNFINISHED}").write_text("{")
+    assert len(made(tmp_path, many)) > 100 and not parts.exists()
+
+
+def test_a_damaged_block_is_made_again(many: Path, tmp_path: Path) -> None:
+    whole = made(tmp_path, many, "whole")
+    config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
+    with pytest.raises(KeyboardInterrupt):
+        augment(config, Stop(2))
+    block = min((tmp_path / "new.parquet.parts").glob("*.parquet"))
+    written = bytearray(block.read_bytes())
+    written[40:70] = bytes(30)
+    block.write_bytes(written)
+    with pytest.raises((OSError, pa.ArrowException)):
+        pq.read_table(block)
+    augment(config)
+    assert pq.read_table(config.output).equals(whole)
 
 
 def test_two_at_once_do_not_write_the_same_file(many: Path, tmp_path: Path) -> None:
