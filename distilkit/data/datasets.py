@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distilkit.config import DataConfig, TextsConfig
 from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file, read_through
-from distilkit.data.labels import label_ids, label_names, scored_names
+from distilkit.data.labels import label_codes, label_ids, label_names, scored_names
 from distilkit.errors import UserError
 
 # Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a
@@ -137,11 +137,11 @@ def load_for_training(
     )
 
 
-def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[str]) -> TextData:
+def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequence[str]]) -> TextData:
     """One split with labels. Of a dataset without names the classes are chosen by `scored_names`.
 
     Args:
-        model_names: those of a model that is scored; empty where there is none.
+        models: the classes of each model that is scored.
 
     Raises:
         UserError: naming file, column and row of what is wrong.
@@ -151,10 +151,14 @@ def load_for_evaluation(config: DataConfig, split: str, model_names: Sequence[st
         return load_for_training(config, None)
     rows = source.read(split)
     raw = source.raw_labels(split, rows)
-    names = source.names or scored_names(raw, source.trained_names(), model_names, source.where(split))
-    labels_of = {split: label_ids(raw, names, source.where(split))}
+    names, by_id, where = source.names, False, source.where(split)
+    if names is None:
+        names, by_id = scored_names(raw, source.trained_names(), models, where)
+    labels_of = {split: label_ids(raw, names, where)}
     whole = {split: len(rows)}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
+    if by_id:
+        notes = [f"{where}: its labels 0, 1 … are taken for the models' classes {', '.join(names)}", *notes]
     return source.data({split: rows}, names, labels_of, notes, whole)
 
 
@@ -289,8 +293,7 @@ def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) ->
     notes = []
     rows = np.arange(len(train))
     if "validation" not in splits and source.label in train.column_names:
-        raw, where = source.raw_labels("train", train), source.where("train")
-        parts, note = source.hold_out(label_ids(raw, source.names or label_names(raw, where), where))
+        parts, note = source.hold_out(train)
         rows = parts["train"]
         notes.append(note)
     chosen, sampled = source.chosen(train.select(rows), "train", max_train_samples)
@@ -384,9 +387,12 @@ class _Source:
         except UserError:
             return ()
 
-    def hold_out(self, labels: NDArray[np.int64]) -> tuple[dict[str, NDArray[np.int64]], str]:
-        """Which training rows stand in for a validation split that is missing, and what to say of it."""
-        order = stratified_order(labels)
+    def hold_out(self, rows: datasets.Dataset) -> tuple[dict[str, NDArray[np.int64]], str]:
+        """Which training rows stand in for a validation split that is missing, and what to say of it.
+
+        They do not depend on whose classes the ids are of: the teacher's may stand in another order.
+        """
+        order = stratified_order(label_codes(self.raw_labels("train", rows), self.where("train")))
         held_out = max(1, len(order) // 10)
         if len(order) < 2:
             raise UserError(f"{self.where('train')}: one row cannot be split into training and validation.")
@@ -406,7 +412,7 @@ class _Source:
         """The data, with a validation split held out where there is none, and at most `limits` rows each."""
         notes = []
         if "validation" not in self.available():
-            parts, told = self.hold_out(labels_of["train"])
+            parts, told = self.hold_out(splits["train"])
             labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
             splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
             notes.append(told)

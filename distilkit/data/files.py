@@ -107,21 +107,48 @@ def _read_delimited(file: Path, columns: list[str], **parsing: Any) -> pa.Table:
 def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
     try:
         table = pyarrow.json.read_json(file)
-    except pa.ArrowInvalid:  # it counts from a block's start; say which row of the file it is
-        for row, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                parsed = json.loads(line) if line.strip() else {}
-            except ValueError as error:
-                raise UserError(f"{file} cannot be read as jsonl: row {row} is no JSON: {error}.") from None
-            if not isinstance(parsed, dict):
-                raise UserError(f"{file} cannot be read as jsonl: row {row} is no object {{…}}.") from None
-        raise
+    except pa.ArrowInvalid:  # it reads columns that nobody asked for, and counts from a block's start
+        return _read_jsonl_by_line(file, columns)
     # Texts that all look like dates were read as dates; read again, told that they are texts.
     dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
     if dates := [name for name in dates if name in columns]:
         texts = pa.schema([(name, pa.string()) for name in dates])
         table = pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(explicit_schema=texts))
     return table
+
+
+def _read_jsonl_by_line(file: Path, columns: list[str]) -> pa.Table:
+    """These columns alone; what cannot be read is named by its row of the file."""
+    rows, values = [], list[dict[str, Any]]()
+    for row, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        try:
+            parsed = json.loads(line) if line.strip() else None
+        except ValueError as error:
+            raise UserError(f"{file} cannot be read as jsonl: row {row} is no JSON: {error}.") from None
+        if parsed is None and not line.strip():
+            continue
+        if not isinstance(parsed, dict):
+            raise UserError(f"{file} cannot be read as jsonl: row {row} is no object {{…}}.")
+        rows.append(row)
+        values.append(parsed)
+    table = {}
+    for column in columns:
+        if any(column in one for one in values):
+            cells = [one.get(column) for one in values]
+            try:
+                table[column] = pa.array(cells)
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                first = next(cell for cell in cells if cell is not None)
+                row, cell = next(
+                    (row, cell)
+                    for row, cell in zip(rows, cells, strict=True)
+                    if cell is not None and type(cell) is not type(first)
+                )
+                raise UserError(
+                    f"{file} cannot be read as jsonl: row {row} has {cell!r} for {column!r}, "
+                    f"and a row before it {first!r}. Write all of them as text, or all as numbers."
+                ) from None
+    return pa.table(table)
 
 
 def read_through(column: Sequence[str]) -> Iterator[str]:

@@ -20,45 +20,72 @@ def label_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
     Raises:
         UserError: on values that are no classes, and when there are fewer than two classes.
     """
-    values = set(_plain_values(column, where))
-    numbers = all(_is_integer(str(value)) for value in values)
-    names = tuple(str(value) for value in sorted(values, key=int if numbers else str))
+    names = tuple(map(str, _in_order(_plain_values(column, where))))
     if len(names) < 2:
         raise UserError(f"{where}: two classes or more are needed, but every label is {names[0]!r}.")
     return names
 
 
-def scored_names(
-    column: pa.ChunkedArray, trained: Sequence[str], answered: Sequence[str], where: str
-) -> tuple[str, ...]:
-    """The classes of a column that is scored, which may lack some.
+def label_codes(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
+    """Numbers, int64 `[N]`, of a raw column's values in the order of `label_names`: whoever gives the ids.
 
-    They are those of the training column, so that they do not depend on which model is named, or else those
-    of the models. Numbers from 0 are ids of the models' classes, where these have names. Where neither side
-    knows the labels they are classes of their own.
+    Raises:
+        UserError: on values that are no classes.
+    """
+    values = _plain_values(column, where)
+    code = {value: number for number, value in enumerate(_in_order(values))}
+    return np.array([code[value] for value in values], dtype=np.int64)
+
+
+def _in_order(values: Iterable[Any]) -> list[Any]:
+    """The different ones: numbers by value, texts by alphabet."""
+    different = set(values)
+    return sorted(different, key=int if all(_is_integer(str(value)) for value in different) else str)
+
+
+def scored_names(
+    column: pa.ChunkedArray, trained: Sequence[str], models: Sequence[Sequence[str]], where: str
+) -> tuple[tuple[str, ...], bool]:
+    """The classes of a column that is scored, which may lack some, and whether it holds their ids.
+
+    They are those of the training column, so that they do not depend on which model is named first, unless a
+    model that knows the labels tells other classes apart; else those of the models. Numbers from 0 are ids of
+    the models' classes, where these have names. Where neither side knows the labels they are classes of their
+    own.
 
     Args:
         trained: the classes of the training column, empty where it is not there or has none.
-        answered: those of a model, empty where there is none.
+        models: those of each model that is scored.
 
     Raises:
-        UserError: as `label_names`.
+        UserError: as `label_names`, and for ids of classes that models have in different orders.
     """
     labels = {str(value) for value in _plain_values(column, where)}
-    in_words = bool(answered) and not any(map(_is_integer, answered))
-    said_by_id = in_words and _are_ids(trained) and len(trained) == len(answered)
-    if trained and not said_by_id and _know(trained, labels):
-        return tuple(trained)
+    in_words = [tuple(names) for names in models if not any(map(_is_integer, names))]
+    answered = next(
+        (names for names in in_words if not are_numbered(names)), tuple(models[0]) if models else ()
+    )
+    if "-1" in trained and len(answered) == len(trained) - 1:
+        trained = [name for name in trained if name != "-1"]  # which stands for a label that is hidden
+    fits = len(trained) == len(answered)
+    said_by_id = fits and answered in in_words and _are_ids(trained)
+    if _know(trained, labels) and not said_by_id and (fits or not _know(answered, labels)):
+        return tuple(trained), False
     if _know(answered, labels):
-        return tuple(answered)
+        return answered, False
     ids = {str(number) for number in range(len(answered))}
-    if in_words and labels <= ids and (said_by_id or "0" in labels):
-        return tuple(answered)
-    # Of what is known only in part, or hidden, `label_ids` names the row.
-    for names in (trained, answered):
-        if names and (names is trained or "-1" in labels or any(_know(names, {label}) for label in labels)):
-            return tuple(names)
-    return label_names(column, where)
+    if answered in in_words and labels <= ids and (said_by_id or "0" in labels):
+        for other in in_words:
+            if other != answered and set(other) == set(answered):
+                raise UserError(
+                    f"{where}: the labels are numbers, and one model has the classes {', '.join(answered)}, "
+                    f"another {', '.join(other)}. Write names in the place of the numbers."
+                )
+        return answered, True
+    for names in (tuple(trained), answered):  # of what is known in part, or hidden, `label_ids` names the row
+        if names and ("-1" in labels or any(_know(names, {label}) for label in labels)):
+            return names, False
+    return label_names(column, where), False
 
 
 def _know(names: Sequence[str], labels: Iterable[str]) -> bool:

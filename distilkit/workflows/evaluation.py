@@ -12,7 +12,7 @@ from distilkit.config import EvaluateConfig
 from distilkit.data import datasets
 from distilkit.data.datasets import TextData
 from distilkit.data.inputs import measure_inputs
-from distilkit.data.labels import are_numbered, match_labels
+from distilkit.data.labels import match_labels
 from distilkit.engine.precision import Resolved, default_device, resolve_precision
 from distilkit.errors import UserError
 from distilkit.progress import SILENT, Reporter
@@ -72,9 +72,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
 def _read(
     config: EvaluateConfig, lineup: Lineup, before: dict[str, Any] | None, reporter: Reporter
 ) -> TextData:
-    told = [one.names for one in lineup.models]
-    names = next((some for some in told if not are_numbered(some)), told[0] if told else ())
-    data = datasets.load_for_evaluation(config, config.split, names)
+    data = datasets.load_for_evaluation(config, config.split, [one.names for one in lineup.models])
     for note in data.notes:
         reporter.note(note)
     if before:
@@ -145,7 +143,7 @@ def _home(one: Answered, data: TextData, figures: Mapping[str, Interval], report
     assert here is not None
     home = Home(run.config.data_name, accuracy, accuracy - here)
     try:
-        own = datasets.load_for_evaluation(run.config, "validation", one.loaded.names)
+        own = datasets.load_for_evaluation(run.config, "validation", [one.loaded.names])
     except UserError as error:
         reporter.note(f"{one.name}: the texts it was trained on cannot be compared with ({error})")
         return home

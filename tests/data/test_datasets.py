@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 
 from distilkit.config import DataConfig, TrainConfig
 from distilkit.data import datasets
-from distilkit.data.datasets import TextData, load_for_evaluation, load_for_training, stratified_order
+from distilkit.data.datasets import (
+    TextData,
+    load_for_augmentation,
+    load_for_evaluation,
+    load_for_training,
+    stratified_order,
+)
 from distilkit.errors import UserError
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
@@ -206,7 +212,8 @@ def test_the_names_of_train_decide_the_ids_of_validation(tmp_path: Path) -> None
     data = load_for_training(DataConfig(data_dir=tmp_path), None)
     assert data.labels("validation").tolist() == [2, 1]
     for of_model in (("c", "b", "a"), ("a", "b", "c"), ("LABEL_0", "LABEL_1", "LABEL_2"), ()):
-        scored = load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", of_model)
+        models = [of_model] if of_model else []
+        scored = load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", models)
         assert scored.names == ("a", "b", "c") and scored.labels("validation").tolist() == [2, 1]
 
 
@@ -230,7 +237,7 @@ def test_trap_4_training_never_opens_the_test_split(imdb_dir: Path) -> None:
     data = load_for_training(DataConfig(dataset="imdb", data_dir=imdb_dir), None)
     assert set(data.splits) == set(data.labels_of) == {"train", "validation"}
     with pytest.raises(UserError, match=r"test\.jsonl"):
-        load_for_evaluation(DataConfig(dataset="imdb", data_dir=imdb_dir), "test", data.names)
+        load_for_evaluation(DataConfig(dataset="imdb", data_dir=imdb_dir), "test", [data.names])
 
 
 def test_the_held_out_tenth_is_stratified_and_disjoint_from_what_is_trained_on(imdb_dir: Path) -> None:
@@ -258,8 +265,43 @@ def test_the_held_out_tenth_is_the_same_for_every_seed_and_for_evaluate(
         prints.add(load_for_training(config, None).fingerprint("validation"))
         prints.add(load_for_training(config, 10).fingerprint("validation"))
         prints.add(load_for_training(config, None, train_labels=False).fingerprint("validation"))
-    scored = load_for_evaluation(DataConfig(dataset="imdb", data_dir=imdb_dir), "validation", ("neg", "pos"))
+    scored = load_for_evaluation(
+        DataConfig(dataset="imdb", data_dir=imdb_dir), "validation", [("neg", "pos")]
+    )
     assert prints == {scored.fingerprint("validation")}
+
+
+def test_the_held_out_tenth_does_not_depend_on_the_order_of_the_classes(tmp_path: Path) -> None:
+    """At alpha 0 they stand as the teacher has them: `evaluate` would score rows that were trained on."""
+    names = ("joy", "anger", "fear")
+    write(tmp_path / "train.jsonl", [{"text": str(row), "label": names[row % 3]} for row in range(60)])
+    config = DataConfig(data_dir=tmp_path)
+    own = load_for_training(config, None)
+    for order in (names, names[::-1]):
+        of_teacher = load_for_training(config, None, train_labels=False, names=order)
+        assert of_teacher.names == order
+        assert of_teacher.texts("validation") == own.texts("validation")
+        ids = of_teacher.labels("validation").tolist()
+        assert [order[one] for one in ids] == [own.names[one] for one in own.labels("validation").tolist()]
+    kept = load_for_augmentation(config, None)
+    assert kept.rows.tolist() == [int(text) for text in own.texts("train")]
+
+
+def test_a_jsonl_column_that_nobody_reads_may_hold_anything(tmp_path: Path) -> None:
+    """Arrow reads them all, and wants each of one type."""
+    values: list[dict[str, Any]] = [
+        {"text": f"a\u2028{row}", "label": row % 2, "zip": row} for row in range(9)
+    ]
+    values[-1]["zip"] = "AB12"
+    write(tmp_path / "train.jsonl", values)
+    write(tmp_path / "validation.jsonl", many(4, 2))
+    data = load_for_training(DataConfig(data_dir=tmp_path), None)
+    assert data.texts("train") == [one["text"] for one in values]
+    assert data.labels("train").tolist() == [one["label"] for one in values]
+    values[5]["label"] = "yes"
+    write(tmp_path / "train.jsonl", values)
+    with pytest.raises(UserError, match="row 6 has 'yes' for 'label', and a row before it 0"):
+        load_for_training(DataConfig(data_dir=tmp_path), None)
 
 
 def test_the_held_out_tenth_does_not_depend_on_the_kind_of_file(imdb_dir: Path, tmp_path: Path) -> None:
@@ -281,7 +323,9 @@ def test_a_sample_of_data_sorted_by_label_has_every_class_in_proportion(tmp_path
     truth = {row["text"]: row["label"] for row in many(200, 50)}
     assert data.labels("train").tolist() == [truth[text] for text in data.texts("train")]
     assert len(data.notes) == 2
-    scored = load_for_evaluation(DataConfig(data_dir=tmp_path, max_eval_samples=10), "validation", ("0", "1"))
+    scored = load_for_evaluation(
+        DataConfig(data_dir=tmp_path, max_eval_samples=10), "validation", [("0", "1")]
+    )
     assert scored.fingerprint("validation") == data.fingerprint("validation")
 
 
@@ -329,7 +373,7 @@ def test_trap_14_hidden_labels_are_refused_in_every_split(split: str, tmp_path: 
     config = DataConfig(dataset="sst2", data_dir=tmp_path)
     with pytest.raises(UserError, match=rf"{split}\.jsonl, row 1: the label is -1"):
         if split == "test":
-            load_for_evaluation(config, split, ("negative", "positive"))
+            load_for_evaluation(config, split, [("negative", "positive")])
         else:
             load_for_training(config, None)
 
@@ -367,7 +411,7 @@ def test_a_preset_without_a_folder_is_loaded_as_the_hub_lays_it_out(hub_reposito
     assert counts(data, "train") == {0: 5, 1: 5}
     assert data.texts("validation") == [f"row {i}" for i in range(8)]
     assert data.labels("validation").tolist() == [0] * 4 + [1] * 4
-    scored = load_for_evaluation(DataConfig(dataset="rotten_tomatoes"), "test", data.names)
+    scored = load_for_evaluation(DataConfig(dataset="rotten_tomatoes"), "test", [data.names])
     assert len(scored.texts("test")) == 6
 
 
@@ -440,8 +484,44 @@ def test_the_classes_of_a_split_without_training_data(
     labels: list[Any], of_model: tuple[str, ...], names: tuple[str, ...], tmp_path: Path
 ) -> None:
     write(tmp_path / "test.jsonl", [{"text": str(row), "label": one} for row, one in enumerate(labels)])
-    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", of_model)
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [of_model] if of_model else [])
     assert found.names == names
+    assert any("are taken for" in note for note in found.notes) == (labels in ([0, 1], [0, 0]))
+
+
+def test_numbers_of_classes_that_models_have_in_different_orders_are_refused(tmp_path: Path) -> None:
+    """Else the model that is named first decides what is right."""
+    write(tmp_path / "test.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 1}])
+    one, other = ("negative", "positive"), ("positive", "negative")
+    with pytest.raises(UserError, match="Write names in the place of the numbers"):
+        load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [one, other])
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [("LABEL_0", "LABEL_1"), other])
+    assert found.names == other
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "of_model", "names"),
+    [
+        (["neg", "pos"], ["neg", "pos"], ("negative", "neutral", "positive"), "of_model"),  # it knows more
+        ([-1, 0, 1, -1], [0, 1], ("negative", "positive"), "of_model"),  # -1: hidden, as alpha 0 allows
+        ([-1, 0, 1], [0, 1], ("down", "same", "up"), ("-1", "0", "1")),  # -1: a class
+        (["low", "medium", "high"], [1, 2], ("high", "low", "medium"), ("1", "2")),  # no ids: there is no 0
+        (["a", "b"], ["a", "d"], (), None),
+    ],
+)
+def test_the_classes_of_a_split_beside_training_data(
+    train: list[Any], test: list[Any], of_model: tuple[str, ...], names: Any, tmp_path: Path
+) -> None:
+    for split, labels in (("train", train), ("test", test)):
+        write(
+            tmp_path / f"{split}.jsonl", [{"text": f"{row}", "label": one} for row, one in enumerate(labels)]
+        )
+    if names is None:
+        with pytest.raises(UserError, match="row 2: unknown label 'd'"):
+            load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [])
+        return
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [of_model])
+    assert found.names == (of_model if names == "of_model" else names)
 
 
 def test_classes_that_only_training_labels_show_are_those_of_every_split(tmp_path: Path) -> None:
@@ -449,21 +529,22 @@ def test_classes_that_only_training_labels_show_are_those_of_every_split(tmp_pat
     write(tmp_path / "train.jsonl", [{"text": str(one), "label": one} for one in (1, 2, 3, 4, 5)])
     write(tmp_path / "test.jsonl", [{"text": str(one), "label": one} for one in (4, 1, 3, 2)])
     for of_model in (NUMBERED, STARS, ()):
-        found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", of_model)
+        models = [of_model] if of_model else []
+        found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", models)
         assert found.names == ("1", "2", "3", "4", "5") and found.labels("test").tolist() == [3, 0, 2, 1]
 
 
 def test_training_rows_without_labels_do_not_stop_an_evaluation(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [{"text": "a"}, {"text": "b"}])
     write(tmp_path / "test.jsonl", [{"text": "c", "label": "b"}, {"text": "d", "label": "c"}])
-    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", ("a", "b", "c"))
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [("a", "b", "c")])
     assert found.names == ("a", "b", "c") and found.labels("test").tolist() == [1, 2]
     with pytest.raises(UserError, match=r"test\.jsonl, row 2: unknown label 'c'"):
-        load_for_evaluation(DataConfig(data_dir=tmp_path), "test", ("a", "b"))
+        load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [("a", "b")])
 
 
 def test_a_model_with_names_gives_them_to_ids_that_training_labels_are(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [{"text": str(one), "label": one} for one in (0, 1)])
     write(tmp_path / "test.jsonl", [{"text": "a", "label": 1}])
-    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", ("negative", "positive"))
+    found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [("negative", "positive")])
     assert found.names == ("negative", "positive") and found.labels("test").tolist() == [1]

@@ -42,7 +42,7 @@ def test_trap_14_hidden_labels_of_glue_are_refused() -> None:
     """Scored as labels, -1 gives an accuracy of 0 that looks like a bad model."""
     config = DataConfig(dataset="sst2", data_dir=real_data("sst2"))
     with pytest.raises(UserError, match="hidden"):
-        load_for_evaluation(config, "test", ("negative", "positive"))
+        load_for_evaluation(config, "test", [("negative", "positive")])
 
 
 def test_imdbs_held_out_tenth_is_balanced_though_the_file_is_sorted_by_label() -> None:
