@@ -1,7 +1,9 @@
 """What config classes are made of: fields that are CLI flags, YAML keys and Python arguments at once."""
 
 import difflib
-from collections.abc import Mapping
+import inspect
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
@@ -25,17 +27,38 @@ def frozen(cls: type[T]) -> type[T]:
     @wraps(check)
     def __init__(self: Any, **values: Any) -> None:
         _refuse_unknown(made, values)
-        if not made.__pydantic_complete__:
-            rebuild_dataclass(made)
-            made.__init__ = __init__  # which building replaced
+        _build(made, __init__)
         try:
             check(self, **values)
         except ValidationError as error:
             raise UserError("\n".join(_problem(detail, made) for detail in error.errors())) from None
 
     made.__init__ = __init__
+    made.__signature__ = _Signature()
     checked: type[T] = made
     return checked
+
+
+_BUILDING = threading.RLock()
+
+
+def _build(config_type: Any, check: Callable[..., None]) -> None:
+    """Make the validator of a class, once, and put `check` back, which pydantic then replaces."""
+    if config_type.__init__ is check and config_type.__pydantic_complete__:
+        return
+    with _BUILDING:
+        if not config_type.__pydantic_complete__:
+            rebuild_dataclass(config_type)
+            config_type.__init__ = check
+
+
+class _Signature:
+    """A class's signature, for `help` and notebooks: it is known when the class is built."""
+
+    def __get__(self, _: Any, config_type: Any) -> inspect.Signature:
+        _build(config_type, config_type.__init__)
+        built: inspect.Signature = config_type.__signature__
+        return built
 
 
 def option(default: Any = ..., *, help: str, panel: str, short: str | None = None, **limits: Any) -> Any:

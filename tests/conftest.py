@@ -317,7 +317,7 @@ def family(kind: str, *, dropout: bool = True, **more: Any) -> Any:
     if kind == "distilbert":
         sizes = {"vocab_size": 60, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "pad_token_id": 1}
     torch.manual_seed(0)
-    found = AutoConfig.for_model(kind, **sizes, **more)
+    found = AutoConfig.for_model(kind, **(sizes | more))
     for name in vars(found):
         if "drop" in name and not dropout:
             setattr(found, name, 0.0)

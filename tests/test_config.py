@@ -537,3 +537,12 @@ def test_a_class_builds_its_checks_when_it_is_first_used_and_says_the_same_then_
     assert (built, built_by_then) == ("False", "True")
     assert first == [empty, unknown]
     assert "RUNS" in empty and "Did you mean 'runs'?" in unknown
+
+
+def test_a_class_that_was_not_used_yet_shows_what_it_takes() -> None:
+    """In `help` and notebooks."""
+    code = (
+        "import inspect; from distilkit import TrainConfig; print(*inspect.signature(TrainConfig).parameters)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert {"dataset", "model", "output_dir"} <= set(result.stdout.split())

@@ -202,7 +202,15 @@ def padding_of(tokenizer: Tokenizer, names: Sequence[str]) -> dict[str, int]:
 def longest_input(tokenizer: Tokenizer, model: torch.nn.Module) -> int | None:
     """The most tokens that a model with position embeddings reads, or `None`: an LSTM reads on and on.
 
-    The tokenizer's own limit counts too, because RoBERTa's positions include two that are not for tokens.
+    The tokenizer's own limit counts too.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return min(int(positions), tokenizer.model_max_length) if positions else None
+    return min(int(positions) - _not_for_tokens(model), tokenizer.model_max_length) if positions else None
+
+
+def _not_for_tokens(model: torch.nn.Module) -> int:
+    """Positions up to that of padding, behind which RoBERTa and its kin begin to count."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.padding_idx) + 1
+    return 0

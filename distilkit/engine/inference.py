@@ -22,6 +22,7 @@ from distilkit.engine.precision import Resolved, autocast, explaining_memory
 TOKENS = {"cpu": 4096, "cuda": 1 << 16}
 LANES = 8  # batches at a time on a CPU: Python serves no more
 FIRST = np.zeros(1, np.int64)
+EXACT = "inv_freq"  # of rotary positions: multiplied by a position, a rounded one is another angle
 GIVE_BACK = 32  # batches after which unused memory goes back to the system; no slower, and it stays flat
 CHUNK = 8192  # texts that are tokenized, and sorted by length, together
 
@@ -136,8 +137,9 @@ def native(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
     low: dict[int, Any] = {}  # what deepcopy takes in the place of each tensor
     for parameter in model.parameters():
         low[id(parameter)] = torch.nn.Parameter(parameter.detach().bfloat16(), requires_grad=False)
-    for buffer in model.buffers():
-        low[id(buffer)] = buffer.bfloat16() if buffer.is_floating_point() else buffer.clone()
+    for name, buffer in model.named_buffers():
+        exact = EXACT in name or not buffer.is_floating_point()
+        low[id(buffer)] = buffer.clone() if exact else buffer.bfloat16()
     return copy.deepcopy(model, low)
 
 

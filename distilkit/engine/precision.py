@@ -17,8 +17,8 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def default_device() -> torch.device:
-    """The device that Accelerate chooses: CUDA where there is one, else the CPU."""
-    device: torch.device = PartialState().device
+    """CUDA where there is one, and which Accelerate chooses; else the CPU, also where there is MPS."""
+    device: torch.device = PartialState(cpu=not torch.cuda.is_available()).device
     return device
 
 
@@ -60,6 +60,7 @@ def make_accelerator(precision: Resolved) -> Accelerator:
     """
     AcceleratorState._reset_state()
     accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
         mixed_precision="fp16" if precision == "fp16" else "no",
         # The loop weighs a step's batches itself; an environment variable of `accelerate launch` must not
         # divide them once more.

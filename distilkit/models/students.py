@@ -353,6 +353,15 @@ _DISTILBERT_NAMES = (
 )
 
 
+LAYER = re.compile(r"\.(layers?)\.(\d+)\.")
+
+
+def _numbers_can_be_chosen(teacher: PreTrainedModel, student: PreTrainedModel) -> bool:
+    """Whether names tell a parameter's layer, or (as ALBERT's) all layers share theirs."""
+    names = [name for name, _ in student.named_parameters()]
+    return any(map(LAYER.search, names)) or len(names) == len([*teacher.named_parameters()])
+
+
 def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequence[int]) -> list[str]:
     """Fill `student` with the teacher's embeddings, the `picked` layers and what else has the same name.
 
@@ -368,21 +377,25 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
     """
     given = teacher.state_dict()
     distil = student.config.model_type == "distilbert" and teacher.config.model_type == "bert"
+    if list(picked) != list(range(len(picked))) and not _numbers_can_be_chosen(teacher, student):
+        raise UserError(
+            f"--init teacher: which layers are taken cannot be chosen for {student.config.model_type}, "
+            "whose parameters are named in another way. Use --init random."
+        )
     new = []
     with torch.no_grad():
         for name, parameter in student.named_parameters():
             theirs = name
             for pattern, replacement in _DISTILBERT_NAMES if distil else ():
                 theirs = re.sub(pattern, replacement, theirs)
-            theirs = re.sub(
-                r"\.(layers?)\.(\d+)\.",
+            theirs = LAYER.sub(
                 lambda match: f".{match[1]}.{picked[int(match[2])]}.",
                 theirs,
                 count=1,
             )
             behind_another_layer = distil and name.startswith("classifier.")
             if theirs not in given or behind_another_layer:
-                if re.search(r"\.layers?\.\d+\.", name):
+                if LAYER.search(name):
                     raise UserError(f"--init teacher: the teacher has nothing for {name}. Use --init random.")
                 new.append(name)
                 continue

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, DEVICES, GOOD, tiny_bert, tiny_tokenizer
+from conftest import BAD, DEVICES, GOOD, family, tiny_bert, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from distilkit.data import encoding
-from distilkit.data.encoding import Encoded, encode
+from distilkit.data.encoding import Encoded, encode, longest_input
 from distilkit.errors import UserError
 
 TEXTS = [*GOOD, *BAD, "fun"]
@@ -184,3 +184,19 @@ def test_the_labelled_share_counts_rows_whose_label_is_not_minus_100() -> None:
     assert encoded.labelled_share == 0
     for labels, share in (([0, 1, 2, 1], 1), ([-100, 1, -100, -100], 0.25), ([-100] * 4, 0)):
         assert encoded.join(labels=torch.tensor(labels)).labelled_share == share
+
+
+@pytest.mark.parametrize(
+    ("kind", "limit"), [("bert", 24), ("roberta", 22), ("xlm-roberta", 22), ("mpnet", 22)]
+)
+def test_positions_that_are_not_for_tokens_are_not_counted(kind: str, limit: int) -> None:
+    """A RoBERTa counts from behind its padding: the last two of its positions are never reached."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = int(1e30)
+    model = family(kind)
+    assert longest_input(tokenizer, model) == limit
+    row = torch.full((1, limit), 5)
+    model.eval()(input_ids=row, attention_mask=torch.ones_like(row))
+    with pytest.raises((IndexError, RuntimeError, ValueError)):
+        more = torch.full((1, limit + 1), 5)
+        model(input_ids=more, attention_mask=torch.ones_like(more))

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, GOOD, lively, tiny_bert, tiny_tokenizer
+from conftest import BAD, GOOD, family, lively, tiny_bert, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -261,6 +261,14 @@ def test_a_model_is_copied_only_where_its_weights_must_change(bert: Any) -> None
     assert low is not bert and {p.dtype for p in low.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in bert.parameters()} == {torch.float32}
     assert native(low, "bf16") is low
+
+
+def test_the_angles_of_rotary_positions_stay_exact_in_bf16() -> None:
+    """At position 500 a frequency that is off by 0.4 % is off by two radians."""
+    rotary = family("modernbert", layer_types=["full_attention"])
+    exact = {name: buffer for name, buffer in rotary.named_buffers() if "inv_freq" in name}
+    kept = dict(native(rotary, "bf16").named_buffers())
+    assert exact and all(torch.equal(kept[name], buffer) for name, buffer in exact.items())
 
 
 def test_a_bf16_copy_predicts_what_the_model_predicts_in_bf16(bert: Any, rows: Encoded) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import BAD, GOOD, MakeModel, lively, tiny_bert, tiny_tokenizer
+from conftest import BAD, GOOD, MakeModel, family, lively, tiny_bert, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
@@ -166,6 +166,18 @@ def test_widths_that_differ_are_refused() -> None:
     config.intermediate_size = 32
     with pytest.raises(UserError, match="--init random"):
         copy_layers(tiny_bert(), BertForSequenceClassification(config), [0, 1])
+
+
+@pytest.mark.parametrize("kind", ["flaubert", "albert"])
+def test_layers_whose_names_have_no_number_are_not_taken_for_others(kind: str) -> None:
+    """FlauBERT's are `attentions.N`: the first ones would be copied, and the run would name others."""
+    teacher, student = (family(kind, num_hidden_layers=layers) for layers in (3, 1))
+    if kind == "albert":  # its layers share their weights
+        copy_layers(teacher, student, [2])
+    else:
+        copy_layers(teacher, student, [0])
+        with pytest.raises(UserError, match="cannot be chosen for flaubert"):
+            copy_layers(teacher, student, [2])
 
 
 def test_more_layers_than_the_teacher_has_are_refused() -> None:
