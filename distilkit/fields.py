@@ -5,7 +5,6 @@ import inspect
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -24,17 +23,19 @@ def frozen(cls: type[T]) -> type[T]:
     made: Any = dataclass(frozen=True, kw_only=True, config=rules)(cls)
     check = made.__init__
 
-    @wraps(check)
     def __init__(self: Any, **values: Any) -> None:
         _refuse_unknown(made, values)
-        _build(made, __init__)
         try:
             check(self, **values)
         except ValidationError as error:
             raise UserError("\n".join(_problem(detail, made) for detail in error.errors())) from None
 
-    made.__init__ = __init__
-    made.__signature__ = _Signature()
+    def __new__(cls: type[Any], *_: Any, **__: Any) -> Any:
+        _build(made, __init__)  # before Python looks for `__init__`, which is another's while it is built
+        return object.__new__(cls)
+
+    made.__init__, made.__new__ = __init__, __new__
+    made.__signature__ = _Signature(__init__)
     checked: type[T] = made
     return checked
 
@@ -44,7 +45,7 @@ _BUILDING = threading.RLock()
 
 def _build(config_type: Any, check: Callable[..., None]) -> None:
     """Make the validator of a class, once, and put `check` back, which pydantic then replaces."""
-    if config_type.__init__ is check and config_type.__pydantic_complete__:
+    if config_type.__pydantic_complete__ and config_type.__init__ is check:
         return
     with _BUILDING:
         if not config_type.__pydantic_complete__:
@@ -55,8 +56,11 @@ def _build(config_type: Any, check: Callable[..., None]) -> None:
 class _Signature:
     """A class's signature, for `help` and notebooks: it is known when the class is built."""
 
+    def __init__(self, check: Callable[..., None]) -> None:
+        self._check = check
+
     def __get__(self, _: Any, config_type: Any) -> inspect.Signature:
-        _build(config_type, config_type.__init__)
+        _build(config_type, self._check)
         built: inspect.Signature = config_type.__signature__
         return built
 

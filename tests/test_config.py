@@ -545,4 +545,31 @@ def test_a_class_that_was_not_used_yet_shows_what_it_takes() -> None:
         "import inspect; from distilkit import TrainConfig; print(*inspect.signature(TrainConfig).parameters)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert {"dataset", "model", "output_dir"} <= set(result.stdout.split())
+    assert sorted(result.stdout.split()) == sorted(field_infos(TrainConfig))
+
+
+THREADS = """
+import sys, threading
+from distilkit import DistillConfig
+
+sys.setswitchinterval(1e-6)
+said = []
+
+def make():
+    try:
+        DistillConfig(alpha=7, dataset="sst2", teacher="t", output_dir="o")
+    except Exception as error:
+        said.append(type(error).__name__)
+
+threads = [threading.Thread(target=make) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(*said)
+"""
+
+
+def test_threads_that_use_a_class_first_at_once_get_the_same_error() -> None:
+    result = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["UserError"] * 16

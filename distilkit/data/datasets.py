@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distilkit.config import DataConfig, TextsConfig
 from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file, read_through
-from distilkit.data.labels import label_codes, label_ids, label_names, scored_names
+from distilkit.data.labels import are_ids, check_order, label_codes, label_ids, label_names, scored_names
 from distilkit.errors import UserError
 
 # Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a
@@ -148,7 +148,10 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
     """
     source = _Source(config)
     if split == "validation" and "validation" not in source.available():
-        return load_for_training(config, None)
+        held_out = load_for_training(config, None)
+        if source.names is None and are_ids(held_out.names):
+            check_order(models, source.where("train"))
+        return held_out
     rows = source.read(split)
     raw = source.raw_labels(split, rows)
     names, by_id, where = source.names, False, source.where(split)

@@ -118,37 +118,48 @@ def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
 
 
 def _read_jsonl_by_line(file: Path, columns: list[str]) -> pa.Table:
-    """These columns alone; what cannot be read is named by its row of the file."""
+    """As Arrow reads it, but other columns than these may hold anything, and a fault has its row told."""
     rows, values = [], list[dict[str, Any]]()
     for row, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
-            parsed = json.loads(line) if line.strip() else None
+            parsed = json.loads(line)
         except ValueError as error:
             raise UserError(f"{file} cannot be read as jsonl: row {row} is no JSON: {error}.") from None
-        if parsed is None and not line.strip():
-            continue
         if not isinstance(parsed, dict):
             raise UserError(f"{file} cannot be read as jsonl: row {row} is no object {{…}}.")
         rows.append(row)
         values.append(parsed)
     table = {}
-    for column in columns:
-        if any(column in one for one in values):
-            cells = [one.get(column) for one in values]
-            try:
-                table[column] = pa.array(cells)
-            except (pa.ArrowInvalid, pa.ArrowTypeError):
-                first = next(cell for cell in cells if cell is not None)
-                row, cell = next(
-                    (row, cell)
-                    for row, cell in zip(rows, cells, strict=True)
-                    if cell is not None and type(cell) is not type(first)
-                )
-                raise UserError(
-                    f"{file} cannot be read as jsonl: row {row} has {cell!r} for {column!r}, "
-                    f"and a row before it {first!r}. Write all of them as text, or all as numbers."
-                ) from None
+    for column in dict.fromkeys(name for one in values for name in one):
+        cells = [one.get(column) for one in values]
+        found = _as_column(cells)
+        if found is None and column in columns:
+            row, cell, why = _odd_one(rows, cells)
+            raise UserError(f"{file} cannot be read as jsonl: row {row} has {cell!r} for {column!r}, {why}.")
+        table[column] = pa.array([json.dumps(cell) for cell in cells]) if found is None else found
     return pa.table(table)
+
+
+def _as_column(cells: list[Any]) -> pa.Array | None:
+    """`None` where there is no type for all of them."""
+    try:
+        return pa.array(cells)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+        return None
+
+
+def _odd_one(rows: list[int], cells: list[Any]) -> tuple[int, Any, str]:
+    """Of cells of which no column can be made: the first row because of which, its cell, and why."""
+    good: list[Any] = []
+    for row, cell in zip(rows, cells, strict=True):
+        if _as_column([cell]) is None:
+            return row, cell, "which is no text or number"
+        if cell is not None and _as_column([*good[:1], cell]) is None:
+            return row, cell, f"and a row before it {good[0]!r}. Write all as text, or all as numbers"
+        good += [cell] if cell is not None else []
+    return rows[-1], cells[-1], "which does not go with the rows before it"
 
 
 def read_through(column: Sequence[str]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -29,10 +30,14 @@ def label_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
 def label_codes(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
     """Numbers, int64 `[N]`, of a raw column's values in the order of `label_names`: whoever gives the ids.
 
-    Raises:
-        UserError: on values that are no classes.
+    Of a column with values that are no classes, which `label_ids` refuses, they are those of its values as
+    text.
     """
-    values = _plain_values(column, where)
+    values: list[Any]
+    try:
+        values = _plain_values(column, where)
+    except UserError:
+        values = [str(value) for value in column.to_pylist()]
     code = {value: number for number, value in enumerate(_in_order(values))}
     return np.array([code[value] for value in values], dtype=np.int64)
 
@@ -68,24 +73,40 @@ def scored_names(
     if "-1" in trained and len(answered) == len(trained) - 1:
         trained = [name for name in trained if name != "-1"]  # which stands for a label that is hidden
     fits = len(trained) == len(answered)
-    said_by_id = fits and answered in in_words and _are_ids(trained)
+    said_by_id = fits and answered in in_words and are_ids(trained)
     if _know(trained, labels) and not said_by_id and (fits or not _know(answered, labels)):
         return tuple(trained), False
     if _know(answered, labels):
         return answered, False
     ids = {str(number) for number in range(len(answered))}
     if answered in in_words and labels <= ids and (said_by_id or "0" in labels):
-        for other in in_words:
-            if other != answered and set(other) == set(answered):
-                raise UserError(
-                    f"{where}: the labels are numbers, and one model has the classes {', '.join(answered)}, "
-                    f"another {', '.join(other)}. Write names in the place of the numbers."
-                )
+        check_order(models, where)
         return answered, True
+    if answered in in_words and labels <= ids:
+        raise UserError(
+            f"{where}: the labels are numbers, and none is 0: they may be ids of {', '.join(answered)}, or "
+            "count from 1. Write names in their place, or put the training split beside it."
+        )
     for names in (tuple(trained), answered):  # of what is known in part, or hidden, `label_ids` names the row
         if names and ("-1" in labels or any(_know(names, {label}) for label in labels)):
             return names, False
     return label_names(column, where), False
+
+
+def check_order(models: Sequence[Sequence[str]], where: str) -> None:
+    """Raises `UserError` where models have the same classes in different orders, and labels are ids."""
+    orders = {tuple(map(canonical, names)): names for names in models if not are_numbered(names)}
+    for (one, names), (other, others) in combinations(orders.items(), 2):
+        if set(one) == set(other):
+            raise UserError(
+                f"{where}: the labels are numbers, and one model has the classes {', '.join(names)}, "
+                f"another {', '.join(others)}. Write names in the place of the numbers."
+            )
+
+
+def are_ids(names: Sequence[str]) -> bool:
+    """Whether they are 0, 1 … in this order."""
+    return list(names) == [str(index) for index in range(len(names))]
 
 
 def _know(names: Sequence[str], labels: Iterable[str]) -> bool:
@@ -186,7 +207,7 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     found = [column for column in columns if column is not None]
     if len(set(found)) == len(data_names):
         return found, True
-    if any(_are_ids(one) and not any(map(_is_integer, other)) for one, other in pairs) or any(
+    if any(are_ids(one) and not any(map(_is_integer, other)) for one, other in pairs) or any(
         are_numbered(one) for one, _ in pairs
     ):
         return list(range(len(data_names))), False
@@ -199,7 +220,3 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
 def are_numbered(names: Sequence[str]) -> bool:
     """Whether they are the names of classes that nobody named."""
     return all(name.startswith("LABEL_") for name in names)
-
-
-def _are_ids(names: Sequence[str]) -> bool:
-    return list(names) == [str(index) for index in range(len(names))]

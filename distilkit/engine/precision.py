@@ -18,8 +18,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 def default_device() -> torch.device:
     """CUDA where there is one, and which Accelerate chooses; else the CPU, also where there is MPS."""
-    device: torch.device = PartialState(cpu=not torch.cuda.is_available()).device
+    device: torch.device = PartialState(cpu=_has_mps_alone()).device
     return device
+
+
+def _has_mps_alone() -> bool:
+    # Only there: told of a CPU, Accelerate would look for other processes in the environment.
+    return torch.backends.mps.is_available() and not torch.cuda.is_available()
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
@@ -60,7 +65,7 @@ def make_accelerator(precision: Resolved) -> Accelerator:
     """
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(),
+        cpu=_has_mps_alone(),
         mixed_precision="fp16" if precision == "fp16" else "no",
         # The loop weighs a step's batches itself; an environment variable of `accelerate launch` must not
         # divide them once more.

@@ -82,14 +82,13 @@ def without_text(config: DistillConfig) -> DistillConfig:
     values = {choice.name: choice.value for choice in choices(config, _facts(config))}
     if values.get("transfer") == (AUGMENTED,):
         del values["transfer"]
-    return without_recipe(config, **values)
-
-
-def without_recipe(config: DistillConfig, **values: Any) -> DistillConfig:
-    """`config` with these values; how much of the text it reads falls away where there is none."""
-    if not (values.get("transfer") or config.transfer):
         values["transfer_ratio"] = None
     return changed(config, recipe=None, **values)
+
+
+def without_recipe(config: DistillConfig) -> DistillConfig:
+    """`config` as it was given, without the text that the recipe would have chosen, and how much of it."""
+    return changed(config, recipe=None, transfer_ratio=config.transfer_ratio if config.transfer else None)
 
 
 def choices(config: DistillConfig, facts: Facts) -> Iterator[Choice]:

@@ -2,7 +2,9 @@
 
 import csv
 import dataclasses
+import json
 import random
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -298,10 +300,17 @@ def test_a_jsonl_column_that_nobody_reads_may_hold_anything(tmp_path: Path) -> N
     data = load_for_training(DataConfig(data_dir=tmp_path), None)
     assert data.texts("train") == [one["text"] for one in values]
     assert data.labels("train").tolist() == [one["label"] for one in values]
-    values[5]["label"] = "yes"
-    write(tmp_path / "train.jsonl", values)
-    with pytest.raises(UserError, match="row 6 has 'yes' for 'label', and a row before it 0"):
-        load_for_training(DataConfig(data_dir=tmp_path), None)
+    with pytest.raises(UserError, match="no column 'body', only text, label, zip"):
+        load_for_training(DataConfig(data_dir=tmp_path, text_column="body"), None)
+    for wrong, told in (
+        ("yes", "row 6 has 'yes' for 'label', and a row before it 0"),
+        ([1], "row 6 has [1] for 'label', and a row before it 0"),
+        ("\ud800", "row 6 has '\\ud800' for 'label', which is no text or number"),
+    ):
+        values[5]["label"] = wrong
+        (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, values)))
+        with pytest.raises(UserError, match=re.escape(told)):
+            load_for_training(DataConfig(data_dir=tmp_path), None)
 
 
 def test_the_held_out_tenth_does_not_depend_on_the_kind_of_file(imdb_dir: Path, tmp_path: Path) -> None:
@@ -475,15 +484,20 @@ STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
         (["pos", "pos"], ("negative", "positive"), ("negative", "positive")),  # a class is not there
         ([0, 1], ("negative", "positive"), ("negative", "positive")),  # ids
         ([0, 0], ("negative", "positive"), ("negative", "positive")),
-        ([4, 1, 3, 2], NUMBERED, ("1", "2", "3", "4")),  # of 1 to 5, no ids: they would be one too high
+        ([4, 1, 3, 2], NUMBERED, "none is 0"),  # of 1 to 5: as ids they would be one too high
+        ([1, 1], ("negative", "positive"), "none is 0"),
         ([5, 4, 1, 3, 2], STARS, ("1", "2", "3", "4", "5")),
         ([1, 2], ("2", "1", "0"), ("2", "1", "0")),
     ],
 )
 def test_the_classes_of_a_split_without_training_data(
-    labels: list[Any], of_model: tuple[str, ...], names: tuple[str, ...], tmp_path: Path
+    labels: list[Any], of_model: tuple[str, ...], names: Any, tmp_path: Path
 ) -> None:
     write(tmp_path / "test.jsonl", [{"text": str(row), "label": one} for row, one in enumerate(labels)])
+    if isinstance(names, str):
+        with pytest.raises(UserError, match=names):
+            load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [of_model])
+        return
     found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [of_model] if of_model else [])
     assert found.names == names
     assert any("are taken for" in note for note in found.notes) == (labels in ([0, 1], [0, 0]))
@@ -492,9 +506,13 @@ def test_the_classes_of_a_split_without_training_data(
 def test_numbers_of_classes_that_models_have_in_different_orders_are_refused(tmp_path: Path) -> None:
     """Else the model that is named first decides what is right."""
     write(tmp_path / "test.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 1}])
-    one, other = ("negative", "positive"), ("positive", "negative")
+    one, other = ("neg", "pos"), ("Positive", "Negative")
     with pytest.raises(UserError, match="Write names in the place of the numbers"):
         load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [one, other])
+    write(tmp_path / "train.jsonl", many(20, 10))
+    with pytest.raises(UserError, match="Write names in the place of the numbers"):
+        load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", [one, other])
+    assert load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", [one, one]).names == ("0", "1")
     found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [("LABEL_0", "LABEL_1"), other])
     assert found.names == other
 
@@ -505,8 +523,8 @@ def test_numbers_of_classes_that_models_have_in_different_orders_are_refused(tmp
         (["neg", "pos"], ["neg", "pos"], ("negative", "neutral", "positive"), "of_model"),  # it knows more
         ([-1, 0, 1, -1], [0, 1], ("negative", "positive"), "of_model"),  # -1: hidden, as alpha 0 allows
         ([-1, 0, 1], [0, 1], ("down", "same", "up"), ("-1", "0", "1")),  # -1: a class
-        (["low", "medium", "high"], [1, 2], ("high", "low", "medium"), ("1", "2")),  # no ids: there is no 0
-        (["a", "b"], ["a", "d"], (), None),
+        (["low", "medium", "high"], [1, 2], ("high", "low", "medium"), "none is 0"),
+        (["a", "b"], ["a", "d"], (), "row 2: unknown label 'd'"),
     ],
 )
 def test_the_classes_of_a_split_beside_training_data(
@@ -516,9 +534,9 @@ def test_the_classes_of_a_split_beside_training_data(
         write(
             tmp_path / f"{split}.jsonl", [{"text": f"{row}", "label": one} for row, one in enumerate(labels)]
         )
-    if names is None:
-        with pytest.raises(UserError, match="row 2: unknown label 'd'"):
-            load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [])
+    if isinstance(names, str) and names != "of_model":
+        with pytest.raises(UserError, match=names):
+            load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [of_model] if of_model else [])
         return
     found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [of_model])
     assert found.names == (of_model if names == "of_model" else names)

@@ -279,6 +279,17 @@ def test_a_bf16_copy_predicts_what_the_model_predicts_in_bf16(bert: Any, rows: E
     )
 
 
+def test_memory_is_given_back_between_batches(
+    bert: Any, rows: Encoded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(inference, "give_back", lambda: given.append(1))
+    monkeypatch.setattr(inference, "GIVE_BACK", 2)
+    with watched(bert) as shapes:
+        predict_logits(bert, rows, tokens=20, precision="fp32")
+    assert len(given) == len(shapes) // 2 > 0
+
+
 # --- texts, chunk by chunk ---------------------------------------------------------------------------------
 
 

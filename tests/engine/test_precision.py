@@ -1,5 +1,8 @@
 """Precision and the Accelerator."""
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -69,3 +72,18 @@ def test_auto_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_running_out_of_memory_says_what_to_do() -> None:
     with pytest.raises(UserError, match=r"out of memory\. Do this\."), explaining_memory("Do this."):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+
+def test_a_device_is_chosen_without_looking_for_other_processes() -> None:
+    """Where a cluster sets these for every job, Accelerate would wait for the others to come."""
+    code = "from distilkit.engine.precision import default_device; print(default_device().type)"
+    environment = os.environ | {"WORLD_SIZE": "2", "PMI_SIZE": "2"}
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+    assert result.stdout.strip() in ("cpu", "cuda"), result.stderr

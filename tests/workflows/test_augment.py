@@ -207,8 +207,14 @@ def test_a_damaged_block_is_made_again(many: Path, tmp_path: Path) -> None:
     assert pq.read_table(config.output).equals(whole)
 
 
-def test_two_at_once_do_not_write_the_same_file(many: Path, tmp_path: Path) -> None:
+def test_two_at_once_do_not_write_the_same_file(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
+
+    read: list[Any] = []
+    load = datasets.load_for_augmentation
+    monkeypatch.setattr(datasets, "load_for_augmentation", lambda *given: read.append(given) or load(*given))
 
     class Another(Reporter):
         def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
@@ -217,6 +223,7 @@ def test_two_at_once_do_not_write_the_same_file(many: Path, tmp_path: Path) -> N
                     augment(config)
 
     augment(config, Another())
+    assert len(read) == 1, "the other is told before it reads and tags all texts"
     assert len(pq.read_table(config.output)) > 100
 
 

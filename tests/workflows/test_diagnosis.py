@@ -206,6 +206,12 @@ FAULTS: dict[str, tuple[dict[str, Rows], dict[str, Any], list[tuple[str, str]], 
         [("missing-labels", "error")],
         "3 of 300",
     ),
+    "missing, where rows of train are held out": (
+        {"train": labels_of(TRAIN, None, 100), "validation": None},
+        {},
+        [("missing-labels", "error"), ("few-validation-rows", "warning")],
+        "3 of 300",
+    ),
     "unknown": (
         {"train": labels_of(TRAIN, 7, 100)},
         {},
