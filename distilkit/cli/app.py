@@ -1,25 +1,27 @@
 """The commands: each a short shell around the function that does the work."""
 
 import signal
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import distilkit
 from distilkit.cli import output as out
-from distilkit.cli.options import with_options
+from distilkit.cli.options import command
 from distilkit.cli.output import Output
-from distilkit.config import (
-    AugmentConfig,
-    CacheConfig,
-    CachePruneConfig,
-    DistillConfig,
-    DoctorConfig,
-    EvaluateConfig,
-    ReportConfig,
-    TrainConfig,
-)
 from distilkit.errors import GateMissed, UserError
+
+if TYPE_CHECKING:
+    from distilkit.config import (
+        AugmentConfig,
+        CacheConfig,
+        CachePruneConfig,
+        DistillConfig,
+        DoctorConfig,
+        EvaluateConfig,
+        ReportConfig,
+        TrainConfig,
+    )
 
 app = typer.Typer(
     name="distilkit",
@@ -46,9 +48,8 @@ def root(
     """Options that stand before a command."""
 
 
-@app.command()
-@with_options(TrainConfig)
-def train(config: TrainConfig, output: Output) -> None:
+@command(app, "TrainConfig")
+def train(config: "TrainConfig", output: Output) -> None:
     """Fine-tune a teacher: any encoder that AutoModelForSequenceClassification takes."""
     from distilkit.workflows import training
 
@@ -57,9 +58,8 @@ def train(config: TrainConfig, output: Output) -> None:
     output.result(*out.run_summary(run))
 
 
-@app.command()
-@with_options(DistillConfig)
-def distill(config: DistillConfig, output: Output) -> None:
+@command(app, "DistillConfig")
+def distill(config: "DistillConfig", output: Output) -> None:
     """Distill a teacher into a student: loss = alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)."""
     from distilkit.workflows import distillation
 
@@ -68,9 +68,8 @@ def distill(config: DistillConfig, output: Output) -> None:
     output.result(*out.run_summary(run))
 
 
-@app.command()
-@with_options(AugmentConfig)
-def augment(config: AugmentConfig, output: Output) -> None:
+@command(app, "AugmentConfig")
+def augment(config: "AugmentConfig", output: Output) -> None:
     """Make new texts of the training split's, as one Parquet file for a teacher to label."""
     from distilkit.workflows import augmentation
 
@@ -79,9 +78,8 @@ def augment(config: AugmentConfig, output: Output) -> None:
     output.result(result.document(), out.augmentation_text(result.document()))
 
 
-@app.command()
-@with_options(DoctorConfig)
-def doctor(config: DoctorConfig, output: Output) -> None:
+@command(app, "DoctorConfig")
+def doctor(config: "DoctorConfig", output: Output) -> None:
     """Check what `distill` would be given, before it is: data, labels, teacher, tokenizers, time and memory.
 
     Takes the options of `distill`. Exit code 3 when an error is found, 0 with warnings or nothing.
@@ -94,9 +92,8 @@ def doctor(config: DoctorConfig, output: Output) -> None:
     diagnosis.check_findings(result)
 
 
-@app.command()
-@with_options(EvaluateConfig)
-def evaluate(config: EvaluateConfig, output: Output) -> None:
+@command(app, "EvaluateConfig")
+def evaluate(config: "EvaluateConfig", output: Output) -> None:
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
     from distilkit.workflows import evaluation, gating
 
@@ -107,9 +104,8 @@ def evaluate(config: EvaluateConfig, output: Output) -> None:
     gating.check_gates(result)
 
 
-@app.command()
-@with_options(ReportConfig)
-def report(config: ReportConfig, output: Output) -> None:
+@command(app, "ReportConfig")
+def report(config: "ReportConfig", output: Output) -> None:
     """Draw how runs were trained: losses and metrics of every epoch, several runs in one picture."""
     from distilkit.workflows import reporting
 
@@ -124,9 +120,8 @@ cache = typer.Typer(
 app.add_typer(cache, name="cache")
 
 
-@cache.command("path")
-@with_options(CacheConfig)
-def cache_path(config: CacheConfig, output: Output) -> None:
+@command(cache, "CacheConfig", "path")
+def cache_path(config: "CacheConfig", output: Output) -> None:
     """Print the folder: $DISTILKIT_CACHE, else the user's cache folder."""
     from distilkit.workflows import caching
 
@@ -134,9 +129,8 @@ def cache_path(config: CacheConfig, output: Output) -> None:
     output.result(place.document(), str(place.path))
 
 
-@cache.command("list")
-@with_options(CacheConfig)
-def cache_list(config: CacheConfig, output: Output) -> None:
+@command(cache, "CacheConfig", "list")
+def cache_list(config: "CacheConfig", output: Output) -> None:
     """List the teachers whose logits are stored."""
     from distilkit.workflows import caching
 
@@ -144,9 +138,8 @@ def cache_list(config: CacheConfig, output: Output) -> None:
     output.result(listing.document(), out.cache_table(listing.document()))
 
 
-@cache.command("verify")
-@with_options(CacheConfig)
-def cache_verify(config: CacheConfig, output: Output) -> None:
+@command(cache, "CacheConfig", "verify")
+def cache_verify(config: "CacheConfig", output: Output) -> None:
     """Read everything again; exit code 3 when something is damaged."""
     from distilkit.workflows import caching
 
@@ -156,9 +149,8 @@ def cache_verify(config: CacheConfig, output: Output) -> None:
     caching.check_damage(result)
 
 
-@cache.command("prune")
-@with_options(CachePruneConfig)
-def cache_prune(config: CachePruneConfig, output: Output) -> None:
+@command(cache, "CachePruneConfig", "prune")
+def cache_prune(config: "CachePruneConfig", output: Output) -> None:
     """Remove what is damaged or left over, and the entries that are named or long unused."""
     from distilkit.workflows import caching
 

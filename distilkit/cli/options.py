@@ -6,14 +6,18 @@ a YAML key and a Python argument get the same answer.
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
+from distilkit import config
 from distilkit.cli.output import Output
-from distilkit.config import FitConfig
-from distilkit.fields import T, field_infos, flag, make_config, read_values
+from distilkit.fields import field_infos, flag, make_config, read_values
+
+Command = Callable[[Any, Output], None]
 
 PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Gates", "Speed", "Cache", "Output")
 
@@ -33,31 +37,58 @@ JSON = Annotated[
 ]
 
 
-def with_options(config_type: type[T]) -> Callable[[Callable[[T, Output], None]], Any]:
-    """Give a command `command(config, output)` a flag for each field of `config_type`."""
+class LateCommand(TyperCommand):
+    """A command that knows its name and its help; its options are made when it is asked for.
 
-    def decorate(command: Callable[[T, Output], None]) -> Any:
-        def callback(ctx: typer.Context, **flags: Any) -> None:
-            file, quiet, as_json = flags.pop("config"), flags.pop("quiet"), flags.pop("json")
-            given = {name: value for name, value in flags.items() if _was_typed(ctx, name)}
-            values = {**(read_values(file) if file else {}), **given}
-            config = make_config(config_type, values, source=str(file) if file else "")
-            command(config, Output(quiet=quiet, as_json=as_json))
+    Each class of options takes some milliseconds, and one command is run at a time.
+    """
 
-        context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
-        parameters = [context, *_parameters(config_type)]
-        for name, annotation, default in (
-            ("config", CONFIG, None),
-            ("quiet", QUIET, False),
-            ("json", JSON, False),
-        ):
-            parameters.append(_keyword(name, annotation, default))
-        callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        callback.__doc__ = command.__doc__ or config_type.__doc__
-        callback.__name__ = command.__name__
-        return callback
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """That of the whole command, which takes this one's place from here on."""
+        alone = typer.Typer(add_completion=False)
+        alone.command()(self.callback.whole())  # type: ignore[union-attr]  # set by `command`
+        return typer.main.get_command(alone).make_context(*arguments, **options)
+
+
+def command(app: typer.Typer, config_name: str, name: str | None = None) -> Callable[[Command], Command]:
+    """Add a command to `app`: a function of a config, of the class of that name, and an `Output`.
+
+    It gets a flag for each field of the class.
+    """
+
+    def decorate(run: Command) -> Command:
+        def late() -> None:
+            """Never called: `whole` makes what is."""
+
+        late.__doc__, late.__name__ = run.__doc__, run.__name__
+        late.whole = partial(_with_options, run, config_name)  # type: ignore[attr-defined]
+        app.command(name, cls=LateCommand)(late)
+        return run
 
     return decorate
+
+
+def _with_options(run: Command, config_name: str) -> Callable[..., None]:
+    config_type: type[Any] = getattr(config, config_name)
+
+    def callback(ctx: typer.Context, **flags: Any) -> None:
+        file, quiet, as_json = flags.pop("config"), flags.pop("quiet"), flags.pop("json")
+        given = {name: value for name, value in flags.items() if _was_typed(ctx, name)}
+        values = {**(read_values(file) if file else {}), **given}
+        made = make_config(config_type, values, source=str(file) if file else "")
+        run(made, Output(quiet=quiet, as_json=as_json))
+
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [context, *_parameters(config_type)]
+    for name, annotation, default in (
+        ("config", CONFIG, None),
+        ("quiet", QUIET, False),
+        ("json", JSON, False),
+    ):
+        parameters.append(_keyword(name, annotation, default))
+    callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    callback.__doc__, callback.__name__ = run.__doc__, run.__name__
+    return callback
 
 
 def _was_typed(ctx: typer.Context, name: str) -> bool:
@@ -72,7 +103,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
     """The fields, in the order of their panels, as Typer parameters that default to "not typed"."""
     arguments, options = [], []
-    defaults = config_type.default_texts() if issubclass(config_type, FitConfig) else {}
+    defaults = config_type.default_texts() if hasattr(config_type, "default_texts") else {}
     for name, field in field_infos(config_type).items():
         extra = field.json_schema_extra or {}
         annotation, metavar = _typed(field.annotation)

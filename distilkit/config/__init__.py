@@ -4,14 +4,39 @@ A field that is `None` has a default that depends on other fields; `resolve` fil
 nothing for the chosen student is refused when set, so that no option is silently without effect.
 """
 
-from distilkit.config.augmentation import AugmentConfig
-from distilkit.config.caching import CacheConfig, CachePruneConfig
-from distilkit.config.common import DataConfig, FitConfig, Precision, TextsConfig, resolve
-from distilkit.config.distillation import OWN_LAYERS, DistillConfig, DoctorConfig, Pooling
-from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, gates
-from distilkit.config.reporting import ReportConfig
-from distilkit.config.training import TrainConfig
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from distilkit.config.augmentation import AugmentConfig
+    from distilkit.config.caching import CacheConfig, CachePruneConfig
+    from distilkit.config.common import DataConfig, FitConfig, Precision, TextsConfig, resolve
+    from distilkit.config.distillation import OWN_LAYERS, DistillConfig, DoctorConfig, Pooling
+    from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, gates
+    from distilkit.config.reporting import ReportConfig
+    from distilkit.config.training import TrainConfig
+
+_HOMES = {
+    "AugmentConfig": "augmentation",
+    "CacheConfig": "caching",
+    "CachePruneConfig": "caching",
+    "DataConfig": "common",
+    "DistillConfig": "distillation",
+    "DoctorConfig": "distillation",
+    "EvaluateConfig": "evaluation",
+    "FIDELITY": "evaluation",
+    "FitConfig": "common",
+    "GLUE_FILES": "evaluation",
+    "LATENCIES": "evaluation",
+    "OWN_LAYERS": "distillation",
+    "Pooling": "distillation",
+    "Precision": "common",
+    "ReportConfig": "reporting",
+    "TextsConfig": "common",
+    "TrainConfig": "training",
+    "gates": "evaluation",
+    "resolve": "common",
+}
 __all__ = [
     "FIDELITY",
     "GLUE_FILES",
@@ -33,3 +58,10 @@ __all__ = [
     "gates",
     "resolve",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use (PEP 562): each class takes some milliseconds, and a command has one.
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

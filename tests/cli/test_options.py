@@ -116,6 +116,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     loaded = set(result.stderr.split())
     assert "distilkit.config" in loaded
     assert not loaded & set(HEAVY)
+    asked = {"evaluate": "evaluation", "report": "reporting"}.get(arguments[0])
+    if asked:  # and no other command's options
+        found = {name for name in loaded if name.startswith("distilkit.config.")}
+        assert found - {"distilkit.config.common"} == {f"distilkit.config.{asked}"}
 
 
 @pytest.mark.alone
