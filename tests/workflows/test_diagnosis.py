@@ -206,12 +206,6 @@ FAULTS: dict[str, tuple[dict[str, Rows], dict[str, Any], list[tuple[str, str]], 
         [("missing-labels", "error")],
         "3 of 300",
     ),
-    "missing, where rows of train are held out": (
-        {"train": labels_of(TRAIN, None, 100), "validation": None},
-        {},
-        [("missing-labels", "error"), ("few-validation-rows", "warning")],
-        "3 of 300",
-    ),
     "unknown": (
         {"train": labels_of(TRAIN, 7, 100)},
         {},
@@ -306,6 +300,14 @@ FAULTS: dict[str, tuple[dict[str, Rows], dict[str, Any], list[tuple[str, str]], 
     "unused teacher": ({}, {"alpha": 1}, [("unused-teacher", "warning")], "alpha is 1"),
     "more than the teacher reads": ({}, {"max_length": 300}, [("max-length", "error")], "reads, 64 tokens"),
 }
+
+
+def test_labels_that_are_missing_are_counted_where_rows_of_train_are_held_out(
+    examine: Examine, tmp_path: Path
+) -> None:
+    result = examine(data_dir=write(tmp_path, train=labels_of(TRAIN, None, 100), validation=None))
+    assert names(result) == [("missing-labels", "error"), ("few-validation-rows", "warning")]
+    assert "3 of 300" in result.findings[0].line
 
 
 @pytest.mark.parametrize("fault", FAULTS)
