@@ -1,11 +1,18 @@
 """How long work tells of itself. The engine and the workflows speak to a `Reporter`; only the CLI draws."""
 
+from collections.abc import Iterable
+
 
 class Reporter:
     """Receives what a workflow has to tell while it runs. This one is silent; the CLI's draws on stderr."""
 
     def note(self, message: str) -> None:
         """One finished fact, a line: what was loaded, what an epoch gave."""
+
+    def note_all(self, messages: Iterable[str]) -> None:
+        """A note of each."""
+        for message in messages:
+            self.note(message)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
         """`done` of `total` units of `task` are finished. Called often, so it must be cheap."""

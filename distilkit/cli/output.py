@@ -97,7 +97,7 @@ def evaluation_table(document: Mapping[str, Any]) -> Table:
     models: Sequence[Mapping[str, Any]] = document["models"]
     rows = summary.many(document["rows"], "row")
     title = ", ".join([f"{document['dataset']} {document['split']}", rows, *summary.setting(document)])
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table = _titled(title)
     table.add_column("model", overflow="fold", min_width=12)
     columns = summary.columns_of(models)
     for heading in columns.values():
@@ -111,6 +111,10 @@ def evaluation_table(document: Mapping[str, Any]) -> Table:
     return table
 
 
+def _titled(title: str) -> Table:
+    return Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+
+
 def _short(value: float) -> str:
     scale, letter = (1e6, "M") if value >= 1e6 else (1e3, "k")
     return f"{value / scale:.1f}{letter}"
@@ -120,9 +124,7 @@ def cache_table(document: Mapping[str, Any]) -> Table | str:
     """What is stored, a row a teacher."""
     if not document["entries"]:
         return f"{document['path']}: nothing is stored yet"
-    table = Table(
-        title=escape(document["path"]), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False
-    )
+    table = _titled(document["path"])
     table.add_column("teacher", overflow="fold", min_width=12)
     for heading in ("key", "rows", "classes", "max length", "precision", "bytes", "last used"):
         table.add_column(heading, justify="left" if heading == "key" else "right", no_wrap=True)

@@ -156,7 +156,9 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
     raw = source.raw_labels(split, rows)
     names, by_id, where = source.names, False, source.where(split)
     if names is None:
-        names, by_id = scored_names(raw, source.trained_names(), models, where)
+        names, by_id = scored_names(
+            raw, source.trained_names(rows if split == "train" else None), models, where
+        )
     labels_of = {split: label_ids(raw, names, where)}
     whole = {split: len(rows)}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
@@ -379,14 +381,17 @@ class _Source:
         self._require(rows, self.label, "--label-column", split)
         return rows.select_columns([self.label]).with_format("arrow")[:].column(self.label)
 
-    def trained_names(self) -> tuple[str, ...]:
-        """The classes of the training labels; none where they are missing, as a student of alpha 0 may do."""
+    def trained_names(self, rows: datasets.Dataset | None) -> tuple[str, ...]:
+        """The classes of the training labels; none where they are missing, as a student of alpha 0 may do.
+
+        Args:
+            rows: the training split, where it was read already.
+        """
         if "train" not in self.available():
             return ()
         try:
-            return label_names(
-                self.raw_labels("train", self.read("train", checked=False)), self.where("train")
-            )
+            rows = rows or self.read("train", checked=False)
+            return label_names(self.raw_labels("train", rows), self.where("train"))
         except UserError:
             return ()
 

@@ -79,14 +79,14 @@ def scored_names(
     if _know(answered, labels):
         return answered, False
     ids = {str(number) for number in range(len(answered))}
-    if answered in in_words and labels <= ids and (said_by_id or "0" in labels):
+    if answered in in_words and labels <= ids:
+        if not said_by_id and "0" not in labels:
+            raise UserError(
+                f"{where}: the labels are numbers, and none is 0: they may be ids of {', '.join(answered)}, "
+                "or count from 1. Write names in their place, or put the training split beside it."
+            )
         check_order(models, where)
         return answered, True
-    if answered in in_words and labels <= ids:
-        raise UserError(
-            f"{where}: the labels are numbers, and none is 0: they may be ids of {', '.join(answered)}, or "
-            "count from 1. Write names in their place, or put the training split beside it."
-        )
     for names in (tuple(trained), answered):  # of what is known in part, or hidden, `label_ids` names the row
         if names and ("-1" in labels or any(_know(names, {label}) for label in labels)):
             return names, False

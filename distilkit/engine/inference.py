@@ -174,7 +174,7 @@ def _predict(
                 for logits in _forward(model, rows, waiting, computing):
                     parts.append(logits)
                     advance(sum(map(len, parts)))
-                    if len(parts) % GIVE_BACK == 0:
+                    if device.type == "cpu" and len(parts) % GIVE_BACK == 0:
                         give_back()
             except torch.OutOfMemoryError:
                 waiting = batches[len(parts) :]

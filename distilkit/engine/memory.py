@@ -13,6 +13,7 @@ import torch
 
 CGROUP = Path("/sys/fs/cgroup")
 LOOKS = 0.005  # seconds between two looks
+_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def peak(device: torch.device) -> int:
@@ -55,9 +56,8 @@ def give_back() -> None:
 
     Activations of ever other sizes leave gaps, and what is held grows with every size that there was.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 def available(device: torch.device) -> int:

@@ -112,8 +112,7 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     _check_output(config)
     _check_free(config)
     loaded = datasets.load_for_augmentation(config, config.max_train_samples)
-    for note in loaded.data.notes:
-        reporter.note(note)
+    reporter.note_all(loaded.data.notes)
     sides = [[texts[row] for row in loaded.rows.tolist()] for texts in _columns(loaded.data, "train")]
     make, made_with = (_tang if config.rule == "tang" else _tinybert)(config, sides, reporter)
     maker = _Maker(config, loaded.data, loaded.rows, sides, make)

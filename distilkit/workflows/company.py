@@ -52,7 +52,7 @@ class Company:
         # Without training labels the teacher is the one who knows all classes.
         names = names_of(self._known[0]) if self._known and not hard else None
         self._data = transfer.load(shared, labelled=hard, names=names)
-        _tell(self._data.notes, reporter)
+        reporter.note_all(self._data.notes)
         columns = [match_classes(teacher, self._data, reporter) for teacher in self._known]
         self._splits = [split for split in ("train", transfer.SPLIT) if split in self._data.splits]
         # The students' words are learned once; a lock, because all models take their seed from torch's.
@@ -100,7 +100,7 @@ class Company:
         own, whole = len(self._data.splits["train"]), self._data
         mix = own, transfer.per_epoch(ratio, own)
         self._data = transfer.enough(whole, mix[1] * max(config.epochs or 0 for config in self.configs))
-        _tell(self._data.notes[len(whole.notes) :], reporter)
+        reporter.note_all(self._data.notes[len(whole.notes) :])
         return mix
 
     def _padded_labels(self) -> Tensor:
@@ -184,8 +184,3 @@ class Company:
         jobs, rows = zip(*map(self._prepare, numbers), strict=True)
         device = self.accelerator.device
         return fit_into_runs(jobs, rows, self._rows.validation, device, reporter)
-
-
-def _tell(notes: Sequence[str], reporter: Reporter) -> None:
-    for note in notes:
-        reporter.note(note)

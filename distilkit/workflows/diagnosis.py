@@ -167,8 +167,7 @@ class _Doctor:
         if raw.names is None:
             self._add(findings.of_class_names(names), "hidden-labels")
         data = raw.usable(self.given, self.given.max_train_samples, usable, names, ids)
-        for note in data.notes:
-            self.reporter.note(note)
+        self.reporter.note_all(data.notes)
         self.found.rows |= {split: len(rows) for split, rows in data.splits.items()}
         return data
 

@@ -73,8 +73,7 @@ def _read(
     config: EvaluateConfig, lineup: Lineup, before: dict[str, Any] | None, reporter: Reporter
 ) -> TextData:
     data = datasets.load_for_evaluation(config, config.split, [one.names for one in lineup.models])
-    for note in data.notes:
-        reporter.note(note)
+    reporter.note_all(data.notes)
     if before:
         check_baseline(before, config, data)
     return data
@@ -175,10 +174,15 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
 
 def _write_markdown(file: Path, text: str) -> None:
     """Through a link, and into what is no file: `/dev/stdout`, a pipe."""
-    if file.exists() and not file.is_file():
+    if _is_stream(file):
         file.write_text(text, encoding="utf-8")
     else:
         runs.write_text(file.resolve(), text)
+
+
+def _is_stream(file: Path) -> bool:
+    """Whether it is there and no file, so that no folder has to take it."""
+    return file.exists() and not file.is_file()
 
 
 def _check_outputs(config: EvaluateConfig) -> None:
@@ -190,7 +194,7 @@ def _check_outputs(config: EvaluateConfig) -> None:
     if config.markdown:
         if config.markdown.is_dir():
             raise UserError(f"--markdown {config.markdown} is a folder. Give a file.")
-        if config.markdown.is_file() or not config.markdown.exists():  # else a pipe, which has no home
+        if not _is_stream(config.markdown):
             runs.check_home(config.markdown.resolve(), "--markdown")
     if config.glue_submission:
         if config.glue_submission.exists() and not config.glue_submission.is_dir():

@@ -43,8 +43,6 @@ LOOK_UP_THEIR_INPUT = frozenset(
     ("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 )
 CALIBRATION_ROWS = 100  # with fewer, a temperature says more of these rows than of the student
-
-
 LESS_MEMORY = (
     "Use a lower --batch-size (with --gradient-accumulation-steps for the same steps) "
     "or a lower --max-length."

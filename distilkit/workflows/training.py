@@ -28,8 +28,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     precision = resolve_precision(config.precision, default_device())
     source = find_model(config.model)
     data = datasets.load_for_training(config, config.max_train_samples)
-    for note in data.notes:
-        reporter.note(note)
+    reporter.note_all(data.notes)
     set_seed(config.seed)
     tokenizer = load_tokenizer(source)
     model, new = load_for_training(source, data.names)
