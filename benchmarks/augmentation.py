@@ -30,10 +30,10 @@ from benchmarks.common import (
     synchronize,
 )
 from distilkit import AugmentConfig, augment
-from distilkit.data.augmentation import Words
-from distilkit.engine.masked_lm import MaskedLM
-from distilkit.engine.precision import resolve_precision
+from distilkit.hardware.precision import resolve_precision
 from distilkit.models.loading import find_model
+from distilkit.workflows.augmentation.masked_lm import MaskedLM
+from distilkit.workflows.augmentation.rules import Words
 
 TOP_K = 15
 

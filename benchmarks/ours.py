@@ -13,9 +13,9 @@ from transformers import AutoConfig, AutoTokenizer
 from benchmarks.common import SEED, Options, device
 from benchmarks.competitors import ALPHA, BATCH, Work
 from distilkit import DistillConfig, Run, distill, distill_many
-from distilkit.engine.inference import predict_texts
-from distilkit.engine.losses import distillation_loss
-from distilkit.engine.precision import resolve_precision
+from distilkit.engine.inference.logits import predict_texts
+from distilkit.engine.training.losses import distillation_loss
+from distilkit.hardware.precision import resolve_precision
 
 
 def teacher_logits(

@@ -18,8 +18,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.common import SEED, Options, Results, cache_folder, device, parse, synchronize, teacher
 from benchmarks.ours import student_config, together
-from distilkit.engine.loop import LOG_STEPS, StepRecord
-from distilkit.workflows import fitting
+from distilkit.engine.training.loop import LOG_STEPS, StepRecord
+from distilkit.workflows.fitting import fit as fitting
 
 MATRIX = ("mm", "linear", "lstm", "rnn", "attention", "matmul")
 BATCH = 32

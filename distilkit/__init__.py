@@ -20,11 +20,11 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from distilkit.errors import GateMissed, UserError
-    from distilkit.runs import Run
-    from distilkit.workflows.augmentation import augment
-    from distilkit.workflows.diagnosis import doctor
-    from distilkit.workflows.distillation import distill, distill_many
-    from distilkit.workflows.evaluation import evaluate
+    from distilkit.runs.run import Run
+    from distilkit.workflows.augmentation.workflow import augment
+    from distilkit.workflows.diagnosis.workflow import doctor
+    from distilkit.workflows.distillation.workflow import distill, distill_many
+    from distilkit.workflows.evaluation.workflow import evaluate
     from distilkit.workflows.reporting import report
     from distilkit.workflows.training import train
 
@@ -39,12 +39,12 @@ _HOMES = {
     "TrainConfig": "config",
     "GateMissed": "errors",
     "UserError": "errors",
-    "Run": "runs",
-    "augment": "workflows.augmentation",
-    "distill": "workflows.distillation",
-    "distill_many": "workflows.distillation",
-    "doctor": "workflows.diagnosis",
-    "evaluate": "workflows.evaluation",
+    "Run": "runs.run",
+    "augment": "workflows.augmentation.workflow",
+    "distill": "workflows.distillation.workflow",
+    "distill_many": "workflows.distillation.workflow",
+    "doctor": "workflows.diagnosis.workflow",
+    "evaluate": "workflows.evaluation.workflow",
     "report": "workflows.reporting",
     "train": "workflows.training",
 }

@@ -29,9 +29,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distilkit.data import datasets
+from distilkit.data import sources
 from distilkit.progress import Reporter
-from distilkit.runs import Run
+from distilkit.runs.run import Run
 
 DEVICES = [
     "cpu",
@@ -326,11 +326,11 @@ def family(kind: str, *, dropout: bool = True, **more: Any) -> Any:
 
 def half_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the first half of a training split has no labels."""
-    original = datasets.TextData.labels
+    original = sources.TextData.labels
 
     def half(self: Any, split: str) -> Tensor:
         labels = original(self, split).clone()
         labels[: len(labels) // 2 if split == "train" else 0] = -100
         return labels
 
-    monkeypatch.setattr(datasets.TextData, "labels", half)
+    monkeypatch.setattr(sources.TextData, "labels", half)

@@ -23,9 +23,13 @@ from distilkit.config import (
     gates,
     resolve,
 )
+from distilkit.config.fields import changed, dump_values, field_infos, make_config, read_values
 from distilkit.errors import UserError
-from distilkit.fields import changed, dump_values, field_infos, make_config, read_values
-from distilkit.workflows import augmentation, diagnosis, distillation, evaluation, reporting, training
+from distilkit.workflows import reporting, training
+from distilkit.workflows.augmentation import workflow as augmentation
+from distilkit.workflows.diagnosis import workflow as diagnosis
+from distilkit.workflows.distillation import workflow as distillation
+from distilkit.workflows.evaluation import workflow as evaluation
 
 COMMANDS = {
     "train": TrainConfig,

@@ -61,20 +61,20 @@ def train(config: "TrainConfig", output: Output) -> None:
 @command(app, "DistillConfig")
 def distill(config: "DistillConfig", output: Output) -> None:
     """Distill a teacher into a student: loss = alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)."""
-    from distilkit.workflows import distillation
+    from distilkit.workflows.distillation import workflow
 
     with output:
-        run = distillation.distill(config, output)
+        run = workflow.distill(config, output)
     output.result(*out.run_summary(run))
 
 
 @command(app, "AugmentConfig")
 def augment(config: "AugmentConfig", output: Output) -> None:
     """Make new texts of the training split's, as one Parquet file for a teacher to label."""
-    from distilkit.workflows import augmentation
+    from distilkit.workflows.augmentation import workflow
 
     with output:
-        result = augmentation.augment(config, output)
+        result = workflow.augment(config, output)
     output.result(result.document(), out.augmentation_text(result.document()))
 
 
@@ -84,24 +84,24 @@ def doctor(config: "DoctorConfig", output: Output) -> None:
 
     Takes the options of `distill`. Exit code 3 when an error is found, 0 with warnings or nothing.
     """
-    from distilkit.workflows import diagnosis
+    from distilkit.workflows.diagnosis import workflow
 
     with output:
-        result = diagnosis.doctor(config, output)
+        result = workflow.doctor(config, output)
     output.result(result.document(), out.diagnosis_text(result.document()))
-    diagnosis.check_findings(result)
+    workflow.check_findings(result)
 
 
 @command(app, "EvaluateConfig")
 def evaluate(config: "EvaluateConfig", output: Output) -> None:
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
-    from distilkit.workflows import evaluation, gating
+    from distilkit.workflows.evaluation import gates, workflow
 
     with output:
-        result = evaluation.evaluate(config, output)
+        result = workflow.evaluate(config, output)
     document = result.document()
     output.result(document, out.evaluation_table(document))
-    gating.check_gates(result)
+    gates.check_gates(result)
 
 
 @command(app, "ReportConfig")

@@ -15,7 +15,7 @@ from typer.core import TyperCommand
 
 from distilkit import config
 from distilkit.cli.output import Output
-from distilkit.fields import field_infos, flag, make_config, read_values
+from distilkit.config.fields import field_infos, flag, make_config, read_values
 
 Command = Callable[[Any, Output], None]
 

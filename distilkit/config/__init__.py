@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distilkit.config.augmentation import AugmentConfig
     from distilkit.config.caching import CacheConfig, CachePruneConfig
-    from distilkit.config.common import DataConfig, FitConfig, Precision, TextsConfig, resolve
     from distilkit.config.distillation import OWN_LAYERS, DistillConfig, DoctorConfig, Pooling
     from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, gates
+    from distilkit.config.fitting import DataConfig, FitConfig, Precision, TextsConfig, resolve
     from distilkit.config.reporting import ReportConfig
     from distilkit.config.training import TrainConfig
 
@@ -20,22 +20,22 @@ _HOMES = {
     "AugmentConfig": "augmentation",
     "CacheConfig": "caching",
     "CachePruneConfig": "caching",
-    "DataConfig": "common",
+    "DataConfig": "fitting",
     "DistillConfig": "distillation",
     "DoctorConfig": "distillation",
     "EvaluateConfig": "evaluation",
     "FIDELITY": "evaluation",
-    "FitConfig": "common",
+    "FitConfig": "fitting",
     "GLUE_FILES": "evaluation",
     "LATENCIES": "evaluation",
     "OWN_LAYERS": "distillation",
     "Pooling": "distillation",
-    "Precision": "common",
+    "Precision": "fitting",
     "ReportConfig": "reporting",
-    "TextsConfig": "common",
+    "TextsConfig": "fitting",
     "TrainConfig": "training",
     "gates": "evaluation",
-    "resolve": "common",
+    "resolve": "fitting",
 }
 __all__ = [
     "FIDELITY",

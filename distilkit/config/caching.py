@@ -1,6 +1,6 @@
 """What `cache path`, `list`, `verify` and `prune` are told."""
 
-from distilkit.fields import Strings, frozen, option
+from distilkit.config.fields import Strings, frozen, option
 
 
 @frozen

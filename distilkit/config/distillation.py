@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from distilkit.config.common import FitConfig
-from distilkit.fields import Floats, Strings, field_infos, flag, frozen, option
+from distilkit.config.fields import Floats, Strings, field_infos, flag, frozen, option
+from distilkit.config.fitting import FitConfig
 
 Init = Literal["pretrained", "teacher", "random"]
 Method = Literal["logits", "tinybert", "pkd", "general"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from distilkit.fields import Strings, frozen, option, positional
+from distilkit.config.fields import Strings, frozen, option, positional
 
 
 @frozen

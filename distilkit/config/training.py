@@ -1,7 +1,7 @@
 """What `train` is told."""
 
-from distilkit.config.common import FitConfig
-from distilkit.fields import frozen, option
+from distilkit.config.fields import frozen, option
+from distilkit.config.fitting import FitConfig
 
 
 @frozen

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilkit.data.datasets import DATA_SEED
 from distilkit.data.encoding import CHUNK, Encoded, Tokenizer, input_names, padding_of
 from distilkit.data.files import read_lines
+from distilkit.data.sources import DATA_SEED
 from distilkit.errors import UserError
 
 TEXT = "text"

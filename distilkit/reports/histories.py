@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distilkit import runs
 from distilkit.reports import plots, summary
 from distilkit.reports.parts import (
     INDEX,
@@ -21,6 +20,7 @@ from distilkit.reports.parts import (
     size,
     write_pictures,
 )
+from distilkit.runs import run as runs
 
 LAYERS = "layers"  # the stage of a training that matches layers, and the metric of one that does nothing else
 LAYER_LOSS = "layer_loss"

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from distilkit import runs
 from distilkit.config import FIDELITY
 from distilkit.reports import plots, summary
 from distilkit.reports.parts import (
@@ -31,7 +30,8 @@ from distilkit.reports.parts import (
     write_pictures,
 )
 from distilkit.reports.published import PUBLISHED
-from distilkit.reports.statistics import QUALITY, Answers, Bin, risk_coverage
+from distilkit.runs import run
+from distilkit.scores.statistics import QUALITY, Answers, Bin, risk_coverage
 
 HEADINGS = {
     "f1": "F1",
@@ -69,12 +69,12 @@ def write_report(folder: Path, document: Mapping[str, Any], answers: Sequence[An
     if len(answers) != len(document["models"]):
         raise ValueError(f"{len(answers)} models answered, and {len(document['models'])} were measured")
     check = partial(check_report_dir, folder)
-    with runs.writing_folder(folder, "--report", "report", check) as draft:
-        runs.write_json(draft / EVALUATION, document)
+    with run.writing_folder(folder, "--report", "report", check) as draft:
+        run.write_json(draft / EVALUATION, document)
         _write_answers(draft / ANSWERS, document, answers)
         context, pictures = _evaluation(document, answers)
         write_pictures(draft, pictures)
-        runs.write_text(draft / INDEX, render("evaluation.html", **context))
+        run.write_text(draft / INDEX, render("evaluation.html", **context))
     return folder / INDEX
 
 

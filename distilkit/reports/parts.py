@@ -14,9 +14,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from distilkit import runs
 from distilkit.errors import UserError
 from distilkit.reports import plots
+from distilkit.runs import run
 
 INDEX, EVALUATION, ANSWERS, REPORT, PLOTS = (
     "index.html",
@@ -92,7 +92,7 @@ def check_report_dir(folder: Path, option: str = "--report") -> None:
                 "with it. Name another folder, or move that away."
             )
 
-    runs.check_folder(folder, option, check_contents)
+    run.check_folder(folder, option, check_contents)
 
 
 def write_pictures(draft: Path, pictures: Iterable[Picture]) -> list[Path]:

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from distilkit.reports.statistics import Answers, Bin, Floats, Integers, precision_recall, roc, wilson
+from distilkit.scores.statistics import Answers, Bin, Floats, Integers, precision_recall, roc, wilson
 
 INK = "#1b1f24"
 # Told apart by people who do not see red or green, and at least 3 : 1 on white and on near black.

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilkit import runs
 from distilkit.config import ReportConfig
 from distilkit.errors import UserError
 from distilkit.progress import SILENT, Reporter
 from distilkit.reports import summary
 from distilkit.reports.histories import write_histories
 from distilkit.reports.parts import check_report_dir
-from distilkit.runs import Run
+from distilkit.runs import run as runs
+from distilkit.runs.run import Run
 
 SCHEMA = "distilkit.report/1"
 OPTION = "--output-dir"

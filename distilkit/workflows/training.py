@@ -5,13 +5,13 @@ from functools import partial
 from accelerate.utils import set_seed
 
 from distilkit.config import TrainConfig, resolve
-from distilkit.data import datasets
-from distilkit.engine.losses import distillation_loss, formula
-from distilkit.engine.precision import default_device, make_accelerator, resolve_precision
+from distilkit.data import sources
+from distilkit.engine.training.losses import distillation_loss, formula
+from distilkit.hardware.precision import default_device, make_accelerator, resolve_precision
 from distilkit.models.loading import find_model, load_for_training, load_tokenizer
 from distilkit.progress import SILENT, Reporter
-from distilkit.runs import Run, check_output_dir
-from distilkit.workflows.fitting import Job, encode_split, fit_into_run, within_reach
+from distilkit.runs.run import Run, check_output_dir
+from distilkit.workflows.fitting.fit import Job, encode_split, fit_into_run, within_reach
 
 
 def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
@@ -27,7 +27,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     check_output_dir(config.output_dir, config.overwrite)
     precision = resolve_precision(config.precision, default_device())
     source = find_model(config.model)
-    data = datasets.load_for_training(config, config.max_train_samples)
+    data = sources.load_for_training(config, config.max_train_samples)
     reporter.note_all(data.notes)
     set_seed(config.seed)
     tokenizer = load_tokenizer(source)

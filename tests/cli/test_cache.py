@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from distilkit.cli.app import app
 from distilkit.config import CachePruneConfig
-from distilkit.engine.logit_store import LogitStore
-from distilkit.fields import field_infos, flag
+from distilkit.config.fields import field_infos, flag
+from distilkit.engine.teacher_logits.store import LogitStore
 
 KEYS = {"runs/one": "a1" * 32, "runs/two": "a2" * 32, "runs/[red]three": "b3" * 32}
 

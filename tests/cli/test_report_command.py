@@ -7,7 +7,7 @@ import pytest
 from conftest import Call
 
 from distilkit.reports import plots
-from distilkit.runs import Run
+from distilkit.runs.run import Run
 
 
 @pytest.fixture(autouse=True)

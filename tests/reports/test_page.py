@@ -13,11 +13,11 @@ import pytest
 
 from distilkit import UserError
 from distilkit.reports import page, parts, plots
-from distilkit.reports.comparison import Contestant, compare, coverage, mistakes, per_class, slices
 from distilkit.reports.page import write_report
 from distilkit.reports.parts import check_report_dir, short_names
 from distilkit.reports.published import PUBLISHED
-from distilkit.reports.statistics import Answers, confusion, reliability
+from distilkit.scores.comparison import Contestant, compare, coverage, mistakes, per_class, slices
+from distilkit.scores.statistics import Answers, confusion, reliability
 
 HOSTILE = (
     "</title></svg></style><script>alert(1)</script><img src=http://x.example/a.png onerror=a()> --> $x$ \"'&"

@@ -17,7 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from distilkit.reports import plots
 from distilkit.reports.plots import Course, Line, Trade, inline, raster, vector
-from distilkit.reports.statistics import Answers, Bin, confusion, quality, reliability, risk_coverage
+from distilkit.scores.statistics import Answers, Bin, confusion, quality, reliability, risk_coverage
 
 HOSTILE = '_</text><script>alert(1)</script> $\\frac{$ " & 模型'
 

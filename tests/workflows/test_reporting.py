@@ -14,7 +14,7 @@ from conftest import Notes, write_jsonl
 from distilkit import EvaluateConfig, ReportConfig, UserError, evaluate, report
 from distilkit.reports import histories, plots
 from distilkit.reports.plots import Course
-from distilkit.runs import Run
+from distilkit.runs.run import Run
 from distilkit.workflows import reporting
 
 MakeRun = Callable[..., Path]
@@ -237,6 +237,6 @@ def test_a_run_named_twice_is_drawn_once(
 
 
 def test_the_page_takes_its_layer_names_from_what_runs_write() -> None:
-    from distilkit.workflows import fitting
+    from distilkit.workflows.fitting import fit
 
-    assert histories.LAYER_LOSS == fitting.MATCHED
+    assert histories.LAYER_LOSS == fit.MATCHED

@@ -1,0 +1,1 @@
+"""Inference: texts to logits, and how long that takes."""

@@ -1,0 +1,246 @@
+"""Forward passes without gradients: the rows of like length together, in the device's fast number format."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distilkit.data.batching import made_ahead
+from distilkit.data.encoding import Encoded, Tokenizer, encode
+from distilkit.hardware.kernels import FastKernels
+from distilkit.hardware.memory import give_back
+from distilkit.hardware.precision import Resolved, autocast, explaining_memory
+
+# Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
+TOKENS = {"cpu": 4096, "cuda": 1 << 16}
+LANES = 8  # batches at a time on a CPU: Python serves no more
+FIRST = np.zeros(1, np.int64)
+EXACT = "inv_freq"  # of rotary positions: multiplied by a position, a rounded one is another angle
+GIVE_BACK = 32  # batches after which unused memory goes back to the system; no slower, and it stays flat
+CHUNK = 8192  # texts that are tokenized, and sorted by length, together
+
+
+def predict_logits(
+    model: torch.nn.Module,
+    rows: Encoded,
+    *,
+    precision: Resolved,
+    tokens: int | None = None,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Tensor:
+    """Logits of every row, in the caller's order, in eval mode; the model itself is left as it is.
+
+    Rows of like length are batched together, longest first, so that little is padding and a batch that does
+    not fit in memory fails at once.
+
+    Args:
+        model: returns `.logits` `[N, C]` for a batch of `rows`.
+        tokens: a batch holds at most so many, padding included, and at least one row; by default what suits
+            the device. Halved for the rest of the rows whenever a CUDA device runs out of memory.
+        advance: called with the number of finished rows.
+
+    Returns:
+        float32 `[N, C]` on the CPU.
+    """
+    with _evaluating(model, precision) as low:
+        return _predict(low, rows, precision, tokens, advance)
+
+
+def predict_texts(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    positions: Sequence[int] | NDArray[np.int64],
+    *,
+    max_length: int,
+    precision: Resolved,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+    """`positions` and their logits, float32 `[n, C]` on the CPU, chunk by chunk of 8192 texts.
+
+    What is in memory at a time does not grow with the number of texts. The next chunk is tokenized while the
+    device computes.
+
+    Args:
+        positions: which of `texts` are read, in any order.
+        advance: called with the number of finished rows.
+    """
+    chunks = [np.asarray(positions[i : i + CHUNK], np.int64) for i in range(0, len(positions), CHUNK)]
+
+    def encoded(chunk: NDArray[np.int64]) -> Encoded:
+        return encode(
+            tokenizer,
+            _take(texts, chunk),
+            None if pairs is None else _take(pairs, chunk),
+            max_length=max_length,
+            model=model,
+        )
+
+    with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
+        for number, rows in enumerate(made_ahead(map(encoded, chunks), ahead)):
+            yield chunks[number], _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
+
+
+@contextmanager
+def answering(
+    model: torch.nn.Module, tokenizer: Tokenizer, *, max_length: int, precision: Resolved
+) -> Iterator[Callable[[str, str | None], Tensor]]:
+    """Within, a function that reads one row as a request of its own: text, and its pair, to logits `[C]`.
+
+    The logits are float32 and on the CPU, so the device has finished when it returns.
+    """
+    with _evaluating(model, precision) as low:
+        device = next(low.parameters()).device
+
+        def answer(text: str, pair: str | None) -> Tensor:
+            second = None if pair is None else [pair]
+            row = encode(tokenizer, [text], second, max_length=max_length, model=low).to(device)
+            logits: Tensor = low(**row.inputs(FIRST)).logits
+            return logits[0].float().cpu()
+
+        with _computing(device, "fp32" if precision == "bf16" else precision):
+            yield answer
+
+
+def tokens_of(device: torch.device) -> int:
+    """How many tokens a forward pass reads, padding included, that nobody gave a number for."""
+    return TOKENS.get(device.type, TOKENS["cpu"])
+
+
+def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Row numbers, batch by batch, longest first: as many rows as fit into `tokens`, padding included."""
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = max(1, int(lengths[order[start]]))
+        stop = start + max(1, tokens // longest)
+        yield order[start:stop]
+        start = stop
+
+
+def native(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
+    """A copy of the model whose weights are bf16 where that is the precision; the model itself otherwise.
+
+    Weights in the format cost less than autocast, which casts activations to and fro. fp16 keeps autocast:
+    its range is too small for what some models hold.
+    """
+    if precision != "bf16" or next(model.parameters()).dtype == torch.bfloat16:
+        return model
+    low: dict[int, Any] = {}  # what deepcopy takes in the place of each tensor
+    for parameter in model.parameters():
+        low[id(parameter)] = torch.nn.Parameter(parameter.detach().bfloat16(), requires_grad=False)
+    for name, buffer in model.named_buffers():
+        exact = EXACT in name or not buffer.is_floating_point()
+        low[id(buffer)] = buffer.clone() if exact else buffer.bfloat16()
+    return copy.deepcopy(model, low)
+
+
+@contextmanager
+def _evaluating(model: torch.nn.Module, precision: Resolved) -> Iterator[torch.nn.Module]:
+    low = native(model, precision)
+    was_training = low.training
+    low.eval()
+    try:
+        yield low
+    finally:
+        low.train(was_training)
+
+
+def _predict(
+    model: torch.nn.Module,
+    rows: Encoded,
+    precision: Resolved,
+    tokens: int | None,
+    advance: Callable[[int], None],
+) -> Tensor:
+    device = next(model.parameters()).device
+    budget = tokens or tokens_of(device)
+    rows = rows.to(device)
+    batches = list(token_batches(rows.lengths, budget))
+    parts: list[Tensor] = []
+    computing = partial(_computing, device, "fp32" if precision == "bf16" else precision)
+    with computing(), explaining_memory("One row of so many tokens does not fit: use a lower --max-length."):
+        while len(parts) < len(batches):
+            waiting = batches[len(parts) :]
+            try:
+                for logits in _forward(model, rows, waiting, computing):
+                    parts.append(logits)
+                    advance(sum(map(len, parts)))
+                    if device.type == "cpu" and len(parts) % GIVE_BACK == 0:
+                        give_back()
+            except torch.OutOfMemoryError:
+                waiting = batches[len(parts) :]
+                if len(waiting[0]) == 1:
+                    raise
+                rest = np.concatenate(waiting)
+                budget //= 2
+                again = token_batches(rows.lengths[rest], budget)
+                batches[len(parts) :] = [rest[batch] for batch in again]
+    logits = torch.cat(parts).cpu()
+    restored = torch.empty_like(logits)
+    restored[torch.from_numpy(np.concatenate(batches))] = logits
+    return restored
+
+
+def _forward(
+    model: torch.nn.Module,
+    rows: Encoded,
+    batches: Sequence[NDArray[np.int64]],
+    computing: Callable[[], AbstractContextManager[None]],
+) -> Iterator[Tensor]:
+    """Float32 logits of each batch; on a CPU, a batch on each core at a time.
+
+    Cores that share a batch wait for each other at every operation, and for whichever of them another process
+    is using.
+    """
+
+    def run(indices: NDArray[np.int64]) -> Tensor:
+        logits: Tensor = model(**rows.inputs(indices)).logits.float()
+        return logits
+
+    def run_in_lane(indices: NDArray[np.int64]) -> Tensor:
+        with computing():
+            return run(indices)
+
+    # All cores take the longest batch, for what models may keep of a length, such as tables of positions.
+    yield run(batches[0])
+    threads = torch.get_num_threads() if rows.device.type == "cpu" else 1
+    lanes = min(threads, LANES, len(batches) - 1)
+    if lanes < 2:
+        yield from map(run, batches[1:])
+        return
+    try:
+        with ThreadPoolExecutor(
+            lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)
+        ) as pool:
+            yield from pool.map(run_in_lane, batches[1:])
+    finally:
+        torch.set_num_threads(threads)  # what threads that start later begin with
+
+
+@contextmanager
+def _computing(device: torch.device, precision: Resolved) -> Iterator[None]:
+    """What the forward passes of a thread run within."""
+    fast = FastKernels() if device.type == "cpu" else nullcontext()
+    with torch.inference_mode(), autocast(device, precision), fast:
+        yield
+
+
+def _add(before: int, advance: Callable[[int], None], done: int) -> None:
+    advance(before + done)
+
+
+def _take(texts: Sequence[str], positions: NDArray[np.int64]) -> list[str]:
+    """These texts of a list, or of a column that reads many rows of its file at once."""
+    if isinstance(texts, list):
+        return [texts[position] for position in positions]
+    taken: Any = texts[positions]  # type: ignore[call-overload]  # a datasets.Column
+    return list(taken)

@@ -1,0 +1,1 @@
+"""Teacher logits on disk: keys, shards, and what is gathered from them."""

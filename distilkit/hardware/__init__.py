@@ -1,0 +1,1 @@
+"""Hardware: number formats, memory, threads and CPU kernels."""

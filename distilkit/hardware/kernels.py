@@ -1,0 +1,197 @@
+"""The same numbers from a CPU's faster kernels, whatever model asks for them."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import dropout, linear, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+from distilkit.hardware.dropout import draw, drop
+
+KEYS = 32  # the number of keys that torch's CPU attention is fastest with
+
+
+class FastKernels(TorchFunctionMode):
+    """Within it, a thread's attention over short rows and its bf16 linear layers take less time on a CPU.
+
+    For forward passes without gradients. Calls that it does not know to be the same go the ordinary way.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is linear and not kwargs and _is_plain_bf16(*args):
+            # `linear` copies its bias into the output before every product; this adds it at the end.
+            return torch.ops.mkldnn._linear_pointwise(*args, "none", [], "")
+        if func is scaled_dot_product_attention and len(args) == 3:
+            call = _Attention(*args, **kwargs)
+            if call.is_short:
+                return packed_attention(call.query, call.key, call.value, call.attn_mask, call.scale)
+        return func(*args, **kwargs)
+
+
+class FastDropout(TorchFunctionMode):
+    """Within it, dropout takes a CPU less time, also that of attention: other numbers, equally distributed.
+
+    The numbers follow from torch's seed when this is made, and from nothing else that runs later.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is dropout and len(args) == 1 and kwargs.get("training", True) and not kwargs.get("inplace"):
+            return self._drop(args[0], kwargs.get("p", 0.5))
+        if func is scaled_dot_product_attention and len(args) == 3:
+            call = _Attention(*args, **kwargs)
+            if call.has_only_dropout:
+                return self._attend(call)
+        return func(*args, **kwargs)
+
+    def _drop(self, values: Tensor, probability: float) -> Tensor:
+        dropped = round(probability * 2**16)
+        if dropped in (0, 2**16) or values.device.type != "cpu":
+            return dropout(values, probability)
+        return drop(values, dropped, draw(values.numel(), self.generator).view(values.shape))
+
+    def _attend(self, call: "_Attention") -> Tensor:
+        """As torch's on a CPU, which no fast kernel serves, but in the format of its inputs throughout."""
+        scale = call.query.shape[-1] ** -0.5 if call.scale is None else call.scale
+        scores, mask = (call.query * scale) @ call.key.transpose(-1, -2), call.attn_mask
+        if mask is not None and mask.dtype == torch.bool:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        elif mask is not None:
+            scores = scores + mask
+        weights = torch.softmax(scores, dim=-1).to(call.value.dtype)
+        return self._drop(weights, call.dropout_p) @ call.value
+
+
+def fast_dropout(model: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
+    """What training steps on a CPU run forward in; nothing where there is no dropout of torch's.
+
+    Nor where a backward pass computes layers again, which has to drop the same values.
+    """
+    known = any(isinstance(module, nn.Dropout) for module in model.modules())
+    again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return FastDropout() if device.type == "cpu" and known and not again else nullcontext()
+
+
+class _Attention(NamedTuple):
+    """A call of `scaled_dot_product_attention`, with its defaults."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    attn_mask: Tensor | None = None
+    dropout_p: float = 0.0
+    is_causal: bool = False
+    scale: float | None = None
+    enable_gqa: bool = False
+
+    @property
+    def has_only_dropout(self) -> bool:
+        """Whether dropout, on a CPU, is all that there is beside a mask."""
+        on_cpu = self.query.device.type == "cpu"
+        return on_cpu and self.dropout_p > 0 and not (self.is_causal or self.enable_gqa)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether `packed_attention` answers the same, in less time."""
+        rows, length = self.query.shape[0], self.query.shape[-2]
+        return (
+            self.query.device.type == "cpu"
+            and self.query.ndim == 4
+            and self.query.shape == self.key.shape == self.value.shape
+            and length < KEYS
+            and rows * length >= 2 * KEYS
+            and not (self.is_causal or self.dropout_p or self.enable_gqa)
+            and (
+                self.attn_mask is None
+                or self.attn_mask.shape in ((rows, 1, 1, length), (rows, 1, length, length))
+            )
+        )
+
+
+def _is_plain_bf16(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
+    return (
+        bias is not None
+        and values.dtype == weight.dtype == bias.dtype == torch.bfloat16
+        and values.device.type == "cpu"
+        and values.numel() > 0
+        and type(weight) is type(bias) is nn.Parameter
+        and _has_bf16_linear()
+    )
+
+
+@cache
+def _has_bf16_linear() -> bool:
+    """Whether this torch, on this CPU, has the private operation that is used here."""
+    ops: Any = torch.ops.mkldnn
+    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
+
+
+def packed_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, scale: float | None = None
+) -> Tensor:
+    """`scaled_dot_product_attention` over rows shorter than 32, several of them computed as one.
+
+    The time that a row takes on a CPU hardly depends on how short it is, and doubles where the number of keys
+    is no multiple of 16. So `32 // length` rows after one another, which in memory are a longer row, read the
+    32 keys from the first one's on, each through a mask that shows it its own.
+
+    Args:
+        query: `[N, heads, length, width]`, as are `key` and `value`.
+        mask: of `[N, 1, 1, length]` or `[N, 1, length, length]`: bool, true where a query reads a key, or
+            what is added to the scores.
+
+    Returns:
+        `[N, heads, length, width]`, a transposed `[N, length, heads, width]`.
+    """
+    rows, heads, length, width = query.shape
+    group = KEYS // length
+    groups = (rows * length - KEYS) // (group * length) + 1  # as many as have 32 keys to read
+    inside = groups * group
+    queries = query.transpose(1, 2)[:inside].reshape(groups, group * length, heads, width).transpose(1, 2)
+    keys, values = (
+        states.transpose(1, 2).flatten(0, 1).unfold(0, KEYS, group * length).transpose(-1, -2)
+        for states in (key, value)
+    )
+    shown = _blocks(length, query.dtype)
+    if mask is not None:
+        if mask.dtype == torch.bool:
+            mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
+        shown = shown.view(1, group, length, KEYS).repeat(groups, 1, 1, 1)
+        own = mask[:inside].expand(-1, -1, length, -1).reshape(groups, group, length, length)
+        for place in range(group):
+            shown[:, place, :, place * length : (place + 1) * length] = own[:, place]
+        shown = shown.view(groups, 1, group * length, KEYS)
+    found = scaled_dot_product_attention(queries, keys, values, attn_mask=shown, scale=scale)
+    found = found.transpose(1, 2).reshape(inside, length, heads, width)
+    if inside < rows:
+        rest = scaled_dot_product_attention(
+            query[inside:],
+            key[inside:],
+            value[inside:],
+            attn_mask=None if mask is None else mask[inside:],
+            scale=scale,
+        )
+        found = torch.cat([found, rest.transpose(1, 2)])
+    return found.transpose(1, 2)
+
+
+@cache
+def _blocks(length: int, dtype: torch.dtype) -> Tensor:
+    """What hides from the queries of as many rows as fit into 32 keys the keys of all rows but their own."""
+    with torch.inference_mode(False):
+        queries = torch.arange(KEYS // length * length)[:, None]
+        other = queries // length != torch.arange(KEYS) // length
+        return torch.zeros(other.shape, dtype=dtype).masked_fill_(other, float("-inf"))

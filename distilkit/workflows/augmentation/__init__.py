@@ -1,0 +1,1 @@
+"""`augment`: new texts from the training split's."""

@@ -1,0 +1,1 @@
+"""`doctor`: what would make a distillation worthless."""

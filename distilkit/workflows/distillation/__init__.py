@@ -1,0 +1,1 @@
+"""`distill`: students trained on teacher logits and labels."""

@@ -1,0 +1,91 @@
+"""`distill --method general`: layers of a pre-trained teacher, matched on raw text: a general student."""
+
+from functools import partial
+from typing import Any
+
+from accelerate.utils import set_seed
+from datasets import DatasetDict
+from transformers import PreTrainedModel
+
+from distilkit.config import DistillConfig, resolve
+from distilkit.data.corpus import TEXT, encode_chunks, read_corpus
+from distilkit.data.encoding import Tokenizer
+from distilkit.data.sources import TextData
+from distilkit.hardware.precision import default_device, make_accelerator, resolve_precision
+from distilkit.models.loading import find_model, fingerprint, load_pretrained, load_tokenizer
+from distilkit.models.students import Teacher, make_student
+from distilkit.progress import Reporter
+from distilkit.runs.run import Run, check_output_dir
+from distilkit.workflows.distillation.layers import Rows, layer_formula, pair_layers, shared_rows
+from distilkit.workflows.fitting.fit import MATCHED, Job, fit_into_run, within_reach
+
+NAMES = ("LABEL_0", "LABEL_1")  # of heads that nobody trains: models are made with one, and saved without
+
+
+def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
+    """Train `config.student` to have the layers of `config.teacher` on `config.corpus`; it has no head.
+
+    General distillation, Jiao et al. 2020, section 3.2: the losses of TinyBERT's first stage, no labels and
+    no logits. The epoch is kept whose layers are nearest on chunks that are held out.
+
+    Returns:
+        The run in `config.output_dir`, a student to fine-tune or to distill into.
+
+    Raises:
+        UserError: as `distill`.
+    """
+    given, config = config, resolve(config)
+    check_output_dir(config.output_dir, config.overwrite)
+    precision = resolve_precision(config.precision, default_device())
+    source = find_model(config.teacher[0])
+    corpus = read_corpus(config.corpus)
+    set_seed(config.seed)
+    model = load_pretrained(source, NAMES)
+    teacher = Teacher(source, load_tokenizer(source), model)
+    student = make_student(config, NAMES, teacher, ())
+    reporter.note(f"student: {type(student.model).__name__} without its head, {student.origin}")
+    encoder: Any = student.model.base_model  # without the head
+    pair = pair_layers(config, student, teacher)
+    readers = [(one.tokenizer, one.model) for one in (teacher, student)]
+    config = within_reach(given, config, readers)
+
+    def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
+        assert config.max_length
+        done = partial(reporter.advance, "tokenize corpus", total=len(corpus))
+        return Rows(
+            *encode_chunks(tokenizer, corpus[TEXT], max_length=config.max_length, model=model, advance=done)
+        )
+
+    rows = shared_rows(student, teacher, encode_for(student.tokenizer, student.model), encode_for)
+    held_out = (
+        f"{len(rows.train):,} chunks of {config.max_length} tokens, {len(rows.validation):,} more are held "
+        "out (the same for every run)"
+    )
+    reporter.note(f"corpus: {held_out}")
+    job = Job(
+        command="distill",
+        config=config,
+        data=TextData(
+            name=config.data_name,
+            splits=DatasetDict(train=corpus),
+            text_column=TEXT,
+            pair_column=None,
+            label_column="label",
+            names=NAMES,
+            metric=MATCHED,
+            labels_of={},
+            notes=(held_out,),
+        ),
+        model=encoder,
+        tokenizer=student.tokenizer,
+        loss=pair.loss,
+        formula=layer_formula(pair),
+        precision=precision,
+        beside=pair,
+        facts={
+            "student": {"class": type(encoder).__name__, "origin": student.origin},
+            "teachers": [{"name": source.name, "fingerprint": fingerprint(model), "share": 1.0}],
+            "matched_layers": list(pair.layer_map),
+        },
+    )
+    return fit_into_run(job, rows.train, rows.validation, make_accelerator(precision), reporter)

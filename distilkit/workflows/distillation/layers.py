@@ -1,0 +1,148 @@
+"""What methods that match layers need: a teacher that can be matched, and rows that both read alike."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+
+from distilkit.config import DistillConfig
+from distilkit.config.fields import changed
+from distilkit.data.encoding import Encoded, Tokenizer, input_names
+from distilkit.engine.training.layers import LayerPair, Layers, Projected, layer_map, run_layers
+from distilkit.engine.training.loop import Batch, ChangingLoss, Loss
+from distilkit.engine.training.losses import Losses
+from distilkit.errors import UserError
+from distilkit.models.students import Student, Teacher
+from distilkit.workflows.fitting.fit import MATCHED, Job, Stage
+
+
+class Rows(NamedTuple):
+    """Rows to train and to validate on, as one model or both read them."""
+
+    train: Encoded
+    validation: Encoded
+
+
+def pair_layers(config: DistillConfig, student: Student, teacher: Teacher) -> LayerPair:
+    """The teacher beside the student, and which of its layers go with the student's.
+
+    Raises:
+        UserError: when one of them shows no layers, or they cannot be compared.
+    """
+    assert teacher.model is not None
+    scores = config.method != "pkd"
+    mine, theirs = (_probe(one.model, one.tokenizer, scores) for one in (student, teacher))
+    numbers = layer_map(len(theirs.states) - 1, len(mine.states) - 1, student.picked)
+    if scores and mine.scores[0].shape[1] != theirs.scores[0].shape[1]:
+        raise UserError(
+            f"--method {config.method} compares attention head by head, but the student has "
+            f"{mine.scores[0].shape[1]} heads and {teacher.source.name} {theirs.scores[0].shape[1]}. "
+            "Use --init teacher or another --student"
+            + ("." if config.method == "general" else ", or --method pkd.")
+        )
+    if config.method == "pkd":
+        numbers = numbers[:-1]
+        if not numbers:
+            raise UserError(
+                "--method pkd leaves the last layer to the logits, and the student has no other. "
+                "Use --layers 2 or more, or --method logits."
+            )
+    widths = mine.states[-1].shape[-1], theirs.states[-1].shape[-1]
+    teacher.model.eval()
+    return LayerPair(teacher.model, Projected(student.model, *widths), numbers, scores)
+
+
+def _probe(model: Any, tokenizer: Tokenizer, scores: bool) -> Layers:
+    token = torch.full((1, 2), tokenizer.cls_token_id or 0, device=next(model.parameters()).device)
+    with torch.no_grad():
+        return run_layers(
+            model, {"input_ids": token, "attention_mask": torch.ones_like(token)}, scores=scores
+        )
+
+
+def shared_rows(
+    student: Student,
+    teacher: Teacher,
+    rows: Rows,
+    encode_for: Callable[[Tokenizer, Any], Rows],
+) -> Rows:
+    """`rows`, which the student reads, with what the teacher reads beside it, such as segments.
+
+    Args:
+        encode_for: the same rows for another tokenizer and model.
+
+    Raises:
+        UserError: when the teacher reads a row as other tokens.
+    """
+    assert teacher.model is not None
+    read = input_names(teacher.tokenizer, teacher.model)
+    if student.tokenizer is teacher.tokenizer and set(read) <= set(rows.train.flat):
+        return rows
+    theirs = encode_for(teacher.tokenizer, teacher.model)
+    train, validation = rows.train.read_too_by(theirs.train), rows.validation.read_too_by(theirs.validation)
+    if train is None or validation is None:
+        raise UserError(
+            "layers are matched token by token, but the student and its teacher "
+            f"{teacher.source.name} split text into tokens differently. "
+            "Use --student tinybert or distilbert with --init teacher or random, which take over its "
+            "tokenizer, or --method logits."
+        )
+    return Rows(train, validation)
+
+
+def with_layers(job: Job, pair: LayerPair, rows: Rows) -> Job:
+    """`job`, trained by the method of its config, with layers of `pair` matched on `rows`."""
+    config = job.config
+    assert isinstance(config, DistillConfig)
+    facts = {**job.facts, "matched_layers": list(pair.layer_map)}
+    if config.method == "pkd":
+        assert config.beta is not None
+        return replace(
+            job,
+            beside=pair,
+            loss=_with_patience(job.loss, pair, config.beta),
+            formula=f"{job.formula} + {config.beta:g} * MSE(normalised [CLS] of layers {_numbers(pair)})",
+            facts=facts,
+        )
+    first = replace(
+        job,
+        config=changed(config, epochs=config.layer_epochs, learning_rate=config.layer_learning_rate),
+        data=replace(job.data, metric=MATCHED),
+        beside=pair,
+        loss=pair.loss,
+        decay=False,
+    )
+    return replace(
+        job,
+        formula=f"first {layer_formula(pair)}, then {job.formula}",
+        facts=facts,
+        first=Stage(first, rows.train, rows.validation),
+    )
+
+
+def layer_formula(pair: LayerPair) -> str:
+    """The loss of a stage that matches layers, as `losses.formula` writes that of logits."""
+    return f"loss = MSE(embeddings) + sum over layers {_numbers(pair)} of MSE(states) + MSE(attention scores)"
+
+
+def _numbers(pair: LayerPair) -> str:
+    """Student's and teacher's layers as `1-3, 2-6`."""
+    return ", ".join(f"{own}-{theirs}" for own, theirs in enumerate(pair.layer_map, start=1))
+
+
+def _with_patience(loss: Loss | ChangingLoss, pair: LayerPair, beta: float) -> Loss | ChangingLoss:
+    if isinstance(loss, ChangingLoss):
+        at = loss.at
+        return ChangingLoss(lambda progress: _patient(at(progress), pair, beta))
+    return _patient(loss, pair, beta)
+
+
+def _patient(loss: Loss, pair: LayerPair, beta: float) -> Loss:
+    def total(seen: tuple[Layers, Layers], batch: Batch) -> Losses:
+        logits = seen[0].logits
+        assert logits is not None
+        of_logits, patient = loss(logits.float(), batch), pair.patient_loss(seen)
+        return of_logits._replace(total=of_logits.total + beta * patient, layers=patient)
+
+    return total

@@ -1,0 +1,168 @@
+"""The teachers of a `distill`: how much of them is loaded, and what they say of a split."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distilkit.config import DistillConfig
+from distilkit.data.files import read_through
+from distilkit.data.labels import match_labels
+from distilkit.data.sources import TextData
+from distilkit.engine.inference.logits import predict_texts
+from distilkit.engine.teacher_logits.gathering import (
+    describe_teacher,
+    gather_teacher_logits,
+    row_keys,
+    teacher_key,
+)
+from distilkit.engine.teacher_logits.store import LogitStore, cache_root
+from distilkit.hardware.precision import Resolved, default_device
+from distilkit.models.loading import find_model, fingerprint, load_tokenizer, load_trained, model_names
+from distilkit.models.students import Teacher
+from distilkit.progress import Reporter
+
+
+def load_teachers(config: DistillConfig, runs: bool) -> list[Teacher]:
+    """The teachers, as much of them as is needed: nothing, a tokenizer, or all.
+
+    Where they do not run the first is loaded, and only where the student starts from it.
+    """
+    takes_weights = config.init == "teacher"
+    takes_tokenizer = config.vocabulary == "teacher" or (
+        config.student != "bilstm" and config.init == "random"
+    )
+    wanted = config.teacher if runs else config.teacher[: takes_weights or takes_tokenizer]
+    teachers = []
+    for name in wanted:
+        source = find_model(name)
+        model = load_trained(source) if runs or takes_weights else None
+        teachers.append(Teacher(source, load_tokenizer(source), model))
+    return teachers
+
+
+def names_of(teacher: Teacher) -> tuple[str, ...]:
+    """Its classes."""
+    assert teacher.model is not None
+    return model_names(teacher.model)
+
+
+def match_classes(teacher: Teacher, data: TextData, reporter: Reporter) -> list[int]:
+    """The teacher's class for each class of the data. Raises `UserError` where they cannot be matched."""
+    who = f"the teacher {teacher.source.name}"
+    columns, by_name = match_labels(names_of(teacher), data.names, who)
+    if not by_name:
+        reporter.note(
+            f"labels: {who} and the data share no class names, so their ids are taken to be the same"
+        )
+    return columns
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Teachers that are loaded whole, and the data that they speak of.
+
+    `columns` are each teacher's class for each class of the data (`match_classes`).
+    """
+
+    config: DistillConfig
+    teachers: Sequence[Teacher]
+    columns: Sequence[list[int]]
+    data: TextData
+    precision: Resolved
+    reporter: Reporter
+
+    @cached_property
+    def fingerprints(self) -> list[str]:
+        """Of the teachers' weights."""
+        return [fingerprint(teacher.model) for teacher in self.teachers if teacher.model]
+
+    @cached_property
+    def shares(self) -> list[float]:
+        """Of the teachers in the mean."""
+        weights = self.config.teacher_weight or (1.0,) * len(self.teachers)
+        return [weight / sum(weights) for weight in weights]
+
+    @property
+    def facts(self) -> list[dict[str, Any]]:
+        """The teachers as `environment.json` names them."""
+        return [
+            {"name": teacher.source.name, "fingerprint": model_fingerprint, "share": share}
+            for teacher, model_fingerprint, share in zip(
+                self.teachers, self.fingerprints, self.shares, strict=True
+            )
+        ]
+
+    def keys(self, split: str) -> list[bytes]:
+        """What the logits of each row of a split are stored under."""
+        pairs = self.data.pairs(split)
+        texts = read_through(self.data.texts(split))
+        return row_keys(texts, None if pairs is None else read_through(pairs))
+
+    def answers(self, split: str) -> Tensor:
+        """The weighted mean of the teachers' logits, float32 `[N, C]`, in the data's order of classes."""
+        keys = self.keys(split)
+        mean = torch.zeros(len(keys), len(self.data.names))
+        for number, columns in enumerate(self.columns):
+            mean += self.shares[number] * self._answers_of(number, keys, split)[:, columns]
+        return mean
+
+    def store(self, number: int) -> LogitStore:
+        """What is on disk of one teacher's logits."""
+        teacher = self.teachers[number]
+        assert self.config.max_length
+        description = describe_teacher(
+            teacher.source.name,
+            teacher.model,
+            teacher.tokenizer,
+            self.fingerprints[number],
+            self.config.max_length,
+            self.precision,
+        )
+        return LogitStore(cache_root(), teacher_key(description), description)
+
+    def _answers_of(self, number: int, keys: list[bytes], split: str) -> Tensor:
+        """One teacher's logits of a split, float32 `[N, C]`: stored ones, and computed ones."""
+        teacher, max_length, precision = self.teachers[number], self.config.max_length, self.precision
+        name, kind = teacher.source.name, "" if split == "train" else f"{split} "
+        assert teacher.model is not None and max_length
+        model: torch.nn.Module = teacher.model
+        store = self.store(number)
+        note = self.reporter.note
+
+        def compute(positions: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+            return predict_texts(
+                model.to(default_device()),
+                teacher.tokenizer,
+                self.data.texts(split),
+                self.data.pairs(split),
+                positions,
+                max_length=max_length,
+                precision=precision,
+                advance=lambda done: self.reporter.advance(f"teacher, {split}", done, len(positions)),
+            )
+
+        gathered = gather_teacher_logits(
+            keys,
+            compute,
+            store,
+            seed=self.config.seed,
+            precision=precision,
+            waiting=lambda: note(f"teacher: another process is running {name}; waiting for its logits"),
+        )
+        model.cpu()
+        checked = f" ({gathered.checked} of them compared with the live teacher)" if gathered.checked else ""
+        note(
+            f"teacher: {name}, logits of {gathered.cached:,} distinct {kind}rows from the cache{checked}, "
+            f"of {gathered.computed:,} computed"
+        )
+        if gathered.damaged:
+            note(f"cache: damaged shards not used, their rows computed again: {gathered.damaged}")
+        if gathered.refused:
+            note(f"cache: {gathered.refused}")
+        return gathered.logits

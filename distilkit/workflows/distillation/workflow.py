@@ -1,0 +1,139 @@
+"""`distill`: train students on the teachers' logits and the labels."""
+
+import gc
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from distilkit.config import DistillConfig
+from distilkit.config.fields import field_infos, flag
+from distilkit.errors import UserError
+from distilkit.hardware.precision import Resolved
+from distilkit.progress import SILENT, Reporter
+from distilkit.runs.run import Run, check_output_dir
+from distilkit.workflows.distillation import recipe
+from distilkit.workflows.distillation.general import distill_general
+from distilkit.workflows.distillation.inputs import Company
+from distilkit.workflows.distillation.scheduling import all_well, one_core, run_in_lanes
+
+TOGETHER = 64  # students that are computed as one, at most
+
+
+def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
+    """Train `config.student` with `alpha * CE(labels) + (1 - alpha) * MSE(teachers' mean logits)`.
+
+    With `soft_loss="kl"` it is the KL divergence at a temperature in the place of the MSE.
+
+    A teacher runs once over a row, whatever is distilled from it later: its logits are kept on disk. With
+    `alpha=1` it does not run. The validation split picks the epoch that is kept; the test split is never
+    opened.
+
+    The methods `tinybert` and `pkd` match layers with those of a teacher that runs beside the student, and
+    `general` (`distill_general`) does nothing else.
+
+    Returns:
+        The run in `config.output_dir`.
+
+    Raises:
+        UserError: on anything wrong with the options, the data, the models or the output folder.
+    """
+    if config.method == "general":
+        return distill_general(config, reporter)
+    return distill_many([config], reporter)[0]
+
+
+def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) -> list[Run]:
+    """Distill several students that differ in alpha, in seed or in how they are trained.
+
+    Data, encoding and teachers' logits are shared; every run is what `distill` would make of its config
+    alone. On a CPU, BiLSTMs are trained side by side, one a core. On CUDA, those that differ only in alpha
+    and seed are computed as one model (equal up to rounding; not in fp16). All others are trained one after
+    the other.
+
+    Args:
+        configs: equal but for fields of the panels Loss, Training and Output (and in `precision`).
+
+    Returns:
+        The runs, in the order of `configs`.
+
+    Raises:
+        UserError: as `distill`. A BiLSTM that fails beside others lets them finish first; any other student
+            ends the row.
+    """
+    _check_one_kind(configs)
+    if any(config.method == "general" for config in configs):
+        raise UserError("--method general makes one student at a time. Distill these one after the other.")
+    for config in configs:
+        check_output_dir(config.output_dir, config.overwrite)
+    home = configs[0].output_dir.parent  # text that a recipe makes lies beside the first run, for all
+    configs = [recipe.follow(config, home, reporter) if config.recipe else config for config in configs]
+    _check_one_kind(configs)  # alpha 1 needs no text of the recipe's
+    company = Company(configs, reporter)
+    device, small = company.accelerator.device, company.student.model.config.model_type == "bilstm"
+    if small and len(configs) > 1:
+        names = [config.output_dir.name for config in configs]
+        if stackable(device, company.precision):
+            outcomes: dict[int, Run | UserError] = {}
+            for numbers in _stacks(company.configs):
+                outcomes |= _train_as_one(company, numbers, reporter)
+            return all_well(names, [outcomes[number] for number in range(len(configs))])
+        if device.type == "cpu":
+            tasks = [(name, partial(company.train, number)) for number, name in enumerate(names)]
+            return run_in_lanes(tasks, torch.get_num_threads(), reporter)
+    if small and device.type == "cpu":  # on one core, and what can be done beside it on another
+        with one_core(company.student.model) as aside:
+            return [company.train(0, reporter, aside)]
+    return [company.train(number, reporter) for number in range(len(configs))]
+
+
+def _train_as_one(company: Company, numbers: Sequence[int], reporter: Reporter) -> dict[int, Run | UserError]:
+    """Half of them at a time where all do not fit, as often as need be."""
+    try:
+        if len(numbers) == 1:
+            return {numbers[0]: company.train(numbers[0], reporter)}
+        return dict(zip(numbers, company.train_as_one(numbers, reporter), strict=True))
+    except UserError as error:
+        return dict.fromkeys(numbers, UserError(str(error)))
+    except torch.OutOfMemoryError:
+        half = len(numbers) // 2
+    gc.collect()
+    torch.cuda.empty_cache()
+    reporter.note(f"memory: {len(numbers)} students do not fit together, trying {half} at a time")
+    return _train_as_one(company, numbers[:half], reporter) | _train_as_one(company, numbers[half:], reporter)
+
+
+def stackable(device: torch.device, precision: Resolved) -> bool:
+    """Whether several BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
+    return device.type == "cuda" and precision != "fp16"
+
+
+def _stacks(configs: Sequence[DistillConfig]) -> list[list[int]]:
+    """Numbers of the configs, those together that differ only in alphas, seed and where they go."""
+    own = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", "precision")
+    names = [name for name in field_infos(DistillConfig) if name not in own]
+    alike: dict[str, list[int]] = {}
+    for number, config in enumerate(configs):
+        alike.setdefault(repr([getattr(config, name) for name in names]), []).append(number)
+    return [
+        numbers[start : start + TOGETHER]
+        for numbers in alike.values()
+        for start in range(0, len(numbers), TOGETHER)
+    ]
+
+
+def _check_one_kind(configs: Sequence[DistillConfig]) -> None:
+    if not configs:
+        raise UserError("there is nothing to distill: give at least one config")
+    for name, info in field_infos(DistillConfig).items():
+        if info.json_schema_extra["panel"] in ("Loss", "Training", "Output") and name != "precision":
+            continue
+        values = [getattr(config, name) for config in configs]
+        if other := [value for value in values if value != values[0]]:
+            raise UserError(
+                f"students that are distilled together share {flag(name)}, but here it is {values[0]!r} and "
+                f"{other[0]!r}. Distill these one after the other."
+            )
+    folders = [config.output_dir.resolve() for config in configs]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UserError(f"--output-dir {twice[0]} is given for two students. Name a folder for each.")

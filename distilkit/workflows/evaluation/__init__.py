@@ -1,0 +1,1 @@
+"""`evaluate`: models scored side by side on one split."""

@@ -1,0 +1,1 @@
+"""Findings: what is wrong with data, models or options, in words."""

@@ -1,0 +1,1 @@
+"""Fitting: one model or several trained into run folders."""

@@ -1,0 +1,315 @@
+"""The faster kernels answer what the ordinary ones do, and leave alone what they do not know."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from conftest import lively, tiny_bert, tiny_tokenizer
+from torch import Tensor, nn
+from torch.nn.functional import dropout, scaled_dot_product_attention
+from transformers import (
+    AutoModelForSequenceClassification,
+    DistilBertConfig,
+    ElectraConfig,
+    RobertaConfig,
+    T5Config,
+)
+
+from distilkit.hardware import kernels
+from distilkit.hardware.kernels import FastDropout, FastKernels, fast_dropout, packed_attention
+
+SIZES: dict[str, Any] = {"vocab_size": 40, "pad_token_id": 0}
+NARROW = SIZES | {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+
+
+def tiny(kind: str) -> Any:
+    """A random classifier of two layers that answers each text differently."""
+    configs: dict[str, Any] = {
+        "distilbert": lambda: DistilBertConfig(**SIZES, dim=24, n_layers=2, n_heads=2, hidden_dim=48),
+        "roberta": lambda: RobertaConfig(**NARROW, max_position_embeddings=80),
+        "electra": lambda: ElectraConfig(**NARROW, embedding_size=24),
+    }
+    if kind == "bert":
+        return lively(tiny_bert())
+    torch.manual_seed(0)
+    return lively(AutoModelForSequenceClassification.from_config(configs[kind]()).eval(), factor=10)
+
+
+def batch(rows: int, longest: int, padded: bool) -> dict[str, Tensor]:
+    """Random token ids, the first row in full length, the others shorter where `padded`."""
+    generator = torch.Generator().manual_seed(rows * longest)
+    ids = torch.randint(5, len(tiny_tokenizer()), (rows, longest), generator=generator)
+    lengths = (
+        torch.randint(1, longest + 1, (rows,), generator=generator) if padded else torch.tensor([longest])
+    )
+    lengths[0] = longest
+    mask = (torch.arange(longest) < lengths[:, None]).expand(rows, longest)
+    return {"input_ids": ids * mask, "attention_mask": mask.long()}
+
+
+@contextmanager
+def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[torch.Size]]:
+    """The shapes that `packed_attention` is called with."""
+    shapes: list[torch.Size] = []
+
+    def count(query: Tensor, *others: Any) -> Tensor:
+        shapes.append(query.shape)
+        return packed_attention(query, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernels, "packed_attention", count)
+        yield shapes
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 5, 10, 15, 16, 17, 22, 31])
+@pytest.mark.parametrize("kind", ["none", "keys", "pairs", "added"])
+def test_packed_attention_is_attention_row_by_row(length: int, kind: str) -> None:
+    """A key of a neighbour shown, or a row answered in another's place, would change the logits a little."""
+    torch.manual_seed(length)
+    for rows in (64 // length + 1, 65, 67):
+        query, key, value = torch.randn(3, rows, length, 3, 8).transpose(2, 3)
+        mask: Any = None
+        if kind == "keys":
+            mask = torch.arange(length) < torch.randint(1, length + 1, (rows, 1, 1, 1))
+        elif kind == "pairs":
+            mask = torch.rand(rows, 1, length, length) < 0.7
+            mask |= torch.eye(length, dtype=torch.bool)
+        elif kind == "added":
+            mask = torch.randn(rows, 1, length, length)
+        expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.3)
+        found = packed_attention(query, key, value, mask, 0.3)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra"])
+def test_encoders_answer_the_same(kind: str, padded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny(kind)
+    for longest in (5, 12, 20):
+        inputs = batch(40, longest, padded)
+        with torch.inference_mode():
+            expected = model(**inputs).logits
+            with counted(monkeypatch) as shapes, FastKernels():
+                found = model(**inputs).logits
+        assert len(shapes) == 2, "both layers are packed"
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        assert (expected - expected.mean(0)).abs().amax() > 1e-3, "rows differ, so a mix-up would show"
+
+
+def test_rows_do_not_depend_on_which_are_packed_beside_them() -> None:
+    model = tiny("bert").bfloat16()
+    inputs = batch(40, 9, padded=False)
+    with torch.inference_mode(), FastKernels():
+        logits = model(**inputs).logits
+        inputs["input_ids"][1:] = inputs["input_ids"][1:].flip(0)
+        torch.testing.assert_close(model(**inputs).logits[0], logits[0], atol=0.03, rtol=0.03)
+
+
+def attention(**changes: Any) -> dict[str, Any]:
+    """Arguments that would be packed, but for `changes`."""
+    shape = changes.pop("shape", (40, 3, 10, 8))
+    query, key, value = torch.randn(3, *shape)
+    return {"query": query, "key": key, "value": value} | changes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"is_causal": True},
+        {"dropout_p": 0.5},
+        {"attn_mask": torch.randn(1, 3, 10, 10)},  # a bias of positions, another for every head
+        {"attn_mask": torch.randn(10, 10)},
+        {"key": torch.randn(40, 3, 12, 8), "value": torch.randn(40, 3, 12, 8)},  # of another text
+        {"key": torch.randn(40, 1, 10, 8), "value": torch.randn(40, 1, 10, 8), "enable_gqa": True},
+        {"shape": (40, 3, 32, 8)},  # long
+        {"shape": (2, 3, 10, 8)},  # few
+        {"shape": (40, 10, 8)},
+    ],
+)
+def test_other_attention_goes_the_ordinary_way(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    arguments = attention(**changes)
+    tensors = [arguments.pop(name) for name in ("query", "key", "value")]
+    torch.manual_seed(1)
+    expected = scaled_dot_product_attention(*tensors, **arguments)
+    torch.manual_seed(1)
+    with counted(monkeypatch) as shapes, FastKernels():
+        found = scaled_dot_product_attention(*tensors, **arguments)
+    assert not shapes and torch.equal(found, expected)
+
+
+def test_a_model_with_a_bias_of_positions_answers_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=40,
+        d_model=24,
+        d_kv=12,
+        d_ff=48,
+        num_layers=2,
+        num_heads=2,
+        eos_token_id=4,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+    )
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    inputs = batch(40, 10, padded=False)
+    inputs["input_ids"][:, -1] = 4
+    with torch.inference_mode():
+        expected = model(**inputs).logits
+        with counted(monkeypatch) as shapes, FastKernels():
+            found = model(**inputs).logits
+    assert not shapes and torch.equal(found, expected)
+
+
+needs_bf16 = pytest.mark.skipif(not kernels._has_bf16_linear(), reason="a CPU without bf16")
+
+
+@needs_bf16
+@pytest.mark.parametrize("shape", [(7, 24), (3, 5, 24), (1, 24)])
+def test_bf16_linear_layers_answer_the_same(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    layer, values = nn.Linear(24, 40).bfloat16(), torch.randn(shape).bfloat16()
+    with torch.inference_mode():
+        expected = nn.functional.linear(values.float(), layer.weight.float(), layer.bias.float())
+        with FastKernels():
+            found = layer(values)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("layer", "values"),
+    [
+        (nn.Linear(24, 40), torch.randn(7, 24)),
+        (nn.Linear(24, 40, bias=False).bfloat16(), torch.randn(7, 24).bfloat16()),
+        (nn.Linear(24, 40).bfloat16(), torch.randn(0, 24).bfloat16()),
+    ],
+    ids=["fp32", "no bias", "no row"],
+)
+def test_other_linear_layers_go_the_ordinary_way(layer: nn.Linear, values: Tensor) -> None:
+    with torch.inference_mode():
+        expected = layer(values)
+        with FastKernels():
+            assert torch.equal(layer(values), expected)
+
+
+# --- dropout in training -----------------------------------------------------------------------------------
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(500, 400, requires_grad=True)
+    with FastDropout():
+        found = nn.Dropout(0.1)(values)
+    found.sum().backward()
+    assert values.grad is not None
+    assert abs(float((found == 0).float().mean()) - 0.1) < 0.005
+    torch.testing.assert_close(found.unique(), torch.tensor([0, 1 / 0.9]), atol=1e-4, rtol=0)
+    assert torch.equal(found.detach(), values.grad), "the same values are dropped on the way back"
+
+
+@pytest.mark.parametrize("module", [nn.Dropout(0.5).eval(), nn.Dropout(0.0), nn.Dropout(1.0)])
+def test_dropout_that_leaves_nothing_to_chance_is_exact(module: nn.Dropout) -> None:
+    values = torch.randn(5, 8)
+    with FastDropout():
+        assert torch.equal(module(values), torch.zeros(5, 8) if module.p == 1 else values)
+
+
+def test_dropout_in_place_stays_in_place() -> None:
+    values = torch.ones(40)
+    with FastDropout():
+        assert dropout(values, 0.5, inplace=True) is values and (values == 0).any()
+
+
+@pytest.mark.parametrize("kind", ["none", "keys", "added"])
+def test_attention_with_dropout_is_attention_in_expectation(kind: str) -> None:
+    """The mean over many draws: weights dropped before the softmax, or not scaled, would give another."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, 3, 10, 8)
+    masks: dict[str, Any] = {
+        "none": None,
+        "keys": torch.arange(10) < torch.tensor([10, 3, 7, 1])[:, None, None, None],
+        "added": torch.randn(4, 1, 10, 10),
+    }
+    mask = masks[kind]
+    expected = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=0.4)
+    with FastDropout():
+        draws = [
+            scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=0.2, scale=0.4)
+            for _ in range(3000)
+        ]
+        tiny = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=1e-9, scale=0.4)
+        plain = scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=1e-9)
+    torch.testing.assert_close(torch.stack(draws).mean(0), expected, atol=0.08, rtol=0)
+    assert not torch.equal(draws[0], draws[1])
+    assert (draws[0] != 0).all() or kind == "keys", "weights are dropped, not what they add up to"
+    torch.testing.assert_close(tiny, expected, atol=1e-5, rtol=1e-5)
+    ordinary = scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(plain, ordinary, atol=1e-5, rtol=1e-5)
+
+
+def test_causal_attention_with_dropout_goes_the_ordinary_way() -> None:
+    query, key, value = torch.randn(3, 4, 3, 10, 8)
+    answers = []
+    for context in (nullcontext(), FastDropout()):
+        torch.manual_seed(1)
+        with context:
+            answers.append(scaled_dot_product_attention(query, key, value, dropout_p=0.2, is_causal=True))
+    assert torch.equal(*answers)
+
+
+def gradients(model: Any, context: Any) -> tuple[Tensor, list[Tensor]]:
+    """Loss and gradients of one step in training mode."""
+    model.train().zero_grad()
+    inputs = batch(8, 12, padded=True)
+    with context:
+        loss = model(**inputs, labels=torch.arange(8) % 2).loss
+    loss.backward()
+    return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta"])
+def test_encoders_train_the_same_but_for_what_is_dropped(kind: str) -> None:
+    """With so little dropped that nothing is, loss and gradients are those of torch's own kernels."""
+    model = tiny(kind)
+    names = list(model.state_dict())
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 1e-9
+    expected = gradients(model, nullcontext())
+    torch.testing.assert_close(
+        gradients(model, fast_dropout(model, torch.device("cpu"))), expected, atol=1e-4, rtol=1e-3
+    )
+    assert list(model.state_dict()) == names
+
+
+def test_what_is_dropped_follows_from_the_seed_at_the_start_alone() -> None:
+    """A run that depended on what else draws random numbers could not be repeated."""
+    model = tiny("bert")
+    losses = []
+    for seed, drawn in ((1, 0), (1, 5), (2, 0)):
+        torch.manual_seed(seed)
+        context = FastDropout()
+        torch.rand(drawn)
+        losses.append(gradients(model, context)[0])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_dropout_is_left_to_torch_where_it_must_be() -> None:
+    """Layers computed again on the way back would drop other values than before, and a GPU has its own."""
+    model, cpu = tiny_bert(), torch.device("cpu")
+    assert isinstance(fast_dropout(model, cpu), FastDropout)
+    assert not isinstance(fast_dropout(model, torch.device("cuda")), FastDropout)
+    assert not isinstance(fast_dropout(nn.Linear(2, 2), cpu), FastDropout)
+    model.bert.encoder.layer[0].gradient_checkpointing = True
+    assert not isinstance(fast_dropout(model, cpu), FastDropout)

@@ -1,0 +1,309 @@
+"""A run is written whole or not at all, and a damaged one says so."""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distilkit.config import DistillConfig, TrainConfig, resolve
+from distilkit.errors import UserError
+from distilkit.runs import run as runs
+from distilkit.runs.run import Run, check_output_dir, write_json, writing
+
+CONFIG = resolve(DistillConfig(dataset="sst2", alpha=1, output_dir="out", learning_rate=1e-4, overwrite=True))
+
+
+def fill(folder: Path, mark: str = "new", command: str = "distill", config: Any = CONFIG) -> None:
+    """Everything that makes a folder a run."""
+    runs.write_config(folder, config)
+    (folder / runs.MODEL).mkdir()
+    (folder / runs.MODEL / "config.json").write_text(mark)
+    runs.write_json(folder / runs.METRICS, {"mark": mark})
+    runs.write_json(folder / runs.ENVIRONMENT, {"command": command})
+    runs.append_line(folder / runs.HISTORY, {"epoch": 1})
+    runs.append_line(folder / runs.HISTORY, {"epoch": 2})
+
+
+def make_run(folder: Path, mark: str = "old") -> Path:
+    with writing(folder, overwrite=False) as draft:
+        fill(draft, mark)
+    return folder
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """All there is under a folder, with its content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def test_a_run_appears_under_its_name_with_all_its_files_and_nothing_beside_it(tmp_path: Path) -> None:
+    with writing(tmp_path / "deep" / "er" / "run", overwrite=False) as draft:
+        fill(draft)
+        assert not (tmp_path / "deep" / "er" / "run").exists()
+    assert os.listdir(tmp_path / "deep" / "er") == ["run"]
+    run = Run.load(tmp_path / "deep" / "er" / "run")
+    assert run.metrics == {"mark": "new"}
+    assert [line["epoch"] for line in run.history] == [1, 2]
+    assert (run.model_path / "config.json").read_text() == "new"
+
+
+def test_a_run_is_readable_by_whoever_a_plain_folder_is(tmp_path: Path) -> None:
+    """Temporary folders are made for their owner alone; a run that kept that could not be shared."""
+    (tmp_path / "plain").mkdir()
+    run = make_run(tmp_path / "run")
+    assert stat.S_IMODE(run.stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_nothing_behind_not_even_the_parents_it_made(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(error), writing(tmp_path / "there" / "a" / "b" / "run", overwrite=False) as draft:
+        fill(draft)
+        raise error
+    assert tree(tmp_path) == {"there": None}
+
+
+def test_a_failure_keeps_parents_that_someone_else_filled_meanwhile(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), writing(tmp_path / "sweep" / "one", overwrite=False):
+        (tmp_path / "sweep" / "two").mkdir()
+        raise RuntimeError
+    assert tree(tmp_path) == {"sweep": None, "sweep/two": None}
+
+
+def test_an_empty_folder_receives_a_run_and_survives_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with pytest.raises(RuntimeError), writing(tmp_path / "run", overwrite=False):
+        raise RuntimeError
+    assert tree(tmp_path) == {"run": None}
+    make_run(tmp_path / "run")
+    assert os.listdir(tmp_path) == ["run"]
+    assert Run.load(tmp_path / "run").metrics == {"mark": "old"}
+
+
+@pytest.mark.parametrize("what", ["run", "notes"])
+def test_a_folder_that_is_not_empty_is_refused_and_kept(what: str, tmp_path: Path) -> None:
+    if what == "run":
+        make_run(tmp_path / "out")
+    else:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "notes.txt").write_text("mine")
+    before = tree(tmp_path)
+    with (
+        pytest.raises(UserError, match=r"out is not empty.*--overwrite"),
+        writing(tmp_path / "out", overwrite=False),
+    ):
+        pytest.fail("the block must not run")
+    assert tree(tmp_path) == before
+
+
+def test_overwrite_replaces_a_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "out")
+    (run / runs.EVALUATION).mkdir()
+    (run / runs.EVALUATION / "sst2-validation.json").write_text("{}")
+    with writing(run, overwrite=True) as draft:
+        fill(draft, "new")
+        assert Run.load(run).metrics == {"mark": "old"}
+    assert os.listdir(tmp_path) == ["out"]
+    assert Run.load(run).metrics == {"mark": "new"}
+    assert not (run / runs.EVALUATION).exists(), "an evaluation of the model that was replaced"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [("thesis.tex",), ("config.yaml",), ("config.yaml", "model"), ("metrics.json", "environment.json")],
+)
+def test_overwrite_deletes_nothing_but_a_run(files: tuple[str, ...], tmp_path: Path) -> None:
+    """`--overwrite -o ~` must not be the end of a home folder."""
+    (tmp_path / "out").mkdir()
+    for name in files:
+        (tmp_path / "out" / name).write_text("mine")
+    before = tree(tmp_path)
+    with pytest.raises(UserError, match="holds no run"), writing(tmp_path / "out", overwrite=True):
+        pytest.fail("the block must not run")
+    assert tree(tmp_path) == before
+
+
+def test_a_failure_with_overwrite_keeps_the_old_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "out")
+    before = tree(tmp_path)
+    with pytest.raises(RuntimeError), writing(run, overwrite=True) as draft:
+        fill(draft, "half")
+        raise RuntimeError
+    assert tree(tmp_path) == before
+
+
+def test_a_failure_in_the_very_exchange_puts_the_old_run_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "out")
+    before = tree(tmp_path)
+    rename = Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name.endswith(".unfinished"):
+            raise OSError("the disk went away")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with (
+        pytest.raises(UserError, match=r"went away.*complete and lies in .*\.unfinished"),
+        writing(run, overwrite=True) as draft,
+    ):
+        fill(draft, "new")
+    after = tree(tmp_path)
+    assert before.items() <= after.items()
+    assert all(name.startswith(draft.name) for name in after.keys() - before.keys())
+    assert Run.load(draft).metrics == {"mark": "new"}, "what took hours is not thrown away"
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_that_fills_while_we_train_is_not_overrun(overwrite: bool, tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match="complete and lies in"),
+        writing(tmp_path / "out", overwrite=overwrite) as draft,
+    ):
+        fill(draft)
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "other.txt").write_text("another process")
+    assert (tmp_path / "out" / "other.txt").read_text() == "another process"
+    assert os.listdir(tmp_path / "out") == ["other.txt"]
+    assert Run.load(draft).path == draft, "what took hours is not thrown away"
+
+
+def test_the_folder_one_is_in_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be replaced under the feet of the shell, and the run could not be read back."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the folder you are in"):
+        check_output_dir(Path("."), overwrite=False)
+
+
+def test_overwrite_through_a_link_replaces_the_run_and_leaves_no_litter(tmp_path: Path) -> None:
+    make_run(tmp_path / "real")
+    (tmp_path / "latest").symlink_to(tmp_path / "real")
+    with writing(tmp_path / "latest", overwrite=True) as draft:
+        fill(draft, "new")
+    assert Run.load(tmp_path / "latest").metrics == {"mark": "new"}
+    assert sorted(os.listdir(tmp_path)) == ["latest", "real"]
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("file", "is a file"),
+        ("file/run", "is not a folder you can write to"),
+        ("file/deep/run", "is not a folder you can write to"),
+        ("x" * 300, "x" * 300),
+    ],
+)
+def test_a_place_that_cannot_be_a_folder_is_refused_before_the_work(
+    name: str, named: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=named):
+        check_output_dir(tmp_path / name, overwrite=True)
+    assert tree(tmp_path) == {"file": b""}
+
+
+def test_what_is_free_is_not_refused(tmp_path: Path) -> None:
+    check_output_dir(tmp_path / "a" / "b", overwrite=False)
+    check_output_dir(make_run(tmp_path / "run"), overwrite=True)
+    assert not (tmp_path / "a").exists()
+
+
+def test_write_json_that_fails_keeps_the_old_file_and_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "made" / "metrics.json"
+    write_json(file, {"accuracy": 0.5, "name": "ü"})
+    before = tree(tmp_path)
+    assert json.loads(before["made/metrics.json"] or b"") == {"accuracy": 0.5, "name": "ü"}
+    with pytest.raises(TypeError):
+        write_json(file, {"accuracy": object()})
+    assert tree(tmp_path) == before
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_json(file, {"accuracy": 0.6})
+    assert tree(tmp_path) == before
+
+
+def test_write_json_never_shows_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "metrics.json"
+    write_json(file, {"accuracy": 0.5})
+    seen = []
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        seen.append(file.read_text())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    write_json(file, {"accuracy": 0.6})
+    assert [json.loads(text) for text in seen] == [{"accuracy": 0.5}]
+    assert json.loads(file.read_text()) == {"accuracy": 0.6}
+
+
+def test_the_config_of_a_run_is_what_it_was_made_with_but_does_not_ask_to_replace_it(tmp_path: Path) -> None:
+    """Repeating a run from its config.yaml must not delete it."""
+    config = Run.load(make_run(tmp_path / "run")).config
+    assert isinstance(config, DistillConfig)
+    assert config == runs.changed(CONFIG, overwrite=False)
+
+
+def test_a_run_of_train_gives_a_train_config(tmp_path: Path) -> None:
+    with writing(tmp_path / "run", overwrite=False) as draft:
+        fill(draft, command="train", config=resolve(TrainConfig(dataset="sst2", output_dir="out")))
+    assert isinstance(Run.load(tmp_path / "run").config, TrainConfig)
+
+
+def test_load_says_that_there_is_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is not a run"):
+        Run.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "metrics.json", "environment.json", "model"])
+def test_load_names_what_an_unfinished_run_lacks(missing: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=f"run is not a run: it has no {missing}"):
+        Run.load(run)
+
+
+DAMAGE = [
+    ("config.yaml", "a: [", "config"),
+    ("config.yaml", "alpha: 7\n", "config"),
+    ("config.yaml", "- alpha\n", "config"),
+    ("config.yaml", "alfa: 0.5\n", "config"),
+    ("metrics.json", '{"accuracy": ', "metrics"),
+    ("metrics.json", "[1]", "metrics"),
+    ("environment.json", "", "environment"),
+    ("environment.json", "null", "config"),
+    ("history.jsonl", '{"epoch": 1}\n{"epo', "history"),
+    ("history.jsonl", None, "history"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "read"), DAMAGE)
+def test_a_damaged_run_names_the_file_that_is_damaged(
+    name: str, content: str | None, read: str, tmp_path: Path
+) -> None:
+    """A copy cut short must not come up as a traceback from the depths of json."""
+    folder = make_run(tmp_path / "run")
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_text(content)
+    with pytest.raises(UserError, match=name):
+        getattr(Run.load(folder), read)

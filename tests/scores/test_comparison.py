@@ -1,0 +1,31 @@
+"""What is said of several models on the same rows."""
+
+import numpy as np
+import pytest
+
+from distilkit.scores.comparison import coverage, sentence
+from distilkit.scores.statistics import Answers, Interval, McNemar
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "said"),
+    [
+        (0.01, 0.05, 0.01, "b is better than a"),
+        (-0.01, 0.05, 0.2, "no evidence of a difference"),
+        (0.001, 0.05, 0.06, "at the edge of evidence"),
+        (0.0, 0.05, 0.04, "at the edge of evidence"),
+    ],
+)
+def test_a_sentence_claims_what_both_the_test_and_the_interval_show(
+    low: float, high: float, p_value: float, said: str
+) -> None:
+    told = sentence("a", "b", 400, Interval(0.03, low, high), McNemar(300, 10, 22, p_value))
+    assert said in told and "+3.0 points" in told
+
+
+def test_rows_of_one_confidence_are_one_row_of_the_coverage() -> None:
+    """Six times the same line says nothing six times."""
+    labels = np.asarray([0, 1, 1, 0])
+    one = Answers(labels, labels, np.full(4, 0.7), None, 2)
+    assert one.confidence is not None
+    assert [found["coverage"] for found in coverage(one, one.confidence)] == [1.0]
