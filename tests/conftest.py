@@ -29,7 +29,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from distilkit.data import sources
+from distilkit.data import text_data
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run
 
@@ -228,6 +228,7 @@ def bert_dir(make_bert: MakeModel) -> Path:
 
 # What keeps a run on the tiny data short and the same on every machine.
 QUICK: dict[str, Any] = {"precision": "fp32", "max_length": 16, "batch_size": 8, "epochs": 2}
+SMALL = {"hidden_size": 6, "embedding_size": 6}
 
 
 @pytest.fixture(scope="session")
@@ -326,11 +327,54 @@ def family(kind: str, *, dropout: bool = True, **more: Any) -> Any:
 
 def half_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
     """From now on the first half of a training split has no labels."""
-    original = sources.TextData.labels
+    original = text_data.TextData.labels
 
     def half(self: Any, split: str) -> Tensor:
         labels = original(self, split).clone()
         labels[: len(labels) // 2 if split == "train" else 0] = -100
         return labels
 
-    monkeypatch.setattr(sources.TextData, "labels", half)
+    monkeypatch.setattr(text_data.TextData, "labels", half)
+
+
+def watch_teacher(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each pass of a teacher reads, and that it reads them in eval mode."""
+    from distilkit.workflows.distillation import teachers
+
+    given: list[int] = []
+    original = teachers.predict_texts
+
+    def watched(teacher: Any, tokenizer: Any, texts: Any, pairs: Any, positions: Any, **options: Any) -> Any:
+        def check(module: Any, *_: Any) -> None:
+            assert not module.training
+
+        given.append(len(positions))
+        hook = teacher.register_forward_pre_hook(check)
+        try:
+            yield from original(teacher, tokenizer, texts, pairs, positions, **options)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(teachers, "predict_texts", watched)
+    return given
+
+
+WHOLE = ["a", "great", "dull", "film", "story", "and", "moving", "un", "it", "don", "x2"]
+PARTS = ["##s", "##able", "##watch", "##film", ".", ",", "'", "[unused1]"]
+
+
+def wordpiece() -> PreTrainedTokenizerFast:
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WHOLE, *PARTS])}
+    backend = Backend(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=64,
+    )

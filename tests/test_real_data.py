@@ -20,10 +20,10 @@ from distilkit import (
     train,
 )
 from distilkit.config import DataConfig
+from distilkit.data.duplicates import key
 from distilkit.data.sources import load_for_evaluation, load_for_training
 from distilkit.errors import UserError
-from distilkit.models.loading import MINILM_PACKAGE
-from distilkit.workflows.augmentation.rules import key
+from distilkit.models.locating import MINILM_PACKAGE
 
 pytestmark = pytest.mark.real
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import distilkit
-from distilkit.cli import output as out
+from distilkit.cli import output as output_out
+from distilkit.cli import tables
 from distilkit.cli.options import command
 from distilkit.cli.output import Output
 from distilkit.errors import GateMissed, UserError
@@ -55,7 +56,7 @@ def train(config: "TrainConfig", output: Output) -> None:
 
     with output:
         run = training.train(config, output)
-    output.result(*out.run_summary(run))
+    output.result(*tables.run_summary(run))
 
 
 @command(app, "DistillConfig")
@@ -65,7 +66,7 @@ def distill(config: "DistillConfig", output: Output) -> None:
 
     with output:
         run = workflow.distill(config, output)
-    output.result(*out.run_summary(run))
+    output.result(*tables.run_summary(run))
 
 
 @command(app, "AugmentConfig")
@@ -75,7 +76,7 @@ def augment(config: "AugmentConfig", output: Output) -> None:
 
     with output:
         result = workflow.augment(config, output)
-    output.result(result.document(), out.augmentation_text(result.document()))
+    output.result(result.document(), tables.augmentation_text(result.document()))
 
 
 @command(app, "DoctorConfig")
@@ -88,7 +89,7 @@ def doctor(config: "DoctorConfig", output: Output) -> None:
 
     with output:
         result = workflow.doctor(config, output)
-    output.result(result.document(), out.diagnosis_text(result.document()))
+    output.result(result.document(), tables.diagnosis_text(result.document()))
     workflow.check_findings(result)
 
 
@@ -100,7 +101,7 @@ def evaluate(config: "EvaluateConfig", output: Output) -> None:
     with output:
         result = workflow.evaluate(config, output)
     document = result.document()
-    output.result(document, out.evaluation_table(document))
+    output.result(document, tables.evaluation_table(document))
     gates.check_gates(result)
 
 
@@ -111,7 +112,7 @@ def report(config: "ReportConfig", output: Output) -> None:
 
     with output:
         result = reporting.report(config, output)
-    output.result(result.document(), out.report_text(result.document()))
+    output.result(result.document(), tables.report_text(result.document()))
 
 
 cache = typer.Typer(
@@ -135,7 +136,7 @@ def cache_list(config: "CacheConfig", output: Output) -> None:
     from distilkit.workflows import caching
 
     listing = caching.list_entries(config)
-    output.result(listing.document(), out.cache_table(listing.document()))
+    output.result(listing.document(), tables.cache_table(listing.document()))
 
 
 @command(cache, "CacheConfig", "verify")
@@ -145,7 +146,7 @@ def cache_verify(config: "CacheConfig", output: Output) -> None:
 
     with output:
         result = caching.verify(config, output)
-    output.result(result.document(), out.verification_text(result.document()))
+    output.result(result.document(), tables.verification_text(result.document()))
     caching.check_damage(result)
 
 
@@ -155,7 +156,7 @@ def cache_prune(config: "CachePruneConfig", output: Output) -> None:
     from distilkit.workflows import caching
 
     result = caching.prune(config)
-    output.result(result.document(), out.pruning_text(result.document()))
+    output.result(result.document(), tables.pruning_text(result.document()))
 
 
 def _terminated(*_: object) -> None:
@@ -168,8 +169,8 @@ def main() -> None:
     try:
         app()
     except UserError as mistake:
-        out.error(str(mistake))
+        output_out.error(str(mistake))
         raise SystemExit(2) from None
     except GateMissed as missed:
-        out.error(str(missed))
+        output_out.error(str(missed))
         raise SystemExit(3) from None

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from distilkit.config.augmentation import AugmentConfig
     from distilkit.config.caching import CacheConfig, CachePruneConfig
+    from distilkit.config.data import DataConfig, Precision, TextsConfig, resolve
     from distilkit.config.distillation import OWN_LAYERS, DistillConfig, DoctorConfig, Pooling
     from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, gates
-    from distilkit.config.fitting import DataConfig, FitConfig, Precision, TextsConfig, resolve
+    from distilkit.config.fitting import FitConfig
     from distilkit.config.reporting import ReportConfig
     from distilkit.config.training import TrainConfig
 
@@ -20,7 +21,7 @@ _HOMES = {
     "AugmentConfig": "augmentation",
     "CacheConfig": "caching",
     "CachePruneConfig": "caching",
-    "DataConfig": "fitting",
+    "DataConfig": "data",
     "DistillConfig": "distillation",
     "DoctorConfig": "distillation",
     "EvaluateConfig": "evaluation",
@@ -30,12 +31,12 @@ _HOMES = {
     "LATENCIES": "evaluation",
     "OWN_LAYERS": "distillation",
     "Pooling": "distillation",
-    "Precision": "fitting",
+    "Precision": "data",
     "ReportConfig": "reporting",
-    "TextsConfig": "fitting",
+    "TextsConfig": "data",
     "TrainConfig": "training",
     "gates": "evaluation",
-    "resolve": "fitting",
+    "resolve": "data",
 }
 __all__ = [
     "FIDELITY",

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
+from distilkit.config.data import Precision, TextsConfig
 from distilkit.config.fields import flag, frozen, option
-from distilkit.config.fitting import Precision, TextsConfig
 
 Candidates = Literal["mlm", "embeddings", "both"]
 Rule = Literal["tang", "tinybert"]

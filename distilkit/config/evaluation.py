@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from distilkit.config.data import DataConfig, Precision
 from distilkit.config.fields import Strings, field_infos, flag, frozen, option, positional
-from distilkit.config.fitting import DataConfig, Precision
 
 Split = Literal["train", "validation", "test"]
 

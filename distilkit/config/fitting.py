@@ -1,91 +1,10 @@
 """What several commands are told: which texts, how much of them, how a model is trained."""
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import model_validator
-
-from distilkit.config.fields import changed, frozen, option
-
-Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-@frozen
-class TextsConfig:
-    """Where texts come from; shared by every command that reads some."""
-
-    dataset: Dataset | None = option(
-        None,
-        panel="Data",
-        short="-d",
-        help="Known dataset: its columns, label names and metric. From the Hub unless --data-dir is given.",
-    )
-    data_dir: Path | None = option(
-        None,
-        panel="Data",
-        help="Folder with train, validation, test as .parquet, .csv, .tsv or .jsonl.",
-    )
-    text_column: str | None = option(
-        None, panel="Data", help="Column with the text. (default: the dataset's, else text)"
-    )
-    text_pair_column: str | None = option(
-        None,
-        panel="Data",
-        help="Column with the second text of a pair. (default: the dataset's, else none)",
-    )
-    label_column: str | None = option(
-        None, panel="Data", help="Column with the label. (default: the dataset's, else label)"
-    )
-
-    @model_validator(mode="after")
-    def _has_data(self) -> "TextsConfig":
-        if not self.has_dataset:
-            self._check_without_dataset()
-        return self
-
-    def _check_without_dataset(self) -> None:
-        raise ValueError("no data: give --dataset (sst2, mrpc, imdb, rotten_tomatoes) or --data-dir DIR")
-
-    @property
-    def has_dataset(self) -> bool:
-        """Whether there is a dataset to read."""
-        return self.dataset is not None or self.data_dir is not None
-
-    @property
-    def is_pair(self) -> bool:
-        """Whether an example is two texts."""
-        return self.text_pair_column is not None or self.dataset == "mrpc"
-
-    @property
-    def data_name(self) -> str:
-        """What reports call the data: the dataset's name, else the folder's."""
-        if self.dataset:
-            return self.dataset
-        assert self.data_dir is not None
-        return self.data_dir.resolve().name
-
-    def dependent_defaults(self) -> dict[str, Any]:
-        """What the options that are `None` stand for, given the others."""
-        return {}
-
-
-@frozen
-class DataConfig(TextsConfig):
-    """What a model reads of the texts, and how much of them it is evaluated on."""
-
-    max_length: int | None = option(
-        None,
-        ge=4,
-        panel="Data",
-        help="Longest input in tokens; the rest is cut. (default: 256 for imdb, else 128)",
-    )
-    max_eval_samples: int | None = option(
-        None,
-        ge=1,
-        panel="Data",
-        help="Evaluate on a stratified sample of N rows, the same whatever the seed.",
-    )
+from distilkit.config.data import DataConfig, Precision
+from distilkit.config.fields import frozen, option
 
 
 @frozen
@@ -142,13 +61,3 @@ class FitConfig(DataConfig):
 
 
 FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
-
-AnyTexts = TypeVar("AnyTexts", bound=TextsConfig)
-
-
-def resolve(config: AnyTexts) -> AnyTexts:
-    """`config` with every default that depends on other options written out."""
-    defaults = config.dependent_defaults()
-    return changed(
-        config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
-    )

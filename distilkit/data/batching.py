@@ -1,8 +1,7 @@
 """Training batches: random, yet of rows of like length, so that little of a batch is padding."""
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Executor
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +9,6 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from distilkit.data.encoding import Encoded
-
-Item = TypeVar("Item")
 
 # Steps' worth of shuffled rows that are sorted by length together. Of SST-2's batches of 32, 9 in 10 then
 # hold rows of one length.
@@ -96,12 +93,3 @@ def step_loader(
         collate_fn=collate,
         generator=torch.Generator(),  # else each epoch would draw from torch's own, which dropout draws from
     )
-
-
-def made_ahead(items: Iterable[Item], aside: Executor) -> Iterator[Item]:
-    """The items, of which `aside` makes the next while the caller has one."""
-    iterator, end = iter(items), object()
-    upcoming: Any = aside.submit(next, iterator, end)
-    while (item := upcoming.result()) is not end:
-        upcoming = aside.submit(next, iterator, end)
-        yield item

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import datasets
@@ -17,6 +16,8 @@ from distilkit.data.labels import label_ids, label_names
 from distilkit.errors import UserError
 
 NO_CLASS = -1  # the id of a row that has no label
+
+
 LOOKED_AT = 1000  # rows that tell whether a column holds texts
 
 
@@ -92,63 +93,6 @@ def _distinct(column: pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
 
 def _is_missing(value: Any) -> bool:
     return value is None or value != value or (isinstance(value, str) and not value.strip())
-
-
-def contents(texts: Iterable[str], pairs: Iterable[str] | None) -> list[bytes]:
-    """16 bytes for each row, whatever its case and white space; the order of a pair counts."""
-    if pairs is None:
-        return [_digest(_folded(text)) for text in texts]
-    both = zip(texts, pairs, strict=True)
-    return [_digest(f"{_folded(text)}\0{_folded(pair)}") for text, pair in both]
-
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-@dataclass(frozen=True)
-class Repeats:
-    """Rows that say what an earlier row says, and rows of a text that stands there with two labels or more.
-
-    `example` is the number of the first contradicting row.
-    """
-
-    rows: int
-    contradicting: int
-    example: int | None
-
-
-def repeats(keys: Sequence[bytes], ids: NDArray[np.int64] | None) -> Repeats:
-    """How often the `contents` of rows come up again. Rows without a label (-1) contradict none.
-
-    Args:
-        ids: the classes of the rows, or `None` where there are no labels.
-    """
-    again = len(keys) - len(set(keys))
-    if ids is None or not again:
-        return Repeats(again, 0, None)
-    labels: dict[bytes, int] = {}
-    disputed: set[bytes] = set()
-    for one, label in zip(keys, ids.tolist(), strict=True):
-        if label != NO_CLASS and labels.setdefault(one, label) != label:
-            disputed.add(one)
-    rows = [row for row, one in enumerate(keys) if disputed and one in disputed and int(ids[row]) != NO_CLASS]
-    return Repeats(again, len(rows), rows[0] if rows else None)
-
-
-def shared(keys: Iterable[bytes], others: Sequence[bytes]) -> int:
-    """How many of the `others` are among `keys`."""
-    known = set(keys)
-    return sum(one in known for one in others)
-
-
-def same_pairs(texts: Iterable[str], pairs: Iterable[str]) -> int:
-    """Pairs of which both texts are the same, whatever their case and white space."""
-    return sum(_folded(text) == _folded(pair) for text, pair in zip(texts, pairs, strict=True))
 
 
 def class_counts(ids: NDArray[np.int64], classes: int) -> list[int]:

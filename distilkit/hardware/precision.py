@@ -1,18 +1,17 @@
 """Which number format the forward pass runs in, and the Accelerator that goes with it."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.state import PartialState
 
 from distilkit.config import Precision
 from distilkit.errors import UserError
 
 Resolved = Literal["fp32", "bf16", "fp16"]
+
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -53,40 +52,6 @@ def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
 def _cpu_has_bf16() -> bool:
     features = torch.cpu.get_capabilities()
     return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
-
-
-def make_accelerator(precision: Resolved) -> Accelerator:
-    """An Accelerator for one run. Of the formats it is told of fp16 alone, for its scaler.
-
-    The loop and the predictions enter `autocast` themselves: Accelerate would build it into the model.
-
-    Accelerate keeps the mixed precision of the first one for the whole process; a second call of the Python
-    API may want another, so that state is dropped here.
-    """
-    AcceleratorState._reset_state()
-    accelerator = Accelerator(
-        cpu=_has_mps_alone(),
-        mixed_precision="fp16" if precision == "fp16" else "no",
-        # The loop weighs a step's batches itself; an environment variable of `accelerate launch` must not
-        # divide them once more.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-    )
-    if accelerator.num_processes > 1:
-        raise UserError(
-            f"{accelerator.num_processes} processes were started, but distilkit trains in one. "
-            "Start it without torchrun or accelerate launch."
-        )
-    return accelerator
-
-
-@contextmanager
-def explaining_memory(advice: str) -> Iterator[None]:
-    """Turn the device's running out of memory into what the user can do about it."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(".")[0]
-        raise UserError(f"{reason}. {advice}") from None
 
 
 def autocast(device: torch.device, precision: Resolved) -> AbstractContextManager[Any]:

@@ -1,8 +1,7 @@
 """A bidirectional LSTM classifier after Tang et al. 2019, as an ordinary `transformers` model."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 from distilkit.config import Pooling
 from distilkit.hardware.dropout import Dropout, leave_out
+from distilkit.hardware.threads import second_core
 
 
 class BiLSTMConfig(PreTrainedConfig):
@@ -88,13 +88,9 @@ class BiLSTMPreTrainedModel(PreTrainedModel):
 
 
 Turn = Callable[[Tensor], Tensor]
+
+
 Read = Callable[..., Tensor]
-
-
-@cache
-def second_core() -> ThreadPoolExecutor:
-    """A thread that computes on one core, beside the caller's."""
-    return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 class _AtOnce(torch.autograd.Function):
@@ -329,5 +325,9 @@ def compact(input_ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 AutoConfig.register("bilstm", BiLSTMConfig, exist_ok=True)
+
+
 AutoModel.register(BiLSTMConfig, BiLSTMModel, exist_ok=True)
+
+
 AutoModelForSequenceClassification.register(BiLSTMConfig, BiLSTMForSequenceClassification, exist_ok=True)

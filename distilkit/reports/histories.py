@@ -20,7 +20,7 @@ from distilkit.reports.parts import (
     size,
     write_pictures,
 )
-from distilkit.runs import run as runs
+from distilkit.runs import folder as runs
 
 LAYERS = "layers"  # the stage of a training that matches layers, and the metric of one that does nothing else
 LAYER_LOSS = "layer_loss"

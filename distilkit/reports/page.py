@@ -30,7 +30,7 @@ from distilkit.reports.parts import (
     write_pictures,
 )
 from distilkit.reports.published import PUBLISHED
-from distilkit.runs import run
+from distilkit.runs import folder as run
 from distilkit.scores.statistics import QUALITY, Answers, Bin, risk_coverage
 
 HEADINGS = {

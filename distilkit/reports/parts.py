@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from distilkit.errors import UserError
 from distilkit.reports import plots
-from distilkit.runs import run
+from distilkit.runs import folder as run
 
 INDEX, EVALUATION, ANSWERS, REPORT, PLOTS = (
     "index.html",

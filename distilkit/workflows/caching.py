@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from distilkit.config import CacheConfig, CachePruneConfig
-from distilkit.engine.teacher_logits import store
-from distilkit.engine.teacher_logits.store import Check, Entry, Kept, Removed, cache_root
+from distilkit.engine.teacher_logits import maintenance
+from distilkit.engine.teacher_logits.maintenance import Check, Entry, Kept, Removed
+from distilkit.engine.teacher_logits.store import cache_root
 from distilkit.errors import DamageFound, UserError
 from distilkit.progress import SILENT, Reporter
 
@@ -77,7 +78,7 @@ def verify(config: CacheConfig, reporter: Reporter = SILENT) -> Verification:
     """Read every shard again. Raises `UserError` when the folder cannot be read."""
     root = _root()
     try:
-        checks = store.verify(root, lambda done, total: reporter.advance("shards", done, total))
+        checks = maintenance.verify(root, lambda done, total: reporter.advance("shards", done, total))
     except OSError as error:
         raise _unreadable(root, error) from None
     damaged = tuple(check for check in checks if check.damage)
@@ -103,7 +104,7 @@ def prune(config: CachePruneConfig) -> Pruning:
     known = [entry.key for entry in _entries()]
     keys = [_one_key(prefix, known) for prefix in config.key]
     try:
-        done = store.prune(root, keys=keys, unused_days=config.unused_days, everything=config.all)
+        done = maintenance.prune(root, keys=keys, unused_days=config.unused_days, everything=config.all)
     except OSError as error:
         raise _unreadable(root, error) from None
     return Pruning(root, done.removed, done.kept, sum(one.bytes for one in done.removed))
@@ -131,7 +132,7 @@ def _root() -> Path:
 def _entries() -> tuple[Entry, ...]:
     root = _root()
     try:
-        return tuple(store.entries(root))
+        return tuple(maintenance.entries(root))
     except OSError as error:
         raise _unreadable(root, error) from None
 

@@ -7,11 +7,14 @@ from accelerate.utils import set_seed
 from distilkit.config import TrainConfig, resolve
 from distilkit.data import sources
 from distilkit.engine.training.losses import distillation_loss, formula
-from distilkit.hardware.precision import default_device, make_accelerator, resolve_precision
-from distilkit.models.loading import find_model, load_for_training, load_tokenizer
+from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.processes import make_accelerator
+from distilkit.models.loading import load_for_training, load_tokenizer
+from distilkit.models.locating import find_model
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
-from distilkit.workflows.fitting.fit import Job, encode_split, fit_into_run, within_reach
+from distilkit.workflows.fitting.fit import fit_into_run
+from distilkit.workflows.fitting.job import Job, encode_split, within_reach
 
 
 def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:

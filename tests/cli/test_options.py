@@ -119,7 +119,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     asked = {"evaluate": "evaluation", "report": "reporting"}.get(arguments[0])
     if asked:  # and no other command's options
         found = {name for name in loaded if name.startswith("distilkit.config.")}
-        assert found - {"distilkit.config.fitting"} == {f"distilkit.config.{asked}"}
+        assert found - {"distilkit.config.data", "distilkit.config.fields"} == {f"distilkit.config.{asked}"}
 
 
 @pytest.mark.alone
@@ -178,7 +178,8 @@ def test_the_evaluation_table_names_its_models_and_cuts_nothing(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """When piped, rich takes a width of 80 for granted and drops whole columns."""
-    from distilkit.cli.output import Output, evaluation_table
+    from distilkit.cli.output import Output
+    from distilkit.cli.tables import evaluation_table
 
     monkeypatch.setenv("COLUMNS", columns)
     metrics = {"accuracy": 0.9, "f1": 0.9, "f1_macro": 0.9, "agreement": 0.95, "accuracy_kept": 0.97}

@@ -10,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distilkit.data.batching import WINDOW, LengthBatchSampler, made_ahead, step_loader
+from distilkit.data.batching import WINDOW, LengthBatchSampler, step_loader
 from distilkit.data.encoding import Encoded
+from distilkit.hardware.threads import made_ahead
 
 
 def rows_of(lengths: list[int]) -> Encoded:

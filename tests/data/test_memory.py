@@ -12,7 +12,8 @@ import pytest
 from conftest import write_jsonl
 
 from distilkit.config import TrainConfig
-from distilkit.data.sources import TextData, load_for_training
+from distilkit.data.sources import load_for_training
+from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 
 ROWS, WORDS = 20_000, 200

@@ -21,14 +21,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distilkit.config import DataConfig, TrainConfig
-from distilkit.data import sources
-from distilkit.data.sources import (
-    TextData,
-    load_for_augmentation,
-    load_for_evaluation,
-    load_for_training,
-    stratified_order,
-)
+from distilkit.data import presets
+from distilkit.data.sampling import stratified_order
+from distilkit.data.sources import load_for_augmentation, load_for_evaluation, load_for_training
+from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
@@ -409,8 +405,8 @@ def hub_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "repository"
     for split, count in (("train", 20), ("validation", 8), ("test", 6)):
         write(folder / "data" / f"{split}-00000-of-00001.parquet", many(count, count // 2))
-    preset = dataclasses.replace(sources.PRESETS["rotten_tomatoes"], hub=str(folder), hub_name=None)
-    monkeypatch.setitem(sources.PRESETS, "rotten_tomatoes", preset)
+    preset = dataclasses.replace(presets.PRESETS["rotten_tomatoes"], hub=str(folder), hub_name=None)
+    monkeypatch.setitem(presets.PRESETS, "rotten_tomatoes", preset)
     return folder
 
 
@@ -436,8 +432,8 @@ def test_a_dataset_that_cannot_be_had_from_the_hub_names_the_way_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    preset = dataclasses.replace(sources.PRESETS["sst2"], hub="distilkit-tests/no-such-dataset")
-    monkeypatch.setitem(sources.PRESETS, "sst2", preset)
+    preset = dataclasses.replace(presets.PRESETS["sst2"], hub="distilkit-tests/no-such-dataset")
+    monkeypatch.setitem(presets.PRESETS, "sst2", preset)
     with pytest.raises(UserError) as error:
         load_for_training(DataConfig(dataset="sst2"), None)
     assert "distilkit-tests/no-such-dataset" in str(error.value) and "--data-dir" in str(error.value)

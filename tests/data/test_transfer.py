@@ -11,7 +11,7 @@ from conftest import BAD, GOOD, pair_rows, rows, write_jsonl
 
 from distilkit import DistillConfig, UserError
 from distilkit.data import transfer
-from distilkit.data.sources import TextData
+from distilkit.data.text_data import TextData
 
 TEXTS = ["one more film", 'a "quoted" line, with a comma', "ünïcode — too"]
 NAMES = ("negative", "positive")

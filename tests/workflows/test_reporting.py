@@ -237,6 +237,6 @@ def test_a_run_named_twice_is_drawn_once(
 
 
 def test_the_page_takes_its_layer_names_from_what_runs_write() -> None:
-    from distilkit.workflows.fitting import fit
+    from distilkit.workflows.fitting import job
 
-    assert histories.LAYER_LOSS == fit.MATCHED
+    assert histories.LAYER_LOSS == job.MATCHED

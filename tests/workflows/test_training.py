@@ -26,7 +26,8 @@ from distilkit.config import resolve
 from distilkit.config.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs.run import Run
-from distilkit.workflows.fitting import fit
+from distilkit.workflows import training
+from distilkit.workflows.fitting import recorder
 
 
 @pytest.fixture
@@ -158,15 +159,15 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def can(answers: list[dict[str, float]]) -> list[str]:
         shown: list[str] = []
-        predict = fit.predict_logits
+        predict = recorder.predict_logits
         rest = iter(answers)
 
         def watched(model: Any, *arguments: Any, **options: Any) -> Any:
             shown.append(fingerprint(model))
             return predict(model, *arguments, **options)
 
-        monkeypatch.setattr(fit, "predict_logits", watched)
-        monkeypatch.setattr(fit, "score", lambda logits, labels: {"loss": 0.0} | next(rest))
+        monkeypatch.setattr(recorder, "predict_logits", watched)
+        monkeypatch.setattr(recorder, "score", lambda logits, labels: {"loss": 0.0} | next(rest))
         return shown
 
     return can
@@ -237,7 +238,7 @@ def test_a_head_for_other_classes_is_replaced_and_classes_of_ones_own_keep_their
 def test_pairs_reach_the_model_as_pairs(config: Any, mrpc_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the second text left out MRPC still trains, to the majority class."""
     given: list[Any] = []
-    original = fit.fit_into_run
+    original = training.fit_into_run
 
     def watched(job: Any, train_rows: Any, *arguments: Any) -> Any:
         given.append((job.tokenizer, train_rows))

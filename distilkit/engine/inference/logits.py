@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilkit.data.batching import made_ahead
 from distilkit.data.encoding import Encoded, Tokenizer, encode
 from distilkit.hardware.kernels import FastKernels
-from distilkit.hardware.memory import give_back
-from distilkit.hardware.precision import Resolved, autocast, explaining_memory
+from distilkit.hardware.memory import explaining_memory, give_back
+from distilkit.hardware.precision import Resolved, autocast
+from distilkit.hardware.threads import made_ahead
 
 # Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
 TOKENS = {"cpu": 4096, "cuda": 1 << 16}

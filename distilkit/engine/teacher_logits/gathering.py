@@ -1,19 +1,16 @@
 """The teacher's logits, computed once and joined to rows by content, never by position."""
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from hashlib import blake2b, sha256
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilkit.data.encoding import Tokenizer
-from distilkit.engine.teacher_logits.store import LogitStore, as_keys
+from distilkit.engine.teacher_logits.shards import as_keys
+from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved
 
@@ -29,102 +26,6 @@ TOLERANCES: dict[Resolved, tuple[float, float]] = {
     "bf16": (0.1, 0.05),
     "fp16": (0.1, 0.05),
 }
-
-# Not part of what the logits depend on: names, versions, and what only saving and loading set.
-VOLATILE_CONFIG = {"transformers_version", "architectures", "dtype", "torch_dtype"}
-
-
-def row_key(text: str, pair: str | None = None) -> bytes:
-    """16 bytes that stand for the content of a row; ("ab", "c") and ("a", "bc") differ."""
-    digest = blake2b(digest_size=16)
-    for part in (text, pair):
-        if part is not None:
-            encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little"))
-            digest.update(encoded)
-    return digest.digest()
-
-
-def row_keys(texts: Iterable[str], pairs: Iterable[str] | None) -> list[bytes]:
-    """`row_key` of every row."""
-    if pairs is None:
-        return [row_key(text) for text in texts]
-    return [row_key(text, pair) for text, pair in zip(texts, pairs, strict=True)]
-
-
-def describe_teacher(
-    name: str,
-    model: Any,
-    tokenizer: Tokenizer,
-    model_fingerprint: str,
-    max_length: int,
-    precision: Resolved,
-) -> dict[str, Any]:
-    """All that the teacher's logits depend on, hashed where it is large, and its name and classes.
-
-    Args:
-        name: for people; the same teacher may have several.
-        model: a transformers model with `config`.
-        model_fingerprint: of its weights, as `models.loading.fingerprint`.
-    """
-    id2label = model.config.id2label
-    return {
-        "name": name,
-        "classes": [str(id2label[index]) for index in range(len(id2label))],
-        "architecture": type(model).__name__,
-        "config": _hash(_without_volatile(model.config.to_dict())),
-        "weights": model_fingerprint,
-        "tokenizer": _hash(_tokenizer_facts(tokenizer)),
-        "max_length": max_length,
-        "precision": precision,
-    }
-
-
-def teacher_key(description: Mapping[str, Any]) -> str:
-    """SHA-256 of a `describe_teacher`, as 64 hex digits: one key for one teacher, whatever it is called."""
-    return _hash({name: value for name, value in description.items() if name not in ("name", "created")})
-
-
-def _hash(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return sha256(text.encode()).hexdigest()
-
-
-def _without_volatile(value: Any) -> Any:
-    if isinstance(value, list | tuple):
-        return [_without_volatile(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    return {
-        str(name): _without_volatile(item)
-        for name, item in value.items()
-        if name not in VOLATILE_CONFIG and not str(name).startswith("_")
-    }
-
-
-def _tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What decides which ids a text becomes, whatever the tokenizer was last called with."""
-    facts = {
-        "class": type(tokenizer).__name__,
-        "special_tokens": tokenizer.special_tokens_map,
-        "model_max_length": tokenizer.model_max_length,
-        "model_input_names": tokenizer.model_input_names,
-        "padding_side": tokenizer.padding_side,
-        "truncation_side": tokenizer.truncation_side,
-    }
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        pipeline = json.loads(backend.to_str())
-        for of_the_last_call in ("truncation", "padding"):
-            pipeline.pop(of_the_last_call, None)
-        return facts | {"pipeline": pipeline}
-    settings = {
-        name: str(value)
-        for name, value in tokenizer.init_kwargs.items()
-        if not name.endswith(("name_or_path", "_file"))
-        and not name.startswith(("_", "is_local", "local_files"))
-    }
-    return facts | {"vocabulary": sorted(tokenizer.get_vocab().items()), "settings": settings}
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,19 @@ from transformers import get_linear_schedule_with_warmup
 from distilkit.engine.training.loop import (
     LOG_SECONDS,
     LOG_STEPS,
-    EpochRecord,
     Standing,
     StepRecord,
     Sums,
     check_means,
     check_parameters,
-    groups_of,
     model_inputs,
     progress,
 )
 from distilkit.engine.training.losses import distillation_losses
-from distilkit.engine.training.sparse_adamw import BETAS, EPS
+from distilkit.engine.training.optimizer import BETAS, EPS, groups_of
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved, autocast
+from distilkit.runs.records import EpochRecord
 
 Batch = dict[str, Tensor]
 

@@ -1,10 +1,10 @@
 """The training loop. Teacher and student go through the same one; only the loss differs."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +13,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from distilkit.data.batching import made_ahead
 from distilkit.engine.training.losses import Losses
+from distilkit.engine.training.optimizer import clip, parameter_groups
 from distilkit.engine.training.sparse_adamw import RowAdamW
 from distilkit.errors import UserError
 from distilkit.hardware.kernels import fast_dropout
 from distilkit.hardware.precision import Resolved, autocast
+from distilkit.hardware.threads import made_ahead
+from distilkit.runs.records import EpochRecord
 
 Batch = dict[str, Tensor]
+
+
 Loss = Callable[[Any, Batch], Losses]  # of what `forward` gave, and the batch
 
 
@@ -32,6 +36,8 @@ class ChangingLoss:
 
 
 MEND = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
+
+
 # Between two looks at the losses, which make the device wait: whichever comes first.
 LOG_STEPS, LOG_SECONDS = 50, 15.0
 
@@ -43,27 +49,6 @@ class StepRecord:
     step: int
     steps: int
     loss: float
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """A finished epoch. Losses are means over its rows; a part that alpha leaves out is `None`."""
-
-    epoch: int
-    step: int
-    learning_rate: float
-    loss: float
-    hard_loss: float | None
-    soft_loss: float | None
-    validation: dict[str, float]
-    improved: bool
-    examples_per_second: float
-    seconds: float
-    layer_loss: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """What a line of `history.jsonl` holds."""
-        return asdict(self)
 
 
 def logits_of(model: torch.nn.Module, batch: Batch) -> Tensor:
@@ -195,29 +180,9 @@ def progress(step: int, steps: int) -> float:
     return step / max(1, steps - 1)
 
 
-def clip(gradients: list[Tensor], max_norm: float) -> None:
-    """Scale `gradients` in place so that their norm, taken over all of them, is at most `max_norm`."""
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
-
-
 def model_inputs(batch: Batch) -> Batch:
     """What of a batch the model reads: never the labels, so that the loss is computed in one place only."""
     return {name: value for name, value in batch.items() if name not in ("labels", "teacher_logits")}
-
-
-def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices with weight decay; biases, norms and other vectors without."""
-    return groups_of([parameter for parameter in model.parameters() if parameter.requires_grad], weight_decay)
-
-
-def groups_of(weights: Iterable[Tensor], weight_decay: float, matrix: int = 2) -> list[dict[str, Any]]:
-    """Weights of `matrix` dimensions and more with weight decay, others without."""
-    weights = list(weights)
-    return [
-        {"params": [weight for weight in weights if weight.ndim >= matrix], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.ndim < matrix], "weight_decay": 0.0},
-    ]
 
 
 def check_means(means: Mapping[str, float | None], step: int) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.optim.adamw import adamw
 
-BETAS, EPS = (0.9, 0.999), 1e-8
+from distilkit.engine.training.optimizer import BETAS, EPS
+
 WINDOW = 512  # momentum left after so many steps: (0.9 / sqrt(0.999)) ** 512 < 1e-23
 
 

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import blake2b
 from itertools import pairwise
 
 import numpy as np
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 from distilkit.errors import UserError
 
 TANG_RULES, TINYBERT_RULES = ("mask", "pos", "ngram"), ("mlm", "embeddings")
-REPEATED, UNCHANGED = "repeated", "unchanged"
+
+
 CHUNK = 1000  # texts that are tagged between two reports
 
 Ints = NDArray[np.int64]
@@ -275,35 +275,6 @@ def tinybert_variants(
 def _bits(shown: Sequence[NDArray[np.bool_]]) -> Ints:
     bits: Ints = np.sum([one.astype(np.int64) << bit for bit, one in enumerate(shown)], axis=0)
     return bits
-
-
-def key(text: str, pair: str | None = None) -> bytes:
-    """16 bytes for a row, whatever its case and white space, and whichever text of a pair is first."""
-    folded = " ".join(text.casefold().split())
-    if pair is not None:
-        folded = "\0".join(sorted((folded, " ".join(pair.casefold().split()))))
-    return blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-class Known:
-    """The rows there are, to tell which new ones say nothing new."""
-
-    def __init__(self) -> None:
-        self._homes: dict[bytes, str] = {}
-
-    def add(self, home: str, keys: Iterable[bytes]) -> None:
-        """Rows of a split `home`; a row that is known already stays where it was first."""
-        for one in keys:
-            self._homes.setdefault(one, home)
-
-    def refuse(self, new: bytes, old: bytes) -> str | None:
-        """Where a row made of the row `old` is already, or `None`; then it is known from now on."""
-        if new == old:
-            return UNCHANGED
-        home = self._homes.get(new)
-        if home is None:
-            self._homes[new] = REPEATED
-        return home
 
 
 def in_turn(variants: int) -> Iterator[tuple[bool, bool]]:

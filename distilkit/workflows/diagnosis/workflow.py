@@ -3,10 +3,9 @@
 import itertools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import datasets
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,32 +16,46 @@ from distilkit.config.fields import changed
 from distilkit.data import checks, transfer
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.data.files import read_through
-from distilkit.data.inputs import evenly, tokens
+from distilkit.data.inputs import tokens
 from distilkit.data.labels import match_labels
-from distilkit.data.sources import RawData, TextData, read_raw, stratified_order
+from distilkit.data.raw import RawData, read_raw
+from distilkit.data.text_data import TextData
 from distilkit.engine.inference.logits import native, predict_texts, tokens_of
-from distilkit.engine.teacher_logits.store import as_keys
+from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.training.losses import Losses, distillation_loss, formula
 from distilkit.errors import FaultFound, UserError
 from distilkit.hardware import memory
-from distilkit.hardware.precision import default_device, make_accelerator, resolve_precision
-from distilkit.models.loading import find_model, load_tokenizer, load_trained
-from distilkit.models.students import Student, Teacher, make_student
+from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.processes import make_accelerator
+from distilkit.hardware.threads import one_core
+from distilkit.models.classifier import Student, Teacher
+from distilkit.models.loading import load_tokenizer, load_trained
+from distilkit.models.locating import find_model
+from distilkit.models.students import make_student
 from distilkit.progress import SILENT, Reporter
 from distilkit.scores.statistics import wilson
+from distilkit.workflows.diagnosis.samples import _judged, _rows, _some, _spread, _test_contents
 from distilkit.workflows.distillation import recipe
-from distilkit.workflows.distillation.scheduling import one_core
 from distilkit.workflows.distillation.teachers import Teaching, names_of
-from distilkit.workflows.findings import rows as findings
-from distilkit.workflows.findings.rows import Finding
-from distilkit.workflows.fitting.fit import Job, examples_per_second
+from distilkit.workflows.findings import cost, models
+from distilkit.workflows.findings import rows as rows_findings
+from distilkit.workflows.findings import tokens as tokens_findings
+from distilkit.workflows.findings.finding import Finding
+from distilkit.workflows.fitting.fit import examples_per_second
+from distilkit.workflows.fitting.job import Job
 
 SCHEMA = "distilkit.doctor/1"
+
+
 STUDENT = "the student"
-JUDGED = 1000  # validation rows that a teacher reads, at most
-TIMED_STEPS = 8  # of training, after as many that are not timed
+
+
 TIMED_BATCHES = 5  # of a teacher: the first is computed by all cores, then each has its own
+
+
 WARM_UP = 32  # rows
+
+
 Reader = tuple[str, Tokenizer, Any]  # what to call it, its tokenizer and model
 
 
@@ -145,7 +158,9 @@ class _Doctor:
             for column in raw.columns:
                 texts = raw.texts(split, column)
                 missing, blank = checks.missing_texts(texts), checks.blank_texts(texts)
-                self._add(findings.of_empty_texts(raw.where(split), column, missing, blank), "empty-texts")
+                self._add(
+                    rows_findings.of_empty_texts(raw.where(split), column, missing, blank), "empty-texts"
+                )
                 empty |= missing
             usable[split] = np.flatnonzero(~empty)
             if empty.all():
@@ -163,10 +178,10 @@ class _Doctor:
             labels = checks.read_labels(raw.labels(split), names, raw.where(split))
             ids[split] = labels.ids
             if needed:
-                faults = findings.of_labels(raw.where(split), labels, names)
+                faults = rows_findings.of_labels(raw.where(split), labels, names)
                 self._add(faults, "hidden-labels", "missing-labels", "unknown-labels")
         if raw.names is None:
-            self._add(findings.of_class_names(names), "hidden-labels")
+            self._add(rows_findings.of_class_names(names), "hidden-labels")
         data = raw.usable(self.given, self.given.max_train_samples, usable, names, ids)
         self.reporter.note_all(data.notes)
         self.found.rows |= {split: len(rows) for split, rows in data.splits.items()}
@@ -185,7 +200,7 @@ class _Doctor:
         try:
             return checks.class_names(labels, raw.where("train"))
         except UserError as error:
-            self._add([findings.of_no_classes(str(error))], "missing-class")
+            self._add([rows_findings.of_no_classes(str(error))], "missing-class")
             return None
 
     def _follow_recipe(self) -> None:
@@ -199,14 +214,14 @@ class _Doctor:
 
     def _look_at_rows(self, raw: RawData, data: TextData) -> None:
         ids, test = data.labels_of, _test_contents(raw)
-        found = findings.overlap(data, ids.get("train"), test)
+        found = rows_findings.overlap(data, ids.get("train"), test)
         made = ["missing-class", "rare-class", "contradicting-labels", "repeated-rows"]
         made += ["shared-with-validation", "few-validation-rows"] + ["shared-with-test"] * bool(test)
         made += ["unused-teacher"] * bool(self.config.teacher) + ["same-pairs"] * bool(data.pair_column)
-        self._add(findings.of_data(self.config, data, ids, found, len(test)), *made)
+        self._add(rows_findings.of_data(self.config, data, ids, found, len(test)), *made)
         if data.pair_column is None:
             others = checks.other_text_columns(raw.splits["train"], (data.text_column, data.label_column))
-            self._add(findings.of_other_columns(raw.where("train"), others), "second-text")
+            self._add(rows_findings.of_other_columns(raw.where("train"), others), "second-text")
         self.found.measured["classes"] = {
             split: dict(zip(data.names, checks.class_counts(of_rows, len(data.names)), strict=True))
             for split, of_rows in ids.items()
@@ -233,7 +248,7 @@ class _Doctor:
             try:
                 teachers.append(Teacher(source, load_tokenizer(source), load_trained(source)))
             except UserError as error:
-                found = [findings.of_broken_teacher(str(error))]
+                found = [models.of_broken_teacher(str(error))]
                 self.found.skipped[f"checks of {name}"] = "it cannot be loaded"
             self._add(found, "teacher")
         return teachers
@@ -249,7 +264,7 @@ class _Doctor:
         try:
             student = make_student(self.config, data.names, teacher, texts)
         except UserError as error:
-            self._add([findings.of_broken_student(str(error))], "student")
+            self._add([models.of_broken_student(str(error))], "student")
             self.found.skipped["student"] = "it cannot be made"
             return None
         self._add((), "student")
@@ -267,20 +282,20 @@ class _Doctor:
         assert self.config.max_length
         train, validation = _some(data, "train"), _some(data, "validation")
         read = {who: tokens(tokenizer, *train) for who, tokenizer, _ in readers}
-        self._add(findings.of_length(read, self.config.max_length, limit), "cut-texts")
+        self._add(tokens_findings.of_length(read, self.config.max_length, limit), "cut-texts")
         for who, tokenizer, _ in readers:
             cut, unknown = read[who], tokens(tokenizer, *validation)
-            self._add(findings.of_unknown(who, unknown, *self._unknown(who)), "unknown-tokens")
+            self._add(tokens_findings.of_unknown(who, unknown, *self._unknown(who)), "unknown-tokens")
             self.found.measured.setdefault("tokens", {})[who] = {
                 "rows": len(cut.lengths),
                 "cut_share": cut.cut(self.config.max_length) / len(cut.lengths),
-                "fits_99_percent": cut.fitting(findings.FITTING),
+                "fits_99_percent": cut.fitting(tokens_findings.FITTING),
                 "unknown_share": unknown.unknown_share,
             }
         if teachers and student:
             folds = checks.lowercases(teachers[0].tokenizer), checks.lowercases(student.tokenizer)
             capitals, rows = checks.with_capitals(train[0]), len(train[0])
-            self._add(findings.of_case(teachers[0].source.name, *folds, capitals, rows), "case")
+            self._add(tokens_findings.of_case(teachers[0].source.name, *folds, capitals, rows), "case")
         return read[STUDENT].lengths if student else np.empty(0, np.int64)
 
     def _reach(self, readers: Sequence[Reader]) -> int | None:
@@ -288,7 +303,7 @@ class _Doctor:
         limits = [longest_input(tokenizer, model) for _, tokenizer, model in readers]
         if self.given.max_length is not None:
             for (who, _, _), own in zip(readers, limits, strict=True):
-                self._add(findings.of_reach(who, self.given.max_length, own), "max-length")
+                self._add(tokens_findings.of_reach(who, self.given.max_length, own), "max-length")
         limit = min((own for own in limits if own is not None), default=None)
         assert self.config.max_length
         if limit is not None and self.config.max_length > limit:
@@ -298,11 +313,11 @@ class _Doctor:
     def _unknown(self, who: str) -> tuple[float, str]:
         """From which share of unknown tokens on it matters, and what to do then."""
         if who != STUDENT:
-            return findings.UNKNOWN_TO_TEACHER, "a teacher of this language: --teacher RUN_OR_MODEL"
+            return tokens_findings.UNKNOWN_TO_TEACHER, "a teacher of this language: --teacher RUN_OR_MODEL"
         if self.config.student != "bilstm" or self.config.vocabulary == "teacher":
-            return findings.UNKNOWN_TO_STUDENT, "a student of this language: --student FOLDER"
+            return tokens_findings.UNKNOWN_TO_STUDENT, "a student of this language: --student FOLDER"
         advice = "--vocabulary teacher (word-pieces), or more text: --transfer FILE"
-        return findings.UNKNOWN_TO_STUDENT, advice
+        return tokens_findings.UNKNOWN_TO_STUDENT, advice
 
     def _examine_teacher(self, teacher: Teacher, data: TextData) -> float | None:
         """Hold its answers against labels.
@@ -324,10 +339,10 @@ class _Doctor:
             try:
                 answers = teaching.answers("validation").argmax(dim=1).numpy()
             except UserError as error:
-                self._add([findings.of_broken_teacher(str(error))], "teacher")
+                self._add([models.of_broken_teacher(str(error))], "teacher")
                 return None
             held = checks.skill(answers, judged.labels_of["validation"], len(data.names))
-            faults = findings.of_skill("validation", f"the teacher {who}", held, data.names, columns)
+            faults = models.of_skill("validation", f"the teacher {who}", held, data.names, columns)
             self._add(faults, "label-order", "teacher-level")
         self.found.measured.setdefault("teachers", {})[who] = {
             "classes_matched_by": "name" if by_name else "id",
@@ -345,7 +360,7 @@ class _Doctor:
         try:
             matched = match_labels(own, data.names, f"the teacher {who}")
         except UserError as error:
-            self._add([findings.of_names(f"the teacher {who}", own, data.names)], "label-names")
+            self._add([models.of_names(f"the teacher {who}", own, data.names)], "label-names")
             if len(own) == len(data.names):
                 return list(range(len(own))), False
             self.found.skipped[f"level of {who}"] = str(error)
@@ -425,7 +440,7 @@ class _Doctor:
         try:
             speed = self._steps_per_second(data, student, longest, sample)
         except UserError as error:
-            self._add([findings.of_full_memory(str(error))], "memory")
+            self._add([cost.of_full_memory(str(error))], "memory")
             return
         epoch = rows / speed
         total = None if teachers is None else teachers + config.epochs * epoch
@@ -442,8 +457,8 @@ class _Doctor:
             "seconds": total and round(total, 1),
             "memory": {"bytes": needed, "available": available},
         }
-        self._add(findings.of_memory(self.found.device, needed, available), "memory")
-        self._add(findings.of_time(total or config.epochs * epoch), "time")
+        self._add(cost.of_memory(self.found.device, needed, available), "memory")
+        self._add(cost.of_time(total or config.epochs * epoch), "time")
 
     def _steps_per_second(self, data: TextData, student: Student, longest: Encoded, sample: Encoded) -> float:
         """Rows of `sample` that training takes in a second, once it has taken those and the `longest`."""
@@ -472,44 +487,3 @@ class _Doctor:
         with one_core(student.model) as aside:
             examples_per_second(job, longest, accelerator, aside)
             return examples_per_second(job, sample, accelerator, aside)
-
-
-def _spread(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
-    """Batches of neighbours in `order`, as training makes them of rows of like length, evenly chosen."""
-    batches = np.array_split(order, max(1, len(order) // batch))
-    count = min(TIMED_STEPS, len(batches))
-    return [batches[int((number + 0.5) * len(batches) / count)] for number in range(count)]
-
-
-def _rows(texts: list[str], pairs: list[str] | None, count: int) -> tuple[list[str], list[str] | None]:
-    """So many of the rows at most, evenly chosen."""
-    numbers = evenly(len(texts), count).tolist()
-    return [texts[number] for number in numbers], pairs and [pairs[number] for number in numbers]
-
-
-def _some(data: TextData, split: str) -> tuple[list[str], list[str] | None]:
-    """At most 5,000 rows of a split, chosen evenly: their texts, and the second ones of pairs."""
-    rows = data.splits[split]
-    some: Any = rows.select(evenly(len(rows)))
-    return list(some[data.text_column]), list(some[data.pair_column]) if data.pair_column else None
-
-
-def _judged(data: TextData) -> TextData | None:
-    """At most 1,000 validation rows with labels, stratified; `None` if these are not of two classes."""
-    ids = data.labels_of.get("validation", np.empty(0, np.int64))
-    known = np.flatnonzero(ids >= 0)
-    if len(np.unique(ids[known])) < 2:
-        return None
-    rows = np.sort(known[stratified_order(ids[known])[:JUDGED]])
-    splits = datasets.DatasetDict(validation=data.splits["validation"].select(rows))
-    return replace(data, splits=splits, labels_of={"validation": ids[rows]})
-
-
-def _test_contents(raw: RawData) -> list[bytes]:
-    """`contents` of the test rows that have a text; their labels are not read."""
-    if "test" not in raw.splits:
-        return []
-    columns = [raw.texts("test", column).to_pylist() for column in raw.columns]
-    rows = [row for row in zip(*columns, strict=True) if all(text and text.strip() for text in row)]
-    pairs = [row[1] for row in rows] if len(columns) > 1 else None
-    return checks.contents([row[0] for row in rows], pairs)

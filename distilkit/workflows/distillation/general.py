@@ -10,14 +10,18 @@ from transformers import PreTrainedModel
 from distilkit.config import DistillConfig, resolve
 from distilkit.data.corpus import TEXT, encode_chunks, read_corpus
 from distilkit.data.encoding import Tokenizer
-from distilkit.data.sources import TextData
-from distilkit.hardware.precision import default_device, make_accelerator, resolve_precision
-from distilkit.models.loading import find_model, fingerprint, load_pretrained, load_tokenizer
-from distilkit.models.students import Teacher, make_student
+from distilkit.data.text_data import TextData
+from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.processes import make_accelerator
+from distilkit.models.classifier import Teacher
+from distilkit.models.loading import fingerprint, load_pretrained, load_tokenizer
+from distilkit.models.locating import find_model
+from distilkit.models.students import make_student
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation.layers import Rows, layer_formula, pair_layers, shared_rows
-from distilkit.workflows.fitting.fit import MATCHED, Job, fit_into_run, within_reach
+from distilkit.workflows.fitting.fit import fit_into_run
+from distilkit.workflows.fitting.job import MATCHED, Job, within_reach
 
 NAMES = ("LABEL_0", "LABEL_1")  # of heads that nobody trains: models are made with one, and saved without
 

@@ -19,15 +19,18 @@ from distilkit.engine.training.layers import LayerPair
 from distilkit.engine.training.loop import ChangingLoss
 from distilkit.engine.training.losses import Losses, distillation_loss, formula
 from distilkit.errors import UserError
-from distilkit.hardware.precision import default_device, make_accelerator, resolve_precision
-from distilkit.models.students import Student, make_student
+from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.processes import make_accelerator
+from distilkit.hardware.threads import one_thread
+from distilkit.models.classifier import Student
+from distilkit.models.students import make_student
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows, with_layers
-from distilkit.workflows.distillation.scheduling import one_thread
 from distilkit.workflows.distillation.teachers import Teaching, load_teachers, match_classes, names_of
-from distilkit.workflows.findings.rows import before_distilling
-from distilkit.workflows.fitting.fit import Job, encode_split, fit_into_run, fit_into_runs, within_reach
+from distilkit.workflows.findings.early import before_distilling
+from distilkit.workflows.fitting.fit import fit_into_run, fit_into_runs
+from distilkit.workflows.fitting.job import Job, encode_split, within_reach
 
 
 class Company:

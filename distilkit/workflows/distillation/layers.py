@@ -9,12 +9,13 @@ import torch
 from distilkit.config import DistillConfig
 from distilkit.config.fields import changed
 from distilkit.data.encoding import Encoded, Tokenizer, input_names
-from distilkit.engine.training.layers import LayerPair, Layers, Projected, layer_map, run_layers
+from distilkit.engine.training.layer_losses import Layers, layer_map
+from distilkit.engine.training.layers import LayerPair, Projected, run_layers
 from distilkit.engine.training.loop import Batch, ChangingLoss, Loss
 from distilkit.engine.training.losses import Losses
 from distilkit.errors import UserError
-from distilkit.models.students import Student, Teacher
-from distilkit.workflows.fitting.fit import MATCHED, Job, Stage
+from distilkit.models.classifier import Student, Teacher
+from distilkit.workflows.fitting.job import MATCHED, Job, Stage
 
 
 class Rows(NamedTuple):

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig, resolve
 from distilkit.config.fields import changed, flag
 from distilkit.data import transfer
-from distilkit.data.sources import Extent, measure
+from distilkit.data.sampling import Extent
+from distilkit.data.sources import measure
 from distilkit.hardware.precision import default_device
-from distilkit.models.loading import find_model, load_config, load_tokenizer
-from distilkit.models.students import HEADS
+from distilkit.models.architectures import HEADS
+from distilkit.models.loading import load_config, load_tokenizer
+from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
-from distilkit.workflows.augmentation.workflow import AlreadyThere, Busy, augment, name_of
+from distilkit.workflows.augmentation.blocks import AlreadyThere, Busy
+from distilkit.workflows.augmentation.workflow import augment, name_of
 
 # Words that a BiLSTM and a transformer read in all, which two cores do in some 15 minutes (the teacher not
 # counted) and a GPU in less: more still help, but little for the time they take.

@@ -5,17 +5,22 @@ faster, but two students on a core each nearly twice as fast. And threads that w
 operation fall behind many times over when any other process wants a core.
 """
 
+import gc
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 import torch
 
+from distilkit.config import DistillConfig
+from distilkit.config.fields import field_infos
 from distilkit.errors import UserError
-from distilkit.models.bilstm import second_core
+from distilkit.hardware.precision import Resolved
+from distilkit.hardware.threads import one_thread
 from distilkit.progress import NamedReporter, Reporter
+from distilkit.runs.run import Run
+from distilkit.workflows.distillation.inputs import Company
 
 Result = TypeVar("Result")
 
@@ -42,26 +47,6 @@ class _LaneReporter(NamedReporter):
     def _check(self) -> None:
         if self._stop.is_set():
             raise _Stopped
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """What runs within uses one core, and computes the same numbers as in a lane."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def one_core(bilstm: Any) -> Iterator[Executor | None]:
-    """`one_thread` to train a BiLSTM in, and another core, where there is one, for what it does beside."""
-    aside = second_core() if torch.get_num_threads() > 1 else None
-    bilstm.base_model.at_once = aside is not None
-    with one_thread():
-        yield aside
 
 
 def run_in_lanes(
@@ -115,3 +100,41 @@ def all_well(names: Sequence[str], outcomes: Sequence[Result | UserError]) -> li
         if isinstance(outcome, UserError)
     ]
     raise UserError("\n".join([*problems, f"The other {len(results)} finished."]))
+
+
+TOGETHER = 64  # students that are computed as one, at most
+
+
+def _train_as_one(company: Company, numbers: Sequence[int], reporter: Reporter) -> dict[int, Run | UserError]:
+    """Half of them at a time where all do not fit, as often as need be."""
+    try:
+        if len(numbers) == 1:
+            return {numbers[0]: company.train(numbers[0], reporter)}
+        return dict(zip(numbers, company.train_as_one(numbers, reporter), strict=True))
+    except UserError as error:
+        return dict.fromkeys(numbers, UserError(str(error)))
+    except torch.OutOfMemoryError:
+        half = len(numbers) // 2
+    gc.collect()
+    torch.cuda.empty_cache()
+    reporter.note(f"memory: {len(numbers)} students do not fit together, trying {half} at a time")
+    return _train_as_one(company, numbers[:half], reporter) | _train_as_one(company, numbers[half:], reporter)
+
+
+def stackable(device: torch.device, precision: Resolved) -> bool:
+    """Whether several BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
+    return device.type == "cuda" and precision != "fp16"
+
+
+def _stacks(configs: Sequence[DistillConfig]) -> list[list[int]]:
+    """Numbers of the configs, those together that differ only in alphas, seed and where they go."""
+    own = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", "precision")
+    names = [name for name in field_infos(DistillConfig) if name not in own]
+    alike: dict[str, list[int]] = {}
+    for number, config in enumerate(configs):
+        alike.setdefault(repr([getattr(config, name) for name in names]), []).append(number)
+    return [
+        numbers[start : start + TOGETHER]
+        for numbers in alike.values()
+        for start in range(0, len(numbers), TOGETHER)
+    ]

@@ -13,18 +13,16 @@ from torch import Tensor
 from distilkit.config import DistillConfig
 from distilkit.data.files import read_through
 from distilkit.data.labels import match_labels
-from distilkit.data.sources import TextData
+from distilkit.data.text_data import TextData
 from distilkit.engine.inference.logits import predict_texts
-from distilkit.engine.teacher_logits.gathering import (
-    describe_teacher,
-    gather_teacher_logits,
-    row_keys,
-    teacher_key,
-)
+from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
+from distilkit.engine.teacher_logits.keys import describe_teacher, row_keys, teacher_key
 from distilkit.engine.teacher_logits.store import LogitStore, cache_root
 from distilkit.hardware.precision import Resolved, default_device
-from distilkit.models.loading import find_model, fingerprint, load_tokenizer, load_trained, model_names
-from distilkit.models.students import Teacher
+from distilkit.models.classifier import Teacher
+from distilkit.models.heads import model_names
+from distilkit.models.loading import fingerprint, load_tokenizer, load_trained
+from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
 
 

@@ -1,6 +1,5 @@
 """`distill`: train students on the teachers' logits and the labels."""
 
-import gc
 from collections.abc import Sequence
 from functools import partial
 
@@ -9,15 +8,19 @@ import torch
 from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos, flag
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved
+from distilkit.hardware.threads import one_core
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation import recipe
 from distilkit.workflows.distillation.general import distill_general
 from distilkit.workflows.distillation.inputs import Company
-from distilkit.workflows.distillation.scheduling import all_well, one_core, run_in_lanes
-
-TOGETHER = 64  # students that are computed as one, at most
+from distilkit.workflows.distillation.scheduling import (
+    _stacks,
+    _train_as_one,
+    all_well,
+    run_in_lanes,
+    stackable,
+)
 
 
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
@@ -85,41 +88,6 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         with one_core(company.student.model) as aside:
             return [company.train(0, reporter, aside)]
     return [company.train(number, reporter) for number in range(len(configs))]
-
-
-def _train_as_one(company: Company, numbers: Sequence[int], reporter: Reporter) -> dict[int, Run | UserError]:
-    """Half of them at a time where all do not fit, as often as need be."""
-    try:
-        if len(numbers) == 1:
-            return {numbers[0]: company.train(numbers[0], reporter)}
-        return dict(zip(numbers, company.train_as_one(numbers, reporter), strict=True))
-    except UserError as error:
-        return dict.fromkeys(numbers, UserError(str(error)))
-    except torch.OutOfMemoryError:
-        half = len(numbers) // 2
-    gc.collect()
-    torch.cuda.empty_cache()
-    reporter.note(f"memory: {len(numbers)} students do not fit together, trying {half} at a time")
-    return _train_as_one(company, numbers[:half], reporter) | _train_as_one(company, numbers[half:], reporter)
-
-
-def stackable(device: torch.device, precision: Resolved) -> bool:
-    """Whether several BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
-    return device.type == "cuda" and precision != "fp16"
-
-
-def _stacks(configs: Sequence[DistillConfig]) -> list[list[int]]:
-    """Numbers of the configs, those together that differ only in alphas, seed and where they go."""
-    own = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", "precision")
-    names = [name for name in field_infos(DistillConfig) if name not in own]
-    alike: dict[str, list[int]] = {}
-    for number, config in enumerate(configs):
-        alike.setdefault(repr([getattr(config, name) for name in names]), []).append(number)
-    return [
-        numbers[start : start + TOGETHER]
-        for numbers in alike.values()
-        for start in range(0, len(numbers), TOGETHER)
-    ]
 
 
 def _check_one_kind(configs: Sequence[DistillConfig]) -> None:

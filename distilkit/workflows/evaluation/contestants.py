@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distilkit.config import DistillConfig, EvaluateConfig
+from distilkit.models.classifier import Loaded
 from distilkit.scores.comparison import Contestant
-from distilkit.workflows.evaluation.scoring import Answered, Loaded, load
+from distilkit.workflows.evaluation.scoring import Answered, load
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from distilkit.config import FIDELITY, LATENCIES, EvaluateConfig, gates
 from distilkit.data.checks import class_counts
-from distilkit.data.sources import TextData
+from distilkit.data.text_data import TextData
 from distilkit.errors import GateMissed, UserError
 from distilkit.reports.summary import SCHEMA
 from distilkit.scores.statistics import CONFIDENCE, defined, mcnemar

@@ -9,9 +9,10 @@ import torch
 from distilkit.config import GLUE_FILES, EvaluateConfig
 from distilkit.data import sources
 from distilkit.hardware.precision import Resolved
+from distilkit.models.classifier import Loaded
 from distilkit.progress import Reporter
-from distilkit.runs import run
-from distilkit.workflows.evaluation.scoring import Loaded, read_all
+from distilkit.runs import folder as run
+from distilkit.workflows.evaluation.scoring import read_all
 
 
 @dataclass(frozen=True)

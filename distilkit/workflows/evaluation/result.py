@@ -10,8 +10,9 @@ import numpy as np
 from distilkit.data.checks import class_counts
 from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs
-from distilkit.data.sources import TextData
+from distilkit.data.text_data import TextData
 from distilkit.hardware.precision import Resolved
+from distilkit.models.classifier import Loaded
 from distilkit.reports.summary import SCHEMA
 from distilkit.scores.comparison import Pair, coverage, mistakes, per_class, slices
 from distilkit.scores.statistics import (
@@ -23,7 +24,7 @@ from distilkit.scores.statistics import (
     quality,
     reliability,
 )
-from distilkit.workflows.evaluation.scoring import Answered, Loaded
+from distilkit.workflows.evaluation.scoring import Answered
 
 # Beside latency, by the names that gates use.
 COSTS = ("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes")

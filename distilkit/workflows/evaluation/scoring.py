@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,46 +14,29 @@ from distilkit.data.encoding import Tokenizer, check_length, longest_input
 from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs, measure_inputs
 from distilkit.data.predictions import Predicted, predicted, read_predictions
-from distilkit.data.sources import TextData
+from distilkit.data.text_data import TextData
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
 from distilkit.engine.inference.logits import answering, native, predict_texts
 from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
-from distilkit.models.loading import (
-    Source,
-    count_parameters,
-    find_model,
-    fingerprint,
-    load_tokenizer,
-    load_trained,
-    model_names,
-)
+from distilkit.models.classifier import Loaded
+from distilkit.models.heads import model_names
+from distilkit.models.loading import count_parameters, fingerprint, load_tokenizer, load_trained
+from distilkit.models.locating import Source, find_model
 from distilkit.progress import Reporter
 from distilkit.scores.statistics import Answers
 from distilkit.workflows.evaluation.endpoint import Endpoint, ask
 
 Kind = Literal["model", "predictions", "endpoint"]
+
+
 WARM_UP = 64  # rows
+
+
 LOW = 0.05  # of the scores that may be below one half
+
+
 TOKEN = "DISTILKIT_ENDPOINT_TOKEN"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model that was named, ready to answer."""
-
-    source: Source
-    model: Any
-    tokenizer: Tokenizer
-    names: tuple[str, ...]
-    fingerprint: str
-    max_length: int
-
-    @property
-    def temperature(self) -> float | None:
-        """What its run divided its logits by."""
-        calibration = self.source.run.metrics.get("calibration") if self.source.run else None
-        return calibration["temperature"] if calibration else None
 
 
 @dataclass(frozen=True)
@@ -233,14 +215,3 @@ def _answers(found: Predicted, labels: Any, classes: int) -> Answers:
         probabilities = np.stack([1 - found.score, found.score], axis=1)
         probabilities[found.answer == 0] = probabilities[found.answer == 0, ::-1]
     return Answers(labels, found.answer, found.score, probabilities, classes)
-
-
-@contextmanager
-def using_threads(threads: int | None) -> Iterator[int]:
-    """Within, torch computes on so many cores; it yields how many that are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
-    try:
-        yield threads or before
-    finally:
-        torch.set_num_threads(before)

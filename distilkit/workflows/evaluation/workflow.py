@@ -11,25 +11,21 @@ from distilkit.config import EvaluateConfig
 from distilkit.data import sources
 from distilkit.data.inputs import measure_inputs
 from distilkit.data.labels import match_labels
-from distilkit.data.sources import TextData
+from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved, default_device, resolve_precision
+from distilkit.hardware.threads import using_threads
 from distilkit.progress import SILENT, Reporter
 from distilkit.reports.summary import markdown
-from distilkit.runs import run as runs
+from distilkit.runs import folder
+from distilkit.runs import run as run_runs
 from distilkit.scores.comparison import compare
 from distilkit.scores.statistics import Interval
 from distilkit.workflows.evaluation.contestants import Lineup, line_up
 from distilkit.workflows.evaluation.gates import check_baseline, check_gates_can_be_met, hold, read_baseline
 from distilkit.workflows.evaluation.glue import read_hidden, submit
 from distilkit.workflows.evaluation.result import Evaluation, Home, Score
-from distilkit.workflows.evaluation.scoring import (
-    Answered,
-    answer,
-    answer_from_endpoint,
-    answer_from_file,
-    using_threads,
-)
+from distilkit.workflows.evaluation.scoring import Answered, answer, answer_from_endpoint, answer_from_file
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
@@ -158,9 +154,9 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
     for score, entry in zip(measured.scores, document["models"], strict=True):
         run = score.answered.loaded.source.run if score.answered.loaded else None
         if run:
-            file = run.path / runs.EVALUATION / f"{measured.data.name}-{config.split}{part}.json"
+            file = run.path / run_runs.EVALUATION / f"{measured.data.name}-{config.split}{part}.json"
             try:
-                runs.write_json(file, document | {"models": [entry], "pairs": [], "gates": []})
+                folder.write_json(file, document | {"models": [entry], "pairs": [], "gates": []})
             except OSError as error:
                 reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
     if config.markdown:
@@ -177,7 +173,7 @@ def _write_markdown(file: Path, text: str) -> None:
     if _is_stream(file):
         file.write_text(text, encoding="utf-8")
     else:
-        runs.write_text(file.resolve(), text)
+        folder.write_text(file.resolve(), text)
 
 
 def _is_stream(file: Path) -> bool:
@@ -195,8 +191,8 @@ def _check_outputs(config: EvaluateConfig) -> None:
         if config.markdown.is_dir():
             raise UserError(f"--markdown {config.markdown} is a folder. Give a file.")
         if not _is_stream(config.markdown):
-            runs.check_home(config.markdown.resolve(), "--markdown")
+            folder.check_home(config.markdown.resolve(), "--markdown")
     if config.glue_submission:
         if config.glue_submission.exists() and not config.glue_submission.is_dir():
             raise UserError(f"--glue-submission {config.glue_submission} is a file. Name a folder.")
-        runs.check_home(config.glue_submission, "--glue-submission")
+        folder.check_home(config.glue_submission, "--glue-submission")

@@ -20,7 +20,7 @@ from distilkit.data.encoding import Encoded, encode
 from distilkit.engine.inference import logits as inference
 from distilkit.engine.inference.logits import native, predict_logits, predict_texts, token_batches
 from distilkit.errors import UserError
-from distilkit.workflows.distillation.scheduling import one_thread
+from distilkit.hardware.threads import one_thread
 
 # Lengths go up and down, so that rows sorted by length are in another order than these.
 TEXTS = [text for both in zip(GOOD, BAD, strict=True) for text in both] + [

@@ -15,25 +15,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, GOOD, lively, tiny_bert, tiny_tokenizer
+from conftest import BAD, GOOD, ROOT, lively, tiny_bert, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from distilkit.data.encoding import encode
 from distilkit.engine.inference.logits import predict_texts
-from distilkit.engine.teacher_logits.gathering import (
-    TOLERANCES,
-    Gathered,
-    describe_teacher,
-    gather_teacher_logits,
-    row_key,
-    row_keys,
-    teacher_key,
-)
-from distilkit.engine.teacher_logits.store import LogitStore, entries
+from distilkit.engine.teacher_logits.gathering import TOLERANCES, Gathered, gather_teacher_logits
+from distilkit.engine.teacher_logits.keys import describe_teacher, row_key, row_keys, teacher_key
+from distilkit.engine.teacher_logits.maintenance import entries
+from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.errors import UserError
-from distilkit.models.loading import find_model, fingerprint, load_tokenizer, load_trained
+from distilkit.models.loading import fingerprint, load_tokenizer, load_trained
+from distilkit.models.locating import find_model
 from distilkit.models.vocabulary import word_tokenizer
 
 TEXTS = [*GOOD, *BAD]
@@ -455,7 +450,7 @@ PROCESS = """
 import os, sys, time
 from pathlib import Path
 sys.path[:0] = os.environ["TESTS"].split(os.pathsep)
-from test_teacher_logits import Live, gather, numbered
+from test_gathering import Live, gather, numbered
 
 root, name = Path(sys.argv[1]), sys.argv[2]
 
@@ -475,7 +470,7 @@ def start(root: Path, name: str, pause: str) -> subprocess.Popen[str]:
     here = Path(__file__).parent
     return subprocess.Popen(
         [sys.executable, "-c", PROCESS.replace("{pause}", pause), str(root), name],
-        env=os.environ | {"TESTS": f"{here}{os.pathsep}{here.parent}"},
+        env=os.environ | {"TESTS": f"{here}{os.pathsep}{ROOT / 'tests'}"},
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from distilkit.engine.teacher_logits import store as logit_store
-from distilkit.engine.teacher_logits.store import LogitStore, as_keys, cache_root, entries, prune, verify
+from distilkit.engine.teacher_logits import maintenance
+from distilkit.engine.teacher_logits import store as store_logit_store
+from distilkit.engine.teacher_logits.maintenance import entries, prune, verify
+from distilkit.engine.teacher_logits.shards import as_keys
+from distilkit.engine.teacher_logits.store import LogitStore, cache_root
 
 KEY = "0123456789abcdef" * 4
 ABOUT = {"name": "runs/teacher", "classes": ["bad", "good"], "max_length": 32, "precision": "fp32"}
@@ -302,9 +306,9 @@ def test_a_shard_of_another_number_of_classes_is_not_used(tmp_path: Path) -> Non
 WRITER = """
 import os, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, os.environ["TESTS"])
-from test_logit_store import add, open_store
-from distilkit.engine import logit_store
+sys.path[:0] = os.environ["TESTS"].split(os.pathsep)
+from test_store import add, open_store
+from distilkit.engine.teacher_logits import store as logit_store
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -318,7 +322,7 @@ with store.lock():
 def run_writer(root: Path, script: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", WRITER + script, str(root)],
-        env=os.environ | {"TESTS": str(Path(__file__).parent)},
+        env=os.environ | {"TESTS": f"{Path(__file__).parent}{os.pathsep}{ROOT / 'tests'}"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -409,7 +413,7 @@ def test_who_waits_survives_that_the_folder_is_pruned_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(tmp_path)
-    acquire, tries = logit_store.FileLock.acquire, list[int]()
+    acquire, tries = store_logit_store.FileLock.acquire, list[int]()
 
     def pruned_first(lock: Any, *arguments: Any, **options: Any) -> Any:
         tries.append(1)
@@ -418,7 +422,7 @@ def test_who_waits_survives_that_the_folder_is_pruned_meanwhile(
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         return acquire(lock, *arguments, **options)
 
-    monkeypatch.setattr(logit_store.FileLock, "acquire", pruned_first)
+    monkeypatch.setattr(store_logit_store.FileLock, "acquire", pruned_first)
     with store.lock():
         add(store, 1)
     assert len(tries) == 2
@@ -443,9 +447,9 @@ def test_a_shard_that_vanishes_between_listing_and_opening_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(open_store(tmp_path), 1)
-    names = logit_store._shard_names
+    names = store_logit_store._shard_names
     gone = "a" * 64 + ".safetensors"
-    monkeypatch.setattr(logit_store, "_shard_names", lambda folder: names(folder) | {gone})
+    monkeypatch.setattr(store_logit_store, "_shard_names", lambda folder: names(folder) | {gone})
     store = open_store(tmp_path)
     assert served(store, 1) == [True]
     assert not store.damaged
@@ -460,7 +464,7 @@ def no_fsync(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(_: int) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(logit_store.os, "fsync", fsync)
+    monkeypatch.setattr(store_logit_store.os, "fsync", fsync)
 
 
 def no_files(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -614,7 +618,7 @@ def test_a_root_that_can_be_no_folder_is_a_refusal(place: str, tmp_path: Path) -
     assert store.refused
     assert served(store, 1) == [True]
     assert entries(root) == [] == verify(root)
-    assert prune(root, everything=True) == logit_store.Pruned((), ())
+    assert prune(root, everything=True) == maintenance.Pruned((), ())
 
 
 def test_a_file_where_the_folder_would_be_is_a_refusal(tmp_path: Path) -> None:
@@ -704,4 +708,4 @@ def test_prune_removes_the_named_entry_alone(tmp_path: Path) -> None:
     (removed,) = prune(tmp_path, keys=[KEY]).removed
     assert (removed.key, removed.what, removed.bytes) == (KEY, "entry", size)
     assert [entry.key for entry in entries(tmp_path)] == ["f" * 64]
-    assert prune(tmp_path) == logit_store.Pruned((), ())
+    assert prune(tmp_path) == maintenance.Pruned((), ())

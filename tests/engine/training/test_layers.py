@@ -16,16 +16,15 @@ from transformers import (
     RobertaConfig,
 )
 
-from distilkit.engine.training.layers import (
+from distilkit.engine.training.layer_losses import (
     Layers,
-    Projected,
     attention_loss,
     hidden_loss,
     layer_losses,
     layer_map,
     patient_loss,
-    run_layers,
 )
+from distilkit.engine.training.layers import Projected, run_layers
 from distilkit.errors import UserError
 from distilkit.hardware.kernels import FastDropout
 from distilkit.hardware.precision import autocast

@@ -15,12 +15,14 @@ from torch import Tensor
 from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
 from distilkit.engine.training.learners import clip_each, fit_together
-from distilkit.engine.training.loop import LOG_STEPS, ChangingLoss, EpochRecord, StepRecord, fit, model_inputs
+from distilkit.engine.training.loop import LOG_STEPS, ChangingLoss, StepRecord, fit, model_inputs
 from distilkit.engine.training.losses import distillation_loss, distillation_losses
 from distilkit.errors import UserError
-from distilkit.hardware.precision import autocast, make_accelerator
+from distilkit.hardware.precision import autocast
+from distilkit.hardware.processes import make_accelerator
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from distilkit.models.bilstm_stack import BiLSTMStack
+from distilkit.runs.records import EpochRecord
 
 ROWS, WORDS, CLASSES = 45, 23, 3  # 45 rows of 2 x 8 a step leave a batch of 5 for the last
 ALPHAS, SEEDS = (0.0, 0.4, 1.0, 0.4, 0.7), (1, 1, 1, 2, 3)

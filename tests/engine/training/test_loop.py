@@ -16,19 +16,13 @@ from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
 from distilkit.engine.inference.logits import predict_logits
 from distilkit.engine.training import loop
-from distilkit.engine.training.loop import (
-    LOG_STEPS,
-    ChangingLoss,
-    EpochRecord,
-    StepRecord,
-    fit,
-    parameter_groups,
-    progress,
-)
+from distilkit.engine.training.loop import LOG_STEPS, ChangingLoss, StepRecord, fit, progress
 from distilkit.engine.training.losses import Losses, distillation_loss
+from distilkit.engine.training.optimizer import parameter_groups
 from distilkit.engine.training.sparse_adamw import RowAdamW
 from distilkit.errors import UserError
-from distilkit.hardware.precision import make_accelerator
+from distilkit.hardware.processes import make_accelerator
+from distilkit.runs.records import EpochRecord
 
 VOCABULARY = 30
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

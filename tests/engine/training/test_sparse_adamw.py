@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distilkit.engine.training.loop import clip
+from distilkit.engine.training.optimizer import clip
 from distilkit.engine.training.sparse_adamw import WINDOW, RowAdamW, can_be_table
 
 ROWS, WIDTH = 40, 5
@@ -642,7 +642,7 @@ def test_an_interrupt_while_rows_are_read_or_let_go_leaves_a_whole_module() -> N
 
         def interrupt(frame: Any, event: str, _: Any, stop: int = stop) -> Any:
             nonlocal seen
-            if frame.f_code.co_name in ("read", "let_go") and "optimizer" in frame.f_code.co_filename:
+            if frame.f_code.co_name in ("read", "let_go") and "sparse_adamw" in frame.f_code.co_filename:
                 if event == "line":
                     seen += 1
                     if seen == stop + 1:

@@ -6,15 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DEVICES, SPECIAL, lively
-from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from conftest import DEVICES, PARTS, SPECIAL, WHOLE, lively, wordpiece
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
-    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -24,8 +21,6 @@ from distilkit.workflows.augmentation import masked_lm
 from distilkit.workflows.augmentation.masked_lm import MaskedLM, Pieces, is_word, whole_words
 from distilkit.workflows.augmentation.rules import Words
 
-WHOLE = ["a", "great", "dull", "film", "story", "and", "moving", "un", "it", "don", "x2"]
-PARTS = ["##s", "##able", "##watch", "##film", ".", ",", "'", "[unused1]"]
 TEXTS = [
     "a great film .",
     "films and stories",
@@ -33,23 +28,6 @@ TEXTS = [
     "Great",
     ".",
 ]
-
-
-def wordpiece() -> PreTrainedTokenizerFast:
-    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *WHOLE, *PARTS])}
-    backend = Backend(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend,
-        pad_token="[PAD]",
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        mask_token="[MASK]",
-        model_max_length=64,
-    )
 
 
 SIZES: dict[str, Any] = {"vocab_size": len(SPECIAL) + len(WHOLE) + len(PARTS) + 3}

@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distilkit.data.duplicates import UNCHANGED, Known, key
 from distilkit.errors import UserError
 from distilkit.workflows.augmentation.rules import (
-    UNCHANGED,
     Candidates,
-    Known,
     Tags,
     Variants,
     Words,
     in_turn,
-    key,
     named,
     tag_words,
     tang_variants,

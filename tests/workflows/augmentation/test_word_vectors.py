@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_masked_lm import wordpiece
+from conftest import wordpiece
 from torch.nn.functional import cosine_similarity
 
 from distilkit.errors import UserError

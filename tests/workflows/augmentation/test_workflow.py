@@ -15,10 +15,11 @@ from transformers import BertForMaskedLM
 
 from distilkit import AugmentConfig, TrainConfig, UserError, augment
 from distilkit.data import sources as datasets
+from distilkit.data.duplicates import key
 from distilkit.progress import Reporter
-from distilkit.runs import run
-from distilkit.workflows.augmentation import workflow as augmentation
-from distilkit.workflows.augmentation.rules import key
+from distilkit.runs import folder as run
+from distilkit.workflows.augmentation import blocks as blocks_augmentation
+from distilkit.workflows.augmentation import workflow
 
 pytest.importorskip("textblob", reason="the extra `augment` is not installed")
 
@@ -26,7 +27,7 @@ pytest.importorskip("textblob", reason="the extra `augment` is not installed")
 @pytest.fixture
 def many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """60 training rows of few short words, in four blocks, so that much of what is made is there already."""
-    monkeypatch.setattr(augmentation, "BLOCK", 45)
+    monkeypatch.setattr(blocks_augmentation, "BLOCK", 45)
     random.seed(3)
     words = ["a", "great", "dull", "film", "story", "truly", "fun", "boring"]
     texts = list(dict.fromkeys(" ".join(random.choices(words, k=random.randint(1, 4))) for _ in range(160)))
@@ -160,7 +161,7 @@ def test_the_size_of_a_block_changes_no_row(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = made(tmp_path, many, "parts")
-    monkeypatch.setattr(augmentation, "BLOCK", 1 << 14)
+    monkeypatch.setattr(blocks_augmentation, "BLOCK", 1 << 14)
     whole = made(tmp_path, many, "whole")
     assert whole.equals(parts)
     groups = [pq.ParquetFile(tmp_path / f"{name}.parquet").num_row_groups for name in ("parts", "whole")]
@@ -233,13 +234,13 @@ def test_an_output_that_came_meanwhile_is_not_replaced(
 ) -> None:
     """Nobody said --overwrite."""
     config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
-    identity = augmentation._identity
+    identity = workflow._identity
 
     def late(*arguments: Any) -> str:
         config.output.write_text("another's")
         return identity(*arguments)
 
-    monkeypatch.setattr(augmentation, "_identity", late)
+    monkeypatch.setattr(workflow, "_identity", late)
     with pytest.raises(UserError, match="is there already"):
         augment(config)
     assert (
@@ -325,7 +326,7 @@ def test_nothing_is_left_when_the_disk_refuses(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(augmentation.runs, "write_whole", full)
+    monkeypatch.setattr(workflow.run, "write_whole", full)
     with pytest.raises(UserError, match=r"--output .*new\.parquet: No space left"):
         made(tmp_path, many)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]

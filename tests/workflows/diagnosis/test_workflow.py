@@ -27,7 +27,7 @@ from distilkit.data.sources import load_for_training
 from distilkit.errors import FaultFound
 from distilkit.hardware import memory
 from distilkit.workflows.diagnosis.workflow import Diagnosis, check_findings
-from distilkit.workflows.findings import rows as findings
+from distilkit.workflows.findings import cost, early, models
 
 GOOD, BAD = ("great", "wonderful", "moving", "well"), ("dull", "awful", "boring", "badly")
 OTHER = ("a", "film", "truly", "and", "fun", "story", "told", ",")
@@ -440,7 +440,7 @@ def test_too_little_memory_and_too_much_time_are_found(
     examine: Examine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda device: 2**20)
-    monkeypatch.setattr(findings, "DAY", 1e-6)
+    monkeypatch.setattr(cost, "DAY", 1e-6)
     assert names(examine()) == [("memory", "error"), ("time", "warning")]
 
 
@@ -474,7 +474,7 @@ def test_what_cannot_be_looked_at_is_a_mistake(examine: Examine, tmp_path: Path)
 
 def level(right: int, rows: int, majority: float, chance: float, ordered: int = 0) -> list[tuple[str, str]]:
     held = Skill(rows, right, majority, chance, [rows // 2, rows - rows // 2], [1, 0], ordered)
-    found = findings.of_skill("validation", "t", held, ("neg", "pos"), [0, 1])
+    found = models.of_skill("validation", "t", held, ("neg", "pos"), [0, 1])
     return [(finding.check, finding.severity) for finding in found]
 
 
@@ -516,7 +516,7 @@ def test_real_datasets_are_left_alone_before_distilling(name: str) -> None:
     data = load_for_training(config, None)
     ids = data.labels_of["train"]
     lengths = (ids * 0) + 128
-    found = findings.before_distilling(config, data, lengths, False, ids, [0, 1])
+    found = early.before_distilling(config, data, lengths, False, ids, [0, 1])
     assert found == []
 
 
@@ -610,7 +610,7 @@ def test_the_json_is_one_document_with_these_fields(
 
 
 def test_only_errors_are_a_missed_gate() -> None:
-    finding = findings.of_broken_teacher("it is broken")
+    finding = models.of_broken_teacher("it is broken")
     with pytest.raises(FaultFound, match="teacher"):
         check_findings(Diagnosis("d", "CPU", findings=[finding]))
     check_findings(Diagnosis("d", "CPU", findings=[replace(finding, severity="warning")]))

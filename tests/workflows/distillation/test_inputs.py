@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import BAD, GOOD, QUICK, Notes, pair_rows, rows, weights, write_jsonl
-from test_distillation import SMALL, watch_teacher
+from conftest import BAD, GOOD, QUICK, SMALL, Notes, pair_rows, rows, watch_teacher, weights, write_jsonl
 
 from distilkit import DistillConfig, UserError, distill
 from distilkit.runs.run import Run

@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distilkit import DistillConfig, UserError, distill
 from distilkit.config.fields import changed, field_infos
 from distilkit.models.loading import fingerprint
-from distilkit.runs import run as runs
+from distilkit.runs import folder as runs
 from distilkit.runs.run import Run, writing
 from distilkit.workflows.distillation import inputs
 from distilkit.workflows.distillation import teachers as teaching

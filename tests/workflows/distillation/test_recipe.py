@@ -7,14 +7,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import QUICK, Notes, rows, weights, write_jsonl
+from conftest import QUICK, SMALL, Notes, rows, weights, write_jsonl
 from filelock import FileLock
-from test_distillation import SMALL
 
 from distilkit import DistillConfig, DoctorConfig, UserError, distill, doctor
 from distilkit.config.fields import make_config, read_values
 from distilkit.runs.run import Run
-from distilkit.workflows.augmentation import workflow as augmentation
+from distilkit.workflows.augmentation import blocks, generators
 from distilkit.workflows.distillation.recipe import AUGMENTED, FEWEST_EPOCHS, READ_BY_LAYERS, Facts, choices
 from distilkit.workflows.distillation.workflow import distill_many
 
@@ -268,15 +267,15 @@ def test_text_that_another_process_made_meanwhile_is_not_made_again(
     (file,) = (tmp_path / "runs").glob("*.parquet")
     made = file.read_bytes()
     file.unlink()
-    tang = augmentation._tang
+    tang = generators._tang
 
     def slow(*arguments: Any) -> Any:
         found = tang(*arguments)
         file.write_bytes(made)  # by the other process
         return found
 
-    monkeypatch.setattr(augmentation, "_tang", slow)
-    monkeypatch.setattr(augmentation, "_join", lambda *_: pytest.fail("it was made again"))
+    monkeypatch.setattr(generators, "_tang", slow)
+    monkeypatch.setattr(blocks, "_join", lambda *_: pytest.fail("it was made again"))
     run = distill(config("second", seed=2))
     assert read_values(run.path / "config.yaml")["transfer"] == [str(file)]
     assert file.read_bytes() == made and [*(tmp_path / "runs").glob("*.parts")] == []

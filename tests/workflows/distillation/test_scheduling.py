@@ -12,8 +12,9 @@ import torch
 from conftest import Notes
 
 from distilkit.errors import UserError
+from distilkit.hardware.threads import one_thread
 from distilkit.progress import SILENT, Reporter
-from distilkit.workflows.distillation.scheduling import one_thread, run_in_lanes
+from distilkit.workflows.distillation.scheduling import run_in_lanes
 
 Task = tuple[str, Callable[[Reporter], Any]]
 SOON = 4.0  # seconds, on a machine that does other things too

@@ -15,10 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distilkit import DistillConfig, UserError, distill
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
 from distilkit.runs.run import Run
-from distilkit.workflows.distillation import inputs
-from distilkit.workflows.distillation import workflow as distillation
+from distilkit.workflows.distillation import inputs, scheduling, workflow
 from distilkit.workflows.distillation.workflow import distill_many
-from distilkit.workflows.fitting import fit
+from distilkit.workflows.fitting import fit, recorder
 
 Make = Callable[..., DistillConfig]
 
@@ -27,8 +26,8 @@ Make = Callable[..., DistillConfig]
 def as_one(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA chooses this way by itself; a CPU is told to take it."""
     if request.param == "cpu":
-        monkeypatch.setattr(distillation, "stackable", lambda device, precision: True)
-    monkeypatch.setattr(distillation, "TOGETHER", 4)
+        monkeypatch.setattr(workflow, "stackable", lambda device, precision: True)
+    monkeypatch.setattr(scheduling, "TOGETHER", 4)
 
 
 @pytest.fixture
@@ -216,8 +215,8 @@ def test_a_folder_filled_meanwhile_costs_only_its_own_run(config: Make, tmp_path
 
 def test_fp16_and_cpus_train_in_other_ways() -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
-    assert distillation.stackable(cuda, "bf16") and distillation.stackable(cuda, "fp32")
-    assert not distillation.stackable(cuda, "fp16") and not distillation.stackable(cpu, "fp32")
+    assert scheduling.stackable(cuda, "bf16") and scheduling.stackable(cuda, "fp32")
+    assert not scheduling.stackable(cuda, "fp16") and not scheduling.stackable(cpu, "fp32")
 
 
 def test_students_that_do_not_fit_together_are_halved_until_they_do(
@@ -262,14 +261,14 @@ def test_a_folder_filled_before_training_costs_only_its_own_run(
 def test_a_disk_that_refuses_one_run_costs_only_that_one(
     config: Make, tmp_path: Path, as_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = fit.save_model
+    original = recorder.save_model
 
     def full(model: Any, tokenizer: Any, folder: Path) -> None:
         if folder.parent.name.startswith(".b."):
             raise OSError(errno.ENOSPC, "No space left on device")
         original(model, tokenizer, folder)
 
-    monkeypatch.setattr(fit, "save_model", full)
+    monkeypatch.setattr(recorder, "save_model", full)
     with pytest.raises(UserError, match=r"b: --output-dir .*No space left(.|\n)*The other 2 finished"):
         distill_many([config(name, seed=seed) for seed, name in enumerate("abc")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "c"]

@@ -12,6 +12,7 @@ from conftest import (
     BAD,
     GOOD,
     QUICK,
+    SMALL,
     Interrupt,
     Notes,
     half_labelled,
@@ -20,6 +21,7 @@ from conftest import (
     pair_rows,
     rows,
     tiny_tokenizer,
+    watch_teacher,
     weights,
     write_jsonl,
 )
@@ -35,8 +37,6 @@ from distilkit.models.loading import fingerprint
 from distilkit.runs.run import Run
 from distilkit.scores.metrics import expected_calibration_error
 from distilkit.workflows.distillation import inputs, teachers
-
-SMALL = {"hidden_size": 6, "embedding_size": 6}
 
 
 @pytest.fixture
@@ -298,26 +298,6 @@ def test_trap_2_3_5_each_row_carries_its_own_teacher_logits_beside_the_students_
         assert batch["input_ids"][0].tolist() == job.tokenizer(texts[row])["input_ids"]
         assert batch["labels"].tolist() == [rows()[row]["label"]]
     assert set(job.tokenizer.get_vocab()) != set(tiny_tokenizer().get_vocab())
-
-
-def watch_teacher(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each pass of a teacher reads, and that it reads them in eval mode."""
-    given: list[int] = []
-    original = teachers.predict_texts
-
-    def watched(teacher: Any, tokenizer: Any, texts: Any, pairs: Any, positions: Any, **options: Any) -> Any:
-        def check(module: Any, *_: Any) -> None:
-            assert not module.training
-
-        given.append(len(positions))
-        hook = teacher.register_forward_pre_hook(check)
-        try:
-            yield from original(teacher, tokenizer, texts, pairs, positions, **options)
-        finally:
-            hook.remove()
-
-    monkeypatch.setattr(teachers, "predict_texts", watched)
-    return given
 
 
 def test_the_teacher_runs_once_however_many_epochs_there_are(

@@ -11,7 +11,7 @@ from distilkit.data.encoding import Encoded
 from distilkit.engine.training.loop import fit
 from distilkit.engine.training.losses import distillation_loss
 from distilkit.engine.training.sparse_adamw import can_be_table
-from distilkit.hardware.precision import make_accelerator
+from distilkit.hardware.processes import make_accelerator
 from distilkit.workflows.fitting import fit as fitting
 
 # --- tables of which only the rows read are updated --------------------------------------------------------

@@ -1,0 +1,56 @@
+"""`TextData`: the splits of a dataset, their labels and class names."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distilkit.data.files import read_through
+
+
+@dataclass(frozen=True)
+class TextData:
+    """Checked splits with raw columns as their source names them, and what the columns mean."""
+
+    name: str
+    splits: datasets.DatasetDict
+    text_column: str
+    pair_column: str | None
+    label_column: str
+    names: tuple[str, ...]
+    metric: str
+    labels_of: dict[str, NDArray[np.int64]]
+    notes: tuple[str, ...] = ()
+    whole: Mapping[str, int] = field(default_factory=dict)  # rows of a split before a sample was taken
+
+    def texts(self, split: str) -> Sequence[str]:
+        """The texts of a split, in order; they stay on disk until they are asked for."""
+        texts: Sequence[str] = self.splits[split][self.text_column]
+        return texts
+
+    def pairs(self, split: str) -> Sequence[str] | None:
+        """The second texts of a split, or `None` when examples are single texts."""
+        return self.splits[split][self.pair_column] if self.pair_column else None
+
+    def labels(self, split: str) -> Tensor:
+        """Class ids of a split, int64 `[N]`."""
+        return torch.from_numpy(self.labels_of[split])
+
+    def labelled(self, split: str, labels: Tensor) -> "TextData":
+        """The same data with `labels`, int64 `[N]`, for a split that has none."""
+        return replace(self, labels_of=self.labels_of | {split: labels.numpy()})
+
+    def fingerprint(self, split: str, labels: bool = True) -> str:
+        """SHA-256 of the texts of a split, in order, and of its labels where they play a part."""
+        digest = sha256()
+        for column in (self.texts(split), self.pairs(split) or []):
+            for text in read_through(column):
+                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        if labels:
+            digest.update(self.labels_of[split].tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,32 @@
+"""The accelerator: device, mixed precision, processes."""
+
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
+
+from distilkit.errors import UserError
+from distilkit.hardware.precision import Resolved, _has_mps_alone
+
+
+def make_accelerator(precision: Resolved) -> Accelerator:
+    """An Accelerator for one run. Of the formats it is told of fp16 alone, for its scaler.
+
+    The loop and the predictions enter `autocast` themselves: Accelerate would build it into the model.
+
+    Accelerate keeps the mixed precision of the first one for the whole process; a second call of the Python
+    API may want another, so that state is dropped here.
+    """
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(
+        cpu=_has_mps_alone(),
+        mixed_precision="fp16" if precision == "fp16" else "no",
+        # The loop weighs a step's batches itself; an environment variable of `accelerate launch` must not
+        # divide them once more.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+    )
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f"{accelerator.num_processes} processes were started, but distilkit trains in one. "
+            "Start it without torchrun or accelerate launch."
+        )
+    return accelerator

@@ -1,0 +1,113 @@
+"""Sizes of students by name, and models built to a size."""
+
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+
+from distilkit.config import DistillConfig
+from distilkit.data.encoding import Tokenizer
+from distilkit.errors import UserError
+from distilkit.models.loading import hushed
+
+# Hub weights of the named students, by number of layers.
+PRETRAINED = {
+    "tinybert": {4: "huawei-noah/TinyBERT_General_4L_312D", 6: "huawei-noah/TinyBERT_General_6L_768D"},
+    "distilbert": {6: "distilbert/distilbert-base-uncased"},
+}
+
+
+# (hidden size, feed-forward size) of a random student, by its layers (Jiao et al. 2020; Sanh et al. 2019).
+WIDTHS = {"tinybert": {4: (312, 1200), 6: (768, 3072)}, "distilbert": {6: (768, 3072)}}
+
+
+HEADS = 12
+
+
+def _resized(model_config: Any, config: DistillConfig, name: str) -> Any:
+    if config.layers is not None:
+        model_config.num_hidden_layers = config.layers
+    if config.hidden_size is not None:
+        feed_forward = "hidden_dim" if model_config.model_type == "distilbert" else "intermediate_size"
+        if not hasattr(model_config, feed_forward):
+            raise UserError(
+                f"--hidden-size: a {model_config.model_type} ({name}) cannot be resized. Leave it out."
+            )
+        ratio = getattr(model_config, feed_forward) / model_config.hidden_size
+        if config.hidden_size % model_config.num_attention_heads:
+            raise UserError(
+                f"--hidden-size {config.hidden_size} cannot be split between the "
+                f"{model_config.num_attention_heads} attention heads of {name}. Use a multiple."
+            )
+        model_config.hidden_size = config.hidden_size
+        setattr(model_config, feed_forward, round(ratio * config.hidden_size))
+    return model_config
+
+
+def _named_config(config: DistillConfig, tokenizer: Tokenizer) -> Any:
+    assert config.layers is not None
+    known = WIDTHS[config.student]
+    hidden, feed_forward = known.get(config.layers, known[min(known)])
+    if config.hidden_size is not None and config.hidden_size != hidden:
+        hidden, feed_forward = config.hidden_size, 4 * config.hidden_size
+    if hidden % HEADS:
+        raise UserError(
+            f"--hidden-size {hidden} cannot be split between {HEADS} attention heads. "
+            f"Use a multiple of {HEADS}."
+        )
+    vocabulary, pad = len(tokenizer), tokenizer.pad_token_id
+    if config.student == "distilbert":
+        return DistilBertConfig(
+            vocab_size=vocabulary,
+            n_layers=config.layers,
+            n_heads=HEADS,
+            dim=hidden,
+            hidden_dim=feed_forward,
+            pad_token_id=pad,
+        )
+    return BertConfig(
+        vocab_size=vocabulary,
+        num_hidden_layers=config.layers,
+        num_attention_heads=HEADS,
+        hidden_size=hidden,
+        intermediate_size=feed_forward,
+        pad_token_id=pad,
+    )
+
+
+def _build(model_config: Any) -> PreTrainedModel:
+    with hushed():
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+            model_config, dtype=torch.float32
+        )
+    return model
+
+
+def _fitting(tokenizer: Tokenizer, model_config: Any, who: str) -> Tokenizer:
+    """The same tokenizer, returning what the student reads: DistilBERT takes no `token_type_ids`."""
+    if model_config.model_type != "distilbert":
+        return tokenizer
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(
+            f"the tokenizer of {who} cannot be taken over by a distilbert. Use --student tinybert."
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=type(backend).from_str(backend.to_str()),
+        model_input_names=["input_ids", "attention_mask"],
+        model_max_length=tokenizer.model_max_length,
+        **{
+            name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)
+        },
+    )
+
+
+def _size(model: PreTrainedModel) -> str:
+    config = model.config
+    return f"{config.num_hidden_layers} layers x {config.hidden_size}"

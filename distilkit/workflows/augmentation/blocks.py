@@ -1,0 +1,174 @@
+"""Blocks of new rows: finished ones are kept when a run is killed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from distilkit.config import AugmentConfig
+from distilkit.errors import UserError
+from distilkit.progress import Reporter
+from distilkit.runs import folder as run
+from distilkit.workflows.augmentation.rules import Ints
+
+BLOCK = 1 << 14  # words of training rows that are worked on, and kept, together
+
+
+IDENTITY, LOCK = "made-of.json", ".lock"
+
+
+class Busy(UserError):
+    """Another process is writing the output."""
+
+
+class AlreadyThere(UserError):
+    """The output is there, and it was not said that it may be replaced."""
+
+
+def _blocks(sides: list[list[str]]) -> list[Ints]:
+    """The numbers of the rows, in parts of about `BLOCK` words."""
+    words = np.array([sum(len(text.split()) for text in row) for row in zip(*sides, strict=True)])
+    return np.split(np.arange(len(words)), np.flatnonzero(np.diff(np.cumsum(words) // BLOCK)) + 1)
+
+
+# What lies on the disk ------------------------------------------------------------------------------------
+
+
+def _check_output(config: AugmentConfig) -> None:
+    """Refuse early, before any work, an output that could not be written."""
+    output = config.output
+    try:
+        if output.is_dir():
+            raise UserError(f"--output {output} is a folder. Name a file in it.")
+        if output.exists() and not config.overwrite:
+            raise AlreadyThere(
+                f"--output {output} is there already. Name another, or replace it with --overwrite."
+            )
+        home = next(parent for parent in output.absolute().parents if parent.exists())
+        if not home.is_dir() or not os.access(home, os.W_OK):
+            raise UserError(f"--output {output}: {home} is not a folder you can write to.")
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be used: {error.strerror}.") from None
+
+
+def _check_free(config: AugmentConfig) -> None:
+    """Refuse early an output that another process is writing; one that begins meanwhile is found later."""
+    lock = _parts_of(config) / LOCK
+    try:
+        if lock.exists():
+            with FileLock(lock, timeout=0):
+                pass
+    except Timeout:
+        raise _busy(config) from None
+    except OSError:
+        pass  # `_parts` says what is wrong with the folder, if it is there by then
+
+
+def _parts_of(config: AugmentConfig) -> Path:
+    return config.output.with_name(config.output.name + ".parts")
+
+
+def _busy(config: AugmentConfig) -> Busy:
+    return Busy(f"--output {config.output}: another process is writing it. Wait for it.")
+
+
+@contextmanager
+def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
+    """The folder of finished blocks, for this command alone; removed when the block ends well."""
+    folder = _parts_of(config)
+    try:
+        if _holds_something(folder) and not (folder / IDENTITY).is_file():
+            raise UserError(
+                f"{folder} is in the way: it holds no finished blocks. Rename it, or name another --output."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(
+            folder / LOCK, timeout=0
+        ):  # the folder goes while it is held: nobody else has begun there
+            try:
+                _check_output(config)  # another process may have written it since
+                known = _known_blocks(folder, identity, config.overwrite)
+            except UserError:
+                if not _holds_something(folder):
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            try:
+                if not known:
+                    for file in folder.glob("*.parquet"):
+                        file.unlink()
+                    run.write_text(folder / IDENTITY, identity)
+                yield folder
+            except BaseException:
+                if any(folder.glob("*.parquet")):
+                    reporter.note(
+                        f"finished blocks are kept in {folder}; the same command goes on from there"
+                    )
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+    except Timeout:
+        raise _busy(config) from None
+    except OSError as error:
+        if error.errno not in run.REFUSALS:
+            raise
+        raise UserError(f"--output {config.output}: {error.strerror}.") from None
+
+
+def _holds_something(folder: Path) -> bool:
+    """Anything but a lock, which comes first, and what was not written to its end."""
+    try:
+        names = [file.name for file in folder.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(name != LOCK and not name.endswith(run.UNFINISHED) for name in names)
+
+
+def _known_blocks(folder: Path, identity: str, overwrite: bool) -> bool:
+    """Whether the folder's blocks are made of `identity`; those of another are refused or may be dropped."""
+    known = folder / IDENTITY
+    if not known.is_file():
+        return False
+    if known.read_text(encoding="utf-8") == identity:
+        return True
+    if not overwrite:
+        raise UserError(
+            f"{folder} holds the finished blocks of another command, of {_differing(known, identity)}. "
+            "Repeat that command to complete it, or drop them with --overwrite."
+        )
+    return False
+
+
+def _differing(known: Path, identity: str) -> str:
+    old, new = json.loads(known.read_text(encoding="utf-8")), json.loads(identity)
+    flat = [values | values.pop("config") for values in (old, new)]
+    names = [name for name in flat[0] | flat[1] if flat[0].get(name) != flat[1].get(name)]
+    return f"another {', '.join(names)}" if names else "other things"
+
+
+def _finished(file: Path) -> pa.Table | None:
+    """A block that an earlier command made; `None` where there is none, or a damaged one."""
+    try:
+        return pq.read_table(file)
+    except (OSError, pa.ArrowException):  # not there, or damaged
+        return None
+
+
+def _as_parquet(part: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(part, sink)
+    return bytes(sink.getvalue())
+
+
+def _join(files: Sequence[Path], output: Path, schema: pa.Schema) -> None:
+    """Write `output` of the blocks, a row group each; others see the old file or all of the new."""
+    with run.replacing(output) as draft, pq.ParquetWriter(draft, schema) as writer:
+        for file in files:
+            writer.write_table(pq.read_table(file).replace_schema_metadata(schema.metadata))

@@ -1,0 +1,60 @@
+"""Samples of rows that `doctor` looks at."""
+
+from dataclasses import replace
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from distilkit.data import duplicates
+from distilkit.data.inputs import evenly
+from distilkit.data.raw import RawData
+from distilkit.data.sampling import stratified_order
+from distilkit.data.text_data import TextData
+
+JUDGED = 1000  # validation rows that a teacher reads, at most
+
+
+TIMED_STEPS = 8  # of training, after as many that are not timed
+
+
+def _spread(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
+    """Batches of neighbours in `order`, as training makes them of rows of like length, evenly chosen."""
+    batches = np.array_split(order, max(1, len(order) // batch))
+    count = min(TIMED_STEPS, len(batches))
+    return [batches[int((number + 0.5) * len(batches) / count)] for number in range(count)]
+
+
+def _rows(texts: list[str], pairs: list[str] | None, count: int) -> tuple[list[str], list[str] | None]:
+    """So many of the rows at most, evenly chosen."""
+    numbers = evenly(len(texts), count).tolist()
+    return [texts[number] for number in numbers], pairs and [pairs[number] for number in numbers]
+
+
+def _some(data: TextData, split: str) -> tuple[list[str], list[str] | None]:
+    """At most 5,000 rows of a split, chosen evenly: their texts, and the second ones of pairs."""
+    rows = data.splits[split]
+    some: Any = rows.select(evenly(len(rows)))
+    return list(some[data.text_column]), list(some[data.pair_column]) if data.pair_column else None
+
+
+def _judged(data: TextData) -> TextData | None:
+    """At most 1,000 validation rows with labels, stratified; `None` if these are not of two classes."""
+    ids = data.labels_of.get("validation", np.empty(0, np.int64))
+    known = np.flatnonzero(ids >= 0)
+    if len(np.unique(ids[known])) < 2:
+        return None
+    rows = np.sort(known[stratified_order(ids[known])[:JUDGED]])
+    splits = datasets.DatasetDict(validation=data.splits["validation"].select(rows))
+    return replace(data, splits=splits, labels_of={"validation": ids[rows]})
+
+
+def _test_contents(raw: RawData) -> list[bytes]:
+    """`contents` of the test rows that have a text; their labels are not read."""
+    if "test" not in raw.splits:
+        return []
+    columns = [raw.texts("test", column).to_pylist() for column in raw.columns]
+    rows = [row for row in zip(*columns, strict=True) if all(text and text.strip() for text in row)]
+    pairs = [row[1] for row in rows] if len(columns) > 1 else None
+    return duplicates.contents([row[0] for row in rows], pairs)

@@ -1,0 +1,45 @@
+"""Findings that `distill` prints before it trains."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilkit.config import DistillConfig
+from distilkit.data.checks import skill
+from distilkit.data.text_data import TextData
+from distilkit.workflows.findings.finding import Finding
+from distilkit.workflows.findings.models import of_skill
+from distilkit.workflows.findings.rows import of_data, overlap
+from distilkit.workflows.findings.tokens import of_cut_rows
+
+# --- before `distill` -----------------------------------------------------------------------------------
+
+
+def before_distilling(
+    config: DistillConfig,
+    data: TextData,
+    lengths: NDArray[np.int64],
+    max_length_given: bool,
+    answers: NDArray[np.int64] | None,
+    columns: Sequence[int],
+) -> list[Finding]:
+    """What can be told of what `distill` has at hand, in well under a second: no model is run for it.
+
+    Args:
+        lengths: tokens of the training rows as the student reads them, cut.
+        max_length_given: the length that goes with a known dataset was chosen for speed, and is not told.
+        answers: what the teachers say of the training rows, int64 `[N]`, where it is known.
+        columns: the (first) teacher's output for each class of the data.
+    """
+    ids = data.labels_of
+    found = list(of_data(config, data, ids, overlap(data, ids.get("train"))))
+    if max_length_given or config.dataset is None:
+        assert config.max_length
+        found += of_cut_rows(lengths, config.max_length)
+    if answers is not None and "train" in ids:
+        known = ids["train"] >= 0
+        if len(np.unique(ids["train"][known])) > 1:
+            held = skill(answers[known], ids["train"][known], len(data.names))
+            found += of_skill("training", "the teacher", held, data.names, columns)
+    return found
