@@ -129,7 +129,7 @@ def with_capitals(texts: Iterable[str]) -> int:
 
 
 @dataclass(frozen=True)
-class Skill:
+class AnswerSkill:
     """How right a model's answers are, and how right they would be if they had nothing to do with the rows.
 
     `majority` is the share of the most frequent class, `chance` that of right answers if the same answers
@@ -151,14 +151,14 @@ class Skill:
         return self.right / self.rows
 
 
-def skill(answers: NDArray[np.int64], ids: NDArray[np.int64], classes: int) -> Skill:
+def skill(answers: NDArray[np.int64], ids: NDArray[np.int64], classes: int) -> AnswerSkill:
     """Hold answers, int64 `[N]`, against the classes of the rows, int64 `[N]` with no -1."""
     if answers.shape != ids.shape or not len(ids):
         raise ValueError(f"answers {answers.shape} do not fit labels {ids.shape}")
     confusion = np.bincount(answers * classes + ids, minlength=classes**2).reshape(classes, classes)
     answered, real = confusion.sum(axis=1), confusion.sum(axis=0)
     _, order = linear_sum_assignment(confusion, maximize=True)
-    return Skill(
+    return AnswerSkill(
         rows=len(ids),
         right=int(np.trace(confusion)),
         majority=float(real.max() / len(ids)),

@@ -67,7 +67,7 @@ class Encoded:
                 raise ValueError(f"{len(column)} values cannot be joined to {len(self)} rows")
         return replace(self, labels=labels, teacher_logits=teacher_logits)
 
-    def followed_by(self, others: "Encoded") -> "Encoded":
+    def concat(self, others: "Encoded") -> "Encoded":
         """These rows and then the `others` of the same inputs; what is joined to either is left behind."""
         return Encoded(
             flat={name: torch.cat([values, others.flat[name]]) for name, values in self.flat.items()},
@@ -75,7 +75,7 @@ class Encoded:
             padding=self.padding,
         )
 
-    def read_too_by(self, other: "Encoded") -> "Encoded | None":
+    def with_inputs_of(self, other: "Encoded") -> "Encoded | None":
         """These rows with the inputs that `other` has beside them; `None` unless it has the same tokens."""
         same = np.array_equal(self.offsets, other.offsets) and torch.equal(
             self.flat["input_ids"], other.flat["input_ids"]

@@ -18,14 +18,14 @@ LABEL, SCORE = "label", "score"
 
 
 @dataclass(frozen=True)
-class Predicted:
+class PredictionsFile:
     """`answer` int64 `[N]`, class ids; `score` float64 `[N]`, the probability of that class, or `None`."""
 
     answer: NDArray[np.int64]
     score: NDArray[np.float64] | None
 
 
-def read_predictions(file: Path, names: Sequence[str], rows: int) -> Predicted:
+def read_predictions(file: Path, names: Sequence[str], rows: int) -> PredictionsFile:
     """A file of `rows` rows, in the order of the split, with a column `label` and perhaps one `score`.
 
     Raises:
@@ -54,7 +54,7 @@ def read_predictions(file: Path, names: Sequence[str], rows: int) -> Predicted:
 
 def predicted(
     labels: Sequence[Any], scores: Sequence[Any] | None, names: Sequence[str], where: str
-) -> Predicted:
+) -> PredictionsFile:
     """Labels as names, ids or `LABEL_0`, `LABEL_1` … and their scores, checked. Raises `UserError`."""
     plain = list(labels)
     if not any(name.startswith("LABEL_") for name in names):
@@ -63,7 +63,7 @@ def predicted(
             if number and int(number[1]) < len(names):
                 plain[row] = names[int(number[1])]
     answer = label_ids(pa.chunked_array([pa.array(_alike(plain))]), names, where)
-    return Predicted(answer, None if scores is None else _probabilities(scores, where))
+    return PredictionsFile(answer, None if scores is None else _probabilities(scores, where))
 
 
 def _alike(labels: Sequence[Any]) -> list[Any]:

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 DATA_SEED = 42
 
 
-class Extent(NamedTuple):
+class CorpusSize(NamedTuple):
     """How much text there is: rows, and words of a row on average, pairs together."""
 
     rows: int
     words: float
 
     @classmethod
-    def of(cls, rows: datasets.Dataset, columns: Sequence[str]) -> "Extent":
+    def of(cls, rows: datasets.Dataset, columns: Sequence[str]) -> "CorpusSize":
         """Of `rows`; their words are those of a thousand of them, evenly chosen."""
         some = rows[range(0, len(rows), -(-len(rows) // 1000))]
         words = sum(len(text.split()) for column in columns for text in some[column])

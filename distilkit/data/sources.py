@@ -13,7 +13,7 @@ from distilkit.config import DataConfig, TextsConfig
 from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file
 from distilkit.data.labels import are_ids, check_order, label_codes, label_ids, label_names, scored_names
 from distilkit.data.presets import PRESETS, Preset
-from distilkit.data.sampling import Extent, _codes, stratified_order
+from distilkit.data.sampling import CorpusSize, _codes, stratified_order
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 
@@ -122,12 +122,12 @@ class AugmentationData:
     rows: NDArray[np.int64]
 
 
-def measure(config: TextsConfig) -> dict[str, Extent]:
+def measure(config: TextsConfig) -> dict[str, CorpusSize]:
     """The splits that can be trained on, labelled or not. Raises `UserError` as `read_split`."""
     source = _Source(config)
     columns = [column for column in (source.text, source.pair) if column]
     splits = [split for split in ("train", "unsupervised") if split in source.available()]
-    return {split: Extent.of(source.read(split), columns) for split in splits}
+    return {split: CorpusSize.of(source.read(split), columns) for split in splits}
 
 
 def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) -> AugmentationData:

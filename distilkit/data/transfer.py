@@ -13,7 +13,7 @@ from distilkit.config import DistillConfig
 from distilkit.config.fields import changed
 from distilkit.data.duplicates import key
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
-from distilkit.data.sampling import DATA_SEED, Extent
+from distilkit.data.sampling import DATA_SEED, CorpusSize
 from distilkit.data.sources import SPLITS, load_for_training, read_split, text_columns
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
@@ -128,10 +128,10 @@ def read_transfer(
     return datasets.concatenate_datasets(parts), notes
 
 
-def measure(config: DistillConfig) -> Extent:
+def measure(config: DistillConfig) -> CorpusSize:
     """How much text `--transfer` is. Raises `UserError` as `read_transfer`."""
     rows, _ = read_transfer(config, *text_columns(config))
-    return Extent.of(rows, rows.column_names)
+    return CorpusSize.of(rows, rows.column_names)
 
 
 def _read(

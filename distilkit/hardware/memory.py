@@ -57,7 +57,7 @@ def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
         watcher.join()
 
 
-def give_back() -> None:
+def trim_heap() -> None:
     """Return to the system what the C library keeps of freed memory, where it can be told to (glibc).
 
     Activations of ever other sizes leave gaps, and what is held grows with every size that there was.
@@ -95,7 +95,7 @@ def container_left(folder: Path) -> int | None:
 
 
 @contextmanager
-def explaining_memory(advice: str) -> Iterator[None]:
+def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Turn the device's running out of memory into what the user can do about it."""
     try:
         yield

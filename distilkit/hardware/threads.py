@@ -11,23 +11,23 @@ import torch
 Item = TypeVar("Item")
 
 
-def made_ahead(items: Iterable[Item], aside: Executor) -> Iterator[Item]:
-    """The items, of which `aside` makes the next while the caller has one."""
+def prefetch(items: Iterable[Item], spare_core: Executor) -> Iterator[Item]:
+    """The items, of which `spare_core` makes the next while the caller has one."""
     iterator, end = iter(items), object()
-    upcoming: Any = aside.submit(next, iterator, end)
+    upcoming: Any = spare_core.submit(next, iterator, end)
     while (item := upcoming.result()) is not end:
-        upcoming = aside.submit(next, iterator, end)
+        upcoming = spare_core.submit(next, iterator, end)
         yield item
 
 
 @cache
-def second_core() -> ThreadPoolExecutor:
+def make_spare_core() -> ThreadPoolExecutor:
     """A thread that computes on one core, beside the caller's."""
     return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """What runs within uses one core, and computes the same numbers as in a lane."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -38,12 +38,12 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def one_core(bilstm: Any) -> Iterator[Executor | None]:
-    """`one_thread` to train a BiLSTM in, and another core, where there is one, for what it does beside."""
-    aside = second_core() if torch.get_num_threads() > 1 else None
-    bilstm.base_model.at_once = aside is not None
-    with one_thread():
-        yield aside
+def training_threads(bilstm: Any) -> Iterator[Executor | None]:
+    """Train a BiLSTM within it on one thread, with a spare core, where there is one, for side work."""
+    spare_core = make_spare_core() if torch.get_num_threads() > 1 else None
+    bilstm.base_model.spare_core_used = spare_core is not None
+    with single_threaded():
+        yield spare_core
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 from distilkit.config import Pooling
 from distilkit.hardware.dropout import Dropout, leave_out
-from distilkit.hardware.threads import second_core
+from distilkit.hardware.threads import make_spare_core
 
 
 class BiLSTMConfig(PreTrainedConfig):
@@ -103,14 +103,14 @@ class _AtOnce(torch.autograd.Function):
     def forward(ctx: Any, reads: tuple[Read, Read], states: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         half = len(weights) // 2
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        other = second_core().submit(_AtOnce.run, reads[1], (states, *weights[half:]), dtype)
+        other = make_spare_core().submit(_AtOnce.run, reads[1], (states, *weights[half:]), dtype)
         ctx.runs = _AtOnce.run(reads[0], (states, *weights[:half]), dtype), other.result()
         return tuple(output.detach() for _, output in ctx.runs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (one, two), ctx.runs = ctx.runs, None
-        other = second_core().submit(_AtOnce.run_back, two, gradients[1])
+        other = make_spare_core().submit(_AtOnce.run_back, two, gradients[1])
         (states, *weights), (more, *others) = _AtOnce.run_back(one, gradients[0]), other.result()
         both = None if states is None or more is None else states + more
         return (None, both, *weights, *others)
@@ -145,10 +145,10 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
     and nothing needs to be packed (packed sequences keep the CPU from its bf16 kernels). A text without
     tokens is read as one of padding.
 
-    With `at_once`, training on a CPU computes the two directions on a core each.
+    With `spare_core_used`, training on a CPU computes the two directions on a core each.
     """
 
-    at_once = False
+    spare_core_used = False
 
     def __init__(self, config: BiLSTMConfig) -> None:
         super().__init__(config)
@@ -206,7 +206,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         self, reads: tuple[Read, Read], states: Tensor, ahead: nn.Module, back: nn.Module
     ) -> tuple[Tensor, Tensor]:
         weights = (*ahead.parameters(), *back.parameters())
-        if self.at_once and torch.is_grad_enabled() and states.device.type == "cpu":
+        if self.spare_core_used and torch.is_grad_enabled() and states.device.type == "cpu":
             apply: Any = _AtOnce.apply
             both: tuple[Tensor, Tensor] = apply(reads, states, *weights)
             return both

@@ -53,13 +53,13 @@ def principal_components(table: Tensor) -> Components:
 class Student:
     """A student to train: the model, its tokenizer, and in words where its weights come from.
 
-    `picked` are the teacher's layers, from 0, that its own were copied from.
+    `copied_layers` are the teacher's layers, from 0, that its own were copied from.
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     origin: str
-    picked: tuple[int, ...] | None = None
+    copied_layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Classifier:
     """A model that was named, ready to answer."""
 
     source: Source

@@ -32,15 +32,15 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
     model_config = _shape_of_teacher(config, given, who)
     model_config.num_hidden_layers = layers
     student = _build(label_config(model_config, names))
-    picked = evenly_spaced(own_layers, layers)
-    new = copy_layers(teacher.model, student, picked)
+    copied_layers = evenly_spaced(own_layers, layers)
+    new = copy_layers(teacher.model, student, copied_layers)
     if not any(name.startswith("classifier") for name in new):
         reorder_head(student, model_names(teacher.model), names)
-    numbers = ", ".join(str(index + 1) for index in picked)
+    numbers = ", ".join(str(index + 1) for index in copied_layers)
     origin = f"embeddings and layers {numbers} (of {own_layers}) of {who}"
     tokenizer = _fitting(teacher.tokenizer, model_config, who)
     origin += f"; new: {', '.join(new)}" if new else ""
-    return Student(student, tokenizer, origin, tuple(picked))
+    return Student(student, tokenizer, origin, tuple(copied_layers))
 
 
 def _shape_of_teacher(config: DistillConfig, given: Any, who: str) -> Any:
@@ -107,8 +107,10 @@ def _numbers_can_be_chosen(teacher: PreTrainedModel, student: PreTrainedModel) -
     return any(map(LAYER.search, names)) or len(names) == len([*teacher.named_parameters()])
 
 
-def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequence[int]) -> list[str]:
-    """Fill `student` with the teacher's embeddings, the `picked` layers and what else has the same name.
+def copy_layers(
+    teacher: PreTrainedModel, student: PreTrainedModel, copied_layers: Sequence[int]
+) -> list[str]:
+    """Fill `student` with the teacher's embeddings, its `copied_layers` and what else has the same name.
 
     The student may be of the teacher's architecture, or a DistilBERT of a BERT's sizes: its layout has no
     segment embeddings, so the teacher's for the first segment are added to the position embeddings, which
@@ -122,7 +124,9 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
     """
     given = teacher.state_dict()
     distil = student.config.model_type == "distilbert" and teacher.config.model_type == "bert"
-    if list(picked) != list(range(len(picked))) and not _numbers_can_be_chosen(teacher, student):
+    if list(copied_layers) != list(range(len(copied_layers))) and not _numbers_can_be_chosen(
+        teacher, student
+    ):
         raise UserError(
             f"--init teacher: which layers are taken cannot be chosen for {student.config.model_type}, "
             "whose parameters are named in another way. Use --init random."
@@ -134,7 +138,7 @@ def copy_layers(teacher: PreTrainedModel, student: PreTrainedModel, picked: Sequ
             for pattern, replacement in _DISTILBERT_NAMES if distil else ():
                 theirs = re.sub(pattern, replacement, theirs)
             theirs = LAYER.sub(
-                lambda match: f".{match[1]}.{picked[int(match[2])]}.",
+                lambda match: f".{match[1]}.{copied_layers[int(match[2])]}.",
                 theirs,
                 count=1,
             )

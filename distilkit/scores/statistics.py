@@ -109,8 +109,8 @@ def quality(answers: Answers, counts: Floats) -> dict[str, Floats]:
     if answers.probabilities is None:
         return found
     rows = counts.sum(axis=1)
-    picked = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
-    found["loss"] = counts @ -np.log(picked.clip(TINY)) / rows
+    copied_layers = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
+    found["loss"] = counts @ -np.log(copied_layers.clip(TINY)) / rows
     squares = ((answers.scores - answers.targets) ** 2).sum(axis=1)
     found["brier"] = counts @ squares / rows
     curves = [

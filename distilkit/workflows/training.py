@@ -14,7 +14,7 @@ from distilkit.models.locating import find_model
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.fitting.fit import fit_into_run
-from distilkit.workflows.fitting.job import Job, encode_split, within_reach
+from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
 
 
 def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
@@ -37,7 +37,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     model, new = load_for_training(source, data.names)
     origin = f"{source.name}" + (f"; new: {', '.join(new)}" if new else "")
     reporter.note(f"model: {type(model).__name__} from {origin}")
-    config = within_reach(given, config, [(tokenizer, model)])
+    config = clamp_max_length(given, config, [(tokenizer, model)])
     accelerator = make_accelerator(precision)
     job = Job(
         command="train",

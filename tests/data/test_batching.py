@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distilkit.data.batching import WINDOW, LengthBatchSampler, step_loader
 from distilkit.data.encoding import Encoded
-from distilkit.hardware.threads import made_ahead
+from distilkit.hardware.threads import prefetch
 
 
 def rows_of(lengths: list[int]) -> Encoded:
@@ -92,11 +92,11 @@ def test_batches_made_ahead_are_all_of_them_in_their_order_and_errors_arrive() -
         yield 1
         raise ValueError("unreadable")
 
-    with ThreadPoolExecutor(1) as aside:
-        assert list(made_ahead(range(5), aside)) == list(range(5))
-        assert list(made_ahead([], aside)) == []
+    with ThreadPoolExecutor(1) as spare_core:
+        assert list(prefetch(range(5), spare_core)) == list(range(5))
+        assert list(prefetch([], spare_core)) == []
         with pytest.raises(ValueError, match="unreadable"):
-            list(made_ahead(broken(), aside))
+            list(prefetch(broken(), spare_core))
 
 
 @given(

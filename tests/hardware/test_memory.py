@@ -47,7 +47,7 @@ def test_the_peak_is_in_bytes_and_sees_a_tensor_that_is_gone() -> None:
 
 GAPS = """
 import psutil
-from distilkit.hardware.memory import give_back
+from distilkit.hardware.memory import trim_heap
 
 held = [bytes(60_000) for _ in range(4_000)]
 held = held[::2]

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from distilkit.errors import UserError
-from distilkit.hardware.memory import explaining_memory
+from distilkit.hardware.memory import explain_out_of_memory
 from distilkit.hardware.precision import autocast, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 
@@ -72,7 +72,7 @@ def test_auto_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_running_out_of_memory_says_what_to_do() -> None:
-    with pytest.raises(UserError, match=r"out of memory\. Do this\."), explaining_memory("Do this."):
+    with pytest.raises(UserError, match=r"out of memory\. Do this\."), explain_out_of_memory("Do this."):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
 
 

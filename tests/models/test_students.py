@@ -63,10 +63,10 @@ def test_evenly_spaced_layers_are_those_of_distilbert() -> None:
 @given(teacher=st.integers(1, 48), student=st.integers(1, 48))
 def test_layers_are_taken_in_order_and_none_twice(teacher: int, student: int) -> None:
     student = min(student, teacher)
-    picked = evenly_spaced(teacher, student)
-    assert len(picked) == student == len(set(picked))
-    assert picked == sorted(picked) and picked[0] == 0
-    assert picked[-1] == (teacher - 1 if student > 1 else 0)
+    copied_layers = evenly_spaced(teacher, student)
+    assert len(copied_layers) == student == len(set(copied_layers))
+    assert copied_layers == sorted(copied_layers) and copied_layers[0] == 0
+    assert copied_layers[-1] == (teacher - 1 if student > 1 else 0)
 
 
 # --- layers of the teacher ---------------------------------------------------------------------------------

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from distilkit.data.encoding import Encoded, Tokenizer, encode
 from distilkit.hardware.kernels import FastKernels
-from distilkit.hardware.memory import explaining_memory, give_back
+from distilkit.hardware.memory import explain_out_of_memory, trim_heap
 from distilkit.hardware.precision import Resolved, autocast
-from distilkit.hardware.threads import made_ahead
+from distilkit.hardware.threads import prefetch
 
 # Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
 TOKENS = {"cpu": 4096, "cuda": 1 << 16}
@@ -85,7 +85,7 @@ def predict_texts(
         )
 
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
-        for number, rows in enumerate(made_ahead(map(encoded, chunks), ahead)):
+        for number, rows in enumerate(prefetch(map(encoded, chunks), ahead)):
             yield chunks[number], _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
 
 
@@ -126,7 +126,7 @@ def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[n
         start = stop
 
 
-def native(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
+def low_precision_copy(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
     """A copy of the model whose weights are bf16 where that is the precision; the model itself otherwise.
 
     Weights in the format cost less than autocast, which casts activations to and fro. fp16 keeps autocast:
@@ -145,7 +145,7 @@ def native(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
 
 @contextmanager
 def _evaluating(model: torch.nn.Module, precision: Resolved) -> Iterator[torch.nn.Module]:
-    low = native(model, precision)
+    low = low_precision_copy(model, precision)
     was_training = low.training
     low.eval()
     try:
@@ -167,7 +167,10 @@ def _predict(
     batches = list(token_batches(rows.lengths, budget))
     parts: list[Tensor] = []
     computing = partial(_computing, device, "fp32" if precision == "bf16" else precision)
-    with computing(), explaining_memory("One row of so many tokens does not fit: use a lower --max-length."):
+    with (
+        computing(),
+        explain_out_of_memory("One row of so many tokens does not fit: use a lower --max-length."),
+    ):
         while len(parts) < len(batches):
             waiting = batches[len(parts) :]
             try:
@@ -175,7 +178,7 @@ def _predict(
                     parts.append(logits)
                     advance(sum(map(len, parts)))
                     if device.type == "cpu" and len(parts) % GIVE_BACK == 0:
-                        give_back()
+                        trim_heap()
             except torch.OutOfMemoryError:
                 waiting = batches[len(parts) :]
                 if len(waiting[0]) == 1:

@@ -29,7 +29,7 @@ TOLERANCES: dict[Resolved, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class Gathered:
+class TeacherLogits:
     """The teacher's logits of N rows, float32 `[N, C]` on the CPU, and where they came from.
 
     `cached`, `computed` and `checked` count distinct rows; `refused` is a sentence when they could not be
@@ -53,7 +53,7 @@ def gather_teacher_logits(
     seed: int = 0,
     precision: Resolved,
     waiting: Callable[[], None],
-) -> Gathered:
+) -> TeacherLogits:
     """The logits of all rows: from `store`, and for distinct rows it lacks from the teacher, and then stored.
 
     While one process computes, others that need the same teacher wait and share what it stored.
@@ -87,7 +87,7 @@ def gather_teacher_logits(
             logits[rows], found[rows] = live, True
     if not found.all():
         raise ValueError(f"the teacher left out {np.count_nonzero(~found)} of {len(missing)} rows")
-    return Gathered(
+    return TeacherLogits(
         logits=torch.from_numpy(logits[inverse]),
         cached=len(stored),
         computed=len(missing),

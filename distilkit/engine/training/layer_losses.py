@@ -135,7 +135,9 @@ def _check_alike(what: str, student: Tensor, teacher: Tensor, dimensions: int) -
 # --- which layer is matched with which ---------------------------------------------------------------------
 
 
-def layer_map(teacher_layers: int, student_layers: int, picked: Sequence[int] | None = None) -> list[int]:
+def layer_map(
+    teacher_layers: int, student_layers: int, copied_layers: Sequence[int] | None = None
+) -> list[int]:
     """Per layer of the student the number, from 1, of the teacher's layer that it is matched with.
 
     Evenly spaced, the last with the last: 4 of 12 gives 3, 6, 9, 12 (Jiao et al. 2020, `g(m) = 3m`). Where
@@ -156,6 +158,6 @@ def layer_map(teacher_layers: int, student_layers: int, picked: Sequence[int] | 
             f"the student has {student_layers} layers, its teacher only {teacher_layers}, so they cannot be "
             "matched. Use --layers or another --student, or --method logits."
         )
-    if picked is not None:
-        return [layer + 1 for layer in picked[:-1]] + [teacher_layers]
+    if copied_layers is not None:
+        return [layer + 1 for layer in copied_layers[:-1]] + [teacher_layers]
     return [round(layer * teacher_layers / student_layers) for layer in range(1, student_layers + 1)]

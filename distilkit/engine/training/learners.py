@@ -12,16 +12,16 @@ from transformers import get_linear_schedule_with_warmup
 from distilkit.engine.training.loop import (
     LOG_SECONDS,
     LOG_STEPS,
-    Standing,
+    EarlyStopping,
+    LossMeter,
     StepRecord,
-    Sums,
     check_means,
     check_parameters,
     model_inputs,
     progress,
 )
 from distilkit.engine.training.losses import distillation_losses
-from distilkit.engine.training.optimizer import BETAS, EPS, groups_of
+from distilkit.engine.training.optimizer import BETAS, EPS, decay_groups
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved, autocast
 from distilkit.runs.records import EpochRecord
@@ -82,13 +82,13 @@ def fit_together(
         raise ValueError("students are not trained together in fp16")
     weights = list(stack.weights.values())
     optimizer = torch.optim.AdamW(
-        groups_of(weights, weight_decay, matrix=3), lr=learning_rate, betas=BETAS, eps=EPS, fused=True
+        decay_groups(weights, weight_decay, matrix=3), lr=learning_rate, betas=BETAS, eps=EPS, fused=True
     )
     steps = epochs * len(loaders[0])
     schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
     ends = alphas if alphas_end is None else alphas_end
     first, last = (torch.tensor(values, dtype=torch.float32, device=device) for values in (alphas, ends))
-    standings = [Standing(patience) for _ in alphas]
+    standings = [EarlyStopping(patience) for _ in alphas]
     training, step, told = list(range(len(alphas))), 0, time.perf_counter()
     distinct = list({id(loader): loader for loader in loaders}.values())
     place = [next(i for i, one in enumerate(distinct) if one is loader) for loader in loaders]
@@ -113,7 +113,7 @@ def fit_together(
     for epoch in range(1, epochs + 1):
         for loader in distinct:
             loader.batch_sampler.set_epoch(epoch - 1)  # type: ignore[union-attr]
-        sums, rows, started = Sums(), 0, time.perf_counter()
+        sums, rows, started = LossMeter(), 0, time.perf_counter()
         for parts in zip(*distinct, strict=True):
             step_rows = sum(len(batch["input_ids"]) for batch in parts[0])
             alphas_now = torch.lerp(first, last, progress(step, steps))

@@ -15,11 +15,11 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 
 from distilkit.engine.training.losses import Losses
 from distilkit.engine.training.optimizer import clip, parameter_groups
-from distilkit.engine.training.sparse_adamw import RowAdamW
+from distilkit.engine.training.sparse_adamw import SparseRowAdamW
 from distilkit.errors import UserError
 from distilkit.hardware.kernels import fast_dropout
 from distilkit.hardware.precision import Resolved, autocast
-from distilkit.hardware.threads import made_ahead
+from distilkit.hardware.threads import prefetch
 from distilkit.runs.records import EpochRecord
 
 Batch = dict[str, Tensor]
@@ -76,7 +76,7 @@ def fit(
     warmup_ratio: float = 0.1,
     max_grad_norm: float = 1.0,
     patience: int | None = None,
-    aside: Executor | None = None,
+    spare_core: Executor | None = None,
 ) -> Iterator[StepRecord | EpochRecord]:
     """Train `model` in place: AdamW, linear warm-up and decay, clipping; a generator that prints nothing.
 
@@ -87,7 +87,7 @@ def fit(
         loss: `(logits, batch) -> Losses`, means over the rows of the batch; or one that changes by the step.
         forward: what the loss reads in the place of logits, called in the number format of `precision`.
         precision: number format of the forward pass; fp16 needs an `accelerator` with a scaler.
-        tables: embeddings on a CPU of which a step reads a small part; see `RowAdamW`.
+        tables: embeddings on a CPU of which a step reads a small part; see `SparseRowAdamW`.
         validate: `model -> metrics`, called after every epoch.
         metric: the entry of `validate`'s answer that decides which epoch is better.
         decay: false keeps the learning rate where warm-up has brought it.
@@ -104,7 +104,7 @@ def fit(
     # Accelerate sees that fp16's scaler skipped a step only where the optimizer is not fused.
     fused = accelerator.mixed_precision != "fp16"
     groups = parameter_groups(model, weight_decay)
-    optimizer = RowAdamW(groups, tables, lr=learning_rate, fused=fused, aside=aside)
+    optimizer = SparseRowAdamW(groups, tables, lr=learning_rate, fused=fused, spare_core=spare_core)
     cheap_dropout = fast_dropout(model, accelerator.device)
     steps = epochs * len(loader)
     warmup = round(warmup_ratio * steps)
@@ -113,14 +113,14 @@ def fit(
     else:
         schedule = get_constant_schedule_with_warmup(optimizer, warmup)
     model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    standing, step, told = Standing(patience), 0, time.perf_counter()
+    standing, step, told = EarlyStopping(patience), 0, time.perf_counter()
 
     with _settling(optimizer):
         for epoch in range(1, epochs + 1):
             loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
             model.train()
-            sums, rows, started = Sums(), 0, time.perf_counter()
-            for batches in loader if aside is None else made_ahead(loader, aside):
+            sums, rows, started = LossMeter(), 0, time.perf_counter()
+            for batches in loader if spare_core is None else prefetch(loader, spare_core):
                 step_rows = sum(len(batch["input_ids"]) for batch in batches)
                 loss_now = loss.at(progress(step, steps)) if isinstance(loss, ChangingLoss) else loss
                 optimizer.read(*[batch["input_ids"] for batch in batches])
@@ -148,7 +148,7 @@ def fit(
                     yield StepRecord(step, steps, means["loss"])
             (means,) = sums.means(rows)  # waits for the device, so the time below is the work's
             check_means(means, step)
-            optimizer.settle()
+            optimizer.flush()
             seconds = time.perf_counter() - started
             check_parameters(model, step)
             scores = validate(model)
@@ -167,12 +167,12 @@ def fit(
 
 
 @contextmanager
-def _settling(optimizer: RowAdamW) -> Iterator[None]:
+def _settling(optimizer: SparseRowAdamW) -> Iterator[None]:
     """However training ends, the model is whole afterwards."""
     try:
         yield
     finally:
-        optimizer.settle()
+        optimizer.flush()
 
 
 def progress(step: int, steps: int) -> float:
@@ -202,7 +202,7 @@ def check_parameters(model: torch.nn.Module, step: int) -> None:
         raise UserError(f"parameters are not finite numbers after step {step}. {MEND}")
 
 
-class Standing:
+class EarlyStopping:
     """The best value of a metric so far, and whether patience has run out."""
 
     def __init__(self, patience: int | None) -> None:
@@ -219,7 +219,7 @@ class Standing:
         return self._patience is not None and self._epochs_since >= self._patience
 
 
-class Sums:
+class LossMeter:
     """Losses of an epoch, of one student or of K, summed on the device and read only when asked for."""
 
     def __init__(self) -> None:

@@ -15,10 +15,12 @@ def clip(gradients: list[Tensor], max_norm: float) -> None:
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices with weight decay; biases, norms and other vectors without."""
-    return groups_of([parameter for parameter in model.parameters() if parameter.requires_grad], weight_decay)
+    return decay_groups(
+        [parameter for parameter in model.parameters() if parameter.requires_grad], weight_decay
+    )
 
 
-def groups_of(weights: Iterable[Tensor], weight_decay: float, matrix: int = 2) -> list[dict[str, Any]]:
+def decay_groups(weights: Iterable[Tensor], weight_decay: float, matrix: int = 2) -> list[dict[str, Any]]:
     """Weights of `matrix` dimensions and more with weight decay, others without."""
     weights = list(weights)
     return [

@@ -20,7 +20,7 @@ from distilkit.engine.training.optimizer import BETAS, EPS
 WINDOW = 512  # momentum left after so many steps: (0.9 / sqrt(0.999)) ** 512 < 1e-23
 
 
-class RowAdamW(torch.optim.AdamW):
+class SparseRowAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW`, with the rows of `tables` updated only when they are read, and up to date then.
 
     A row that was last read in step s and is needed in step t gets, before it is read, what AdamW would have
@@ -31,7 +31,7 @@ class RowAdamW(torch.optim.AdamW):
     and these add up to `m / sqrt(v)` times a number that is the same for all rows last read in step s
     (Loshchilov and Hutter 2019, algorithm 2, summed over steps; `eps` is let fade with `v`, by which alone
     parameters differ from dense AdamW's). Call `read` before the forward passes of a training step, and
-    `settle`, which does it for all rows, before parameters are used for anything else.
+    `flush`, which does it for all rows, before parameters are used for anything else.
 
     In between, the table itself is not up to date: its module looks words up among the rows that were read,
     a small tensor with an ordinary gradient.
@@ -51,11 +51,11 @@ class RowAdamW(torch.optim.AdamW):
         tables: Iterable[nn.Embedding],
         lr: float,
         fused: bool = False,
-        aside: Executor | None = None,
+        spare_core: Executor | None = None,
     ) -> None:
         super().__init__(groups, lr=lr, betas=BETAS, eps=EPS, fused=fused)
-        self._aside = aside
-        self._tables = [_Table(self, table) for table in tables]
+        self._aside = spare_core
+        self._tables = [RowCache(self, table) for table in tables]
 
     def gradients(self) -> list[Tensor]:
         """What there is of gradients: tensors that may be changed in place (to clip them)."""
@@ -92,10 +92,10 @@ class RowAdamW(torch.optim.AdamW):
             dense.result()
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring every row of every table up to date, and let its module look words up in it."""
         for table in self._tables:
-            table.settle()
+            table.flush()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As AdamW's; also of the rows that have been read."""
@@ -112,7 +112,7 @@ class RowAdamW(torch.optim.AdamW):
 
 
 def can_be_table(module: nn.Module) -> bool:
-    """Whether `RowAdamW` can take `module` as a table: a plain embedding in training."""
+    """Whether `SparseRowAdamW` can take `module` as a table: a plain embedding in training."""
     return (
         type(module) is nn.Embedding
         and module.weight.requires_grad
@@ -122,13 +122,13 @@ def can_be_table(module: nn.Module) -> bool:
     )
 
 
-class _Table:
+class RowCache:
     """One embedding table, and per past step what its rows have missed since.
 
-    The moments are the optimizer's own `state` of the weight; after `settle` that state is AdamW's.
+    The moments are the optimizer's own `state` of the weight; after `flush` that state is AdamW's.
     """
 
-    def __init__(self, optimizer: RowAdamW, module: nn.Embedding) -> None:
+    def __init__(self, optimizer: SparseRowAdamW, module: nn.Embedding) -> None:
         self.optimizer, self.module, self.weight = optimizer, module, module.weight
         self.number = next(
             number
@@ -215,7 +215,7 @@ class _Table:
             everywhere = torch.zeros_like(self.weight)
             if held and held.weight.grad is not None:
                 everywhere.index_copy_(0, held.rows, held.weight.grad)
-            self.settle()
+            self.flush()
             self._adamw(self.weight.detach(), everywhere, moments)
             self._start(self.now)
         elif held and held.weight.grad is not None:
@@ -262,7 +262,7 @@ class _Table:
         missed = self.missed[place - recent : place]
         missed.add_(self.fade[WINDOW - recent :], alpha=rate / float(self.shrink[place]))
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Bring all rows up to date."""
         self.let_go()
         rows = (self.last < self.now).nonzero()[:, 0]

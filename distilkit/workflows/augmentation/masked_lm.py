@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distilkit.data.encoding import Encoded, Tokenizer, longest_input
-from distilkit.engine.inference.logits import native, predict_logits
+from distilkit.engine.inference.logits import low_precision_copy, predict_logits
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved
 from distilkit.workflows.augmentation.rules import Ints, Words
@@ -94,7 +94,7 @@ class MaskedLM:
         allowed = torch.zeros(model.config.vocab_size, dtype=torch.bool)
         allowed[: len(self.words)] = torch.tensor([bool(word) for word in self.words])[: len(allowed)]
         self._most = int(allowed.sum()) - 1
-        self._proposer = _Proposer(native(model, precision), self._mask, allowed).to(model.device)
+        self._proposer = _Proposer(low_precision_copy(model, precision), self._mask, allowed).to(model.device)
 
     def candidates(self, words: Words, k: int) -> tuple[Ints, Ints]:
         """The `k` most probable words in the place of each word of one piece, without the word itself.

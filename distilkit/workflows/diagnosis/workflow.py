@@ -20,14 +20,14 @@ from distilkit.data.inputs import tokens
 from distilkit.data.labels import match_labels
 from distilkit.data.raw import RawData, read_raw
 from distilkit.data.text_data import TextData
-from distilkit.engine.inference.logits import native, predict_texts, tokens_of
+from distilkit.engine.inference.logits import low_precision_copy, predict_texts, tokens_of
 from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.training.losses import Losses, distillation_loss, formula
 from distilkit.errors import FaultFound, UserError
 from distilkit.hardware import memory
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
-from distilkit.hardware.threads import one_core
+from distilkit.hardware.threads import training_threads
 from distilkit.models.classifier import Student, Teacher
 from distilkit.models.loading import load_tokenizer, load_trained
 from distilkit.models.locating import find_model
@@ -36,7 +36,7 @@ from distilkit.progress import SILENT, Reporter
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.diagnosis.samples import _judged, _rows, _some, _spread, _test_contents
 from distilkit.workflows.distillation import recipe
-from distilkit.workflows.distillation.teachers import Teaching, names_of
+from distilkit.workflows.distillation.teachers import TeacherEnsemble, names_of
 from distilkit.workflows.findings import cost, models
 from distilkit.workflows.findings import rows as rows_findings
 from distilkit.workflows.findings import tokens as tokens_findings
@@ -158,9 +158,7 @@ class _Doctor:
             for column in raw.columns:
                 texts = raw.texts(split, column)
                 missing, blank = checks.missing_texts(texts), checks.blank_texts(texts)
-                self._add(
-                    rows_findings.of_empty_texts(raw.where(split), column, missing, blank), "empty-texts"
-                )
+                self._add(rows_findings.empty_texts(raw.where(split), column, missing, blank), "empty-texts")
                 empty |= missing
             usable[split] = np.flatnonzero(~empty)
             if empty.all():
@@ -178,10 +176,10 @@ class _Doctor:
             labels = checks.read_labels(raw.labels(split), names, raw.where(split))
             ids[split] = labels.ids
             if needed:
-                faults = rows_findings.of_labels(raw.where(split), labels, names)
+                faults = rows_findings.label_faults(raw.where(split), labels, names)
                 self._add(faults, "hidden-labels", "missing-labels", "unknown-labels")
         if raw.names is None:
-            self._add(rows_findings.of_class_names(names), "hidden-labels")
+            self._add(rows_findings.hidden_labels(names), "hidden-labels")
         data = raw.usable(self.given, self.given.max_train_samples, usable, names, ids)
         self.reporter.note_all(data.notes)
         self.found.rows |= {split: len(rows) for split, rows in data.splits.items()}
@@ -200,7 +198,7 @@ class _Doctor:
         try:
             return checks.class_names(labels, raw.where("train"))
         except UserError as error:
-            self._add([rows_findings.of_no_classes(str(error))], "missing-class")
+            self._add([rows_findings.no_classes(str(error))], "missing-class")
             return None
 
     def _follow_recipe(self) -> None:
@@ -218,10 +216,10 @@ class _Doctor:
         made = ["missing-class", "rare-class", "contradicting-labels", "repeated-rows"]
         made += ["shared-with-validation", "few-validation-rows"] + ["shared-with-test"] * bool(test)
         made += ["unused-teacher"] * bool(self.config.teacher) + ["same-pairs"] * bool(data.pair_column)
-        self._add(rows_findings.of_data(self.config, data, ids, found, len(test)), *made)
+        self._add(rows_findings.data_findings(self.config, data, ids, found, len(test)), *made)
         if data.pair_column is None:
             others = checks.other_text_columns(raw.splits["train"], (data.text_column, data.label_column))
-            self._add(rows_findings.of_other_columns(raw.where("train"), others), "second-text")
+            self._add(rows_findings.other_text_columns_present(raw.where("train"), others), "second-text")
         self.found.measured["classes"] = {
             split: dict(zip(data.names, checks.class_counts(of_rows, len(data.names)), strict=True))
             for split, of_rows in ids.items()
@@ -248,7 +246,7 @@ class _Doctor:
             try:
                 teachers.append(Teacher(source, load_tokenizer(source), load_trained(source)))
             except UserError as error:
-                found = [models.of_broken_teacher(str(error))]
+                found = [models.broken_teacher(str(error))]
                 self.found.skipped[f"checks of {name}"] = "it cannot be loaded"
             self._add(found, "teacher")
         return teachers
@@ -264,7 +262,7 @@ class _Doctor:
         try:
             student = make_student(self.config, data.names, teacher, texts)
         except UserError as error:
-            self._add([models.of_broken_student(str(error))], "student")
+            self._add([models.broken_student(str(error))], "student")
             self.found.skipped["student"] = "it cannot be made"
             return None
         self._add((), "student")
@@ -282,10 +280,10 @@ class _Doctor:
         assert self.config.max_length
         train, validation = _some(data, "train"), _some(data, "validation")
         read = {who: tokens(tokenizer, *train) for who, tokenizer, _ in readers}
-        self._add(tokens_findings.of_length(read, self.config.max_length, limit), "cut-texts")
+        self._add(tokens_findings.cut_texts(read, self.config.max_length, limit), "cut-texts")
         for who, tokenizer, _ in readers:
             cut, unknown = read[who], tokens(tokenizer, *validation)
-            self._add(tokens_findings.of_unknown(who, unknown, *self._unknown(who)), "unknown-tokens")
+            self._add(tokens_findings.unknown_tokens(who, unknown, *self._unknown(who)), "unknown-tokens")
             self.found.measured.setdefault("tokens", {})[who] = {
                 "rows": len(cut.lengths),
                 "cut_share": cut.cut(self.config.max_length) / len(cut.lengths),
@@ -295,7 +293,7 @@ class _Doctor:
         if teachers and student:
             folds = checks.lowercases(teachers[0].tokenizer), checks.lowercases(student.tokenizer)
             capitals, rows = checks.with_capitals(train[0]), len(train[0])
-            self._add(tokens_findings.of_case(teachers[0].source.name, *folds, capitals, rows), "case")
+            self._add(tokens_findings.lost_capitals(teachers[0].source.name, *folds, capitals, rows), "case")
         return read[STUDENT].lengths if student else np.empty(0, np.int64)
 
     def _reach(self, readers: Sequence[Reader]) -> int | None:
@@ -303,7 +301,7 @@ class _Doctor:
         limits = [longest_input(tokenizer, model) for _, tokenizer, model in readers]
         if self.given.max_length is not None:
             for (who, _, _), own in zip(readers, limits, strict=True):
-                self._add(tokens_findings.of_reach(who, self.given.max_length, own), "max-length")
+                self._add(tokens_findings.short_positions(who, self.given.max_length, own), "max-length")
         limit = min((own for own in limits if own is not None), default=None)
         assert self.config.max_length
         if limit is not None and self.config.max_length > limit:
@@ -335,14 +333,14 @@ class _Doctor:
         if judged is None:
             self.found.skipped[f"level of {who}"] = "validation has labels of fewer than two classes"
         else:
-            teaching = Teaching(config, [teacher], [columns], judged, self.precision, self.reporter)
+            teaching = TeacherEnsemble(config, [teacher], [columns], judged, self.precision, self.reporter)
             try:
                 answers = teaching.answers("validation").argmax(dim=1).numpy()
             except UserError as error:
-                self._add([models.of_broken_teacher(str(error))], "teacher")
+                self._add([models.broken_teacher(str(error))], "teacher")
                 return None
             held = checks.skill(answers, judged.labels_of["validation"], len(data.names))
-            faults = models.of_skill("validation", f"the teacher {who}", held, data.names, columns)
+            faults = models.teacher_skill("validation", f"the teacher {who}", held, data.names, columns)
             self._add(faults, "label-order", "teacher-level")
         self.found.measured.setdefault("teachers", {})[who] = {
             "classes_matched_by": "name" if by_name else "id",
@@ -351,7 +349,7 @@ class _Doctor:
             "accuracy_interval": held and wilson(held.right, held.rows),
             "majority_share": held and held.majority,
         }
-        teaching = Teaching(config, [teacher], [columns], data, self.precision, self.reporter)
+        teaching = TeacherEnsemble(config, [teacher], [columns], data, self.precision, self.reporter)
         return self._time_teacher(teaching, teacher)
 
     def _match(self, teacher: Teacher, data: TextData) -> tuple[list[int], bool] | None:
@@ -360,7 +358,7 @@ class _Doctor:
         try:
             matched = match_labels(own, data.names, f"the teacher {who}")
         except UserError as error:
-            self._add([models.of_names(f"the teacher {who}", own, data.names)], "label-names")
+            self._add([models.class_names_differ(f"the teacher {who}", own, data.names)], "label-names")
             if len(own) == len(data.names):
                 return list(range(len(own))), False
             self.found.skipped[f"level of {who}"] = str(error)
@@ -370,7 +368,7 @@ class _Doctor:
 
     # --- cost --------------------------------------------------------------------------------------------
 
-    def _time_teacher(self, teaching: Teaching, teacher: Teacher) -> float:
+    def _time_teacher(self, teaching: TeacherEnsemble, teacher: Teacher) -> float:
         """Seconds for the logits of training and transfer rows that are not stored yet."""
         texts, pairs = _some(teaching.data, "train")
         _, stored = teaching.store(0).find(np.unique(as_keys(teaching.keys("train"))))
@@ -378,7 +376,7 @@ class _Doctor:
         timed, speed = 0, 0.0
         if rows:
             assert teacher.model is not None
-            model: Any = native(teacher.model, self.precision).to(self.device)
+            model: Any = low_precision_copy(teacher.model, self.precision).to(self.device)
             options: Any = {"max_length": self.config.max_length, "precision": self.precision}
             lengths = tokens(teacher.tokenizer, *_rows(texts, pairs, WARM_UP)).lengths
             each = float(np.minimum(lengths, self.config.max_length or 0).mean())
@@ -440,7 +438,7 @@ class _Doctor:
         try:
             speed = self._steps_per_second(data, student, longest, sample)
         except UserError as error:
-            self._add([cost.of_full_memory(str(error))], "memory")
+            self._add([cost.memory_exceeded(str(error))], "memory")
             return
         epoch = rows / speed
         total = None if teachers is None else teachers + config.epochs * epoch
@@ -457,8 +455,8 @@ class _Doctor:
             "seconds": total and round(total, 1),
             "memory": {"bytes": needed, "available": available},
         }
-        self._add(cost.of_memory(self.found.device, needed, available), "memory")
-        self._add(cost.of_time(total or config.epochs * epoch), "time")
+        self._add(cost.memory_needed(self.found.device, needed, available), "memory")
+        self._add(cost.time_needed(total or config.epochs * epoch), "time")
 
     def _steps_per_second(self, data: TextData, student: Student, longest: Encoded, sample: Encoded) -> float:
         """Rows of `sample` that training takes in a second, once it has taken those and the `longest`."""
@@ -484,6 +482,6 @@ class _Doctor:
         if student.model.config.model_type != "bilstm" or self.device.type != "cpu":
             examples_per_second(job, longest, accelerator)
             return examples_per_second(job, sample, accelerator)
-        with one_core(student.model) as aside:
-            examples_per_second(job, longest, accelerator, aside)
-            return examples_per_second(job, sample, accelerator, aside)
+        with training_threads(student.model) as spare_core:
+            examples_per_second(job, longest, accelerator, spare_core)
+            return examples_per_second(job, sample, accelerator, spare_core)

@@ -21,7 +21,7 @@ from distilkit.progress import Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation.layers import Rows, layer_formula, pair_layers, shared_rows
 from distilkit.workflows.fitting.fit import fit_into_run
-from distilkit.workflows.fitting.job import MATCHED, Job, within_reach
+from distilkit.workflows.fitting.job import MATCHED, Job, clamp_max_length
 
 NAMES = ("LABEL_0", "LABEL_1")  # of heads that nobody trains: models are made with one, and saved without
 
@@ -51,7 +51,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     encoder: Any = student.model.base_model  # without the head
     pair = pair_layers(config, student, teacher)
     readers = [(one.tokenizer, one.model) for one in (teacher, student)]
-    config = within_reach(given, config, readers)
+    config = clamp_max_length(given, config, readers)
 
     def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
         assert config.max_length

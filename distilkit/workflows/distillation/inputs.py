@@ -21,16 +21,16 @@ from distilkit.engine.training.losses import Losses, distillation_loss, formula
 from distilkit.errors import UserError
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
-from distilkit.hardware.threads import one_thread
+from distilkit.hardware.threads import single_threaded
 from distilkit.models.classifier import Student
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows, with_layers
-from distilkit.workflows.distillation.teachers import Teaching, load_teachers, match_classes, names_of
+from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes, names_of
 from distilkit.workflows.findings.early import before_distilling
 from distilkit.workflows.fitting.fit import fit_into_run, fit_into_runs
-from distilkit.workflows.fitting.job import Job, encode_split, within_reach
+from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
 
 
 class Company:
@@ -66,7 +66,7 @@ class Company:
         readers = [(teacher.tokenizer, teacher.model) for teacher in self._known]
         readers.append((self.student.tokenizer, self.student.model))
         self.configs = [
-            within_reach(one, config, readers) for one, config in zip(given, configs, strict=True)
+            clamp_max_length(one, config, readers) for one, config in zip(given, configs, strict=True)
         ]
         shared = self.configs[0]
         self._mix = self._mixed(shared.transfer_ratio, reporter)
@@ -76,7 +76,7 @@ class Company:
         if matching:
             self._both = shared_rows(self.student, self._known[0], self._rows, encode_for)
         self._labels = self._padded_labels() if hard else None
-        teaching = Teaching(shared, self._known, columns, self._data, self.precision, reporter)
+        teaching = TeacherEnsemble(shared, self._known, columns, self._data, self.precision, reporter)
         self._facts = {"teachers": teaching.facts} if soft or matching else {}
         self._teacher_logits: Tensor | None = None
         if soft:
@@ -117,7 +117,7 @@ class Company:
             column for split in self._splits for column in (data.texts(split), data.pairs(split) or [])
         ]
         texts = itertools.chain.from_iterable(columns)
-        with self._making, one_thread():  # orthogonal matrices are rounded as one thread does it
+        with self._making, single_threaded():  # orthogonal matrices are rounded as one thread does it
             set_seed(config.seed)
             return make_student(config, data.names, teacher, texts, tokenizer)
 
@@ -128,7 +128,7 @@ class Company:
         self, max_length: int | None, reporter: Reporter, tokenizer: Tokenizer, model: PreTrainedModel
     ) -> Rows:
         encoded = partial(encode_split, self._data, tokenizer, model, max_length, reporter)
-        return Rows(reduce(Encoded.followed_by, map(encoded, self._splits)), encoded("validation"))
+        return Rows(reduce(Encoded.concat, map(encoded, self._splits)), encoded("validation"))
 
     def _prepare(self, number: int) -> tuple[Job, Encoded]:
         """What one of the students is trained by, and on."""
@@ -173,10 +173,10 @@ class Company:
         )
         return with_layers(job, layers, self._both) if layers else job, rows
 
-    def train(self, number: int, reporter: Reporter, aside: Executor | None = None) -> Run:
-        """Train one of the students; `aside` is as in `fit`."""
+    def train(self, number: int, reporter: Reporter, spare_core: Executor | None = None) -> Run:
+        """Train one of the students; `spare_core` is as in `fit`."""
         validation_rows = self._rows.validation
-        return fit_into_run(*self._prepare(number), validation_rows, self.accelerator, reporter, aside)
+        return fit_into_run(*self._prepare(number), validation_rows, self.accelerator, reporter, spare_core)
 
     def train_as_one(self, numbers: Sequence[int], reporter: Reporter) -> list[Run | UserError]:
         """Train some of the students, BiLSTMs that differ in alpha and seed, as one model.

@@ -34,7 +34,7 @@ def pair_layers(config: DistillConfig, student: Student, teacher: Teacher) -> La
     assert teacher.model is not None
     scores = config.method != "pkd"
     mine, theirs = (_probe(one.model, one.tokenizer, scores) for one in (student, teacher))
-    numbers = layer_map(len(theirs.states) - 1, len(mine.states) - 1, student.picked)
+    numbers = layer_map(len(theirs.states) - 1, len(mine.states) - 1, student.copied_layers)
     if scores and mine.scores[0].shape[1] != theirs.scores[0].shape[1]:
         raise UserError(
             f"--method {config.method} compares attention head by head, but the student has "
@@ -81,7 +81,10 @@ def shared_rows(
     if student.tokenizer is teacher.tokenizer and set(read) <= set(rows.train.flat):
         return rows
     theirs = encode_for(teacher.tokenizer, teacher.model)
-    train, validation = rows.train.read_too_by(theirs.train), rows.validation.read_too_by(theirs.validation)
+    train, validation = (
+        rows.train.with_inputs_of(theirs.train),
+        rows.validation.with_inputs_of(theirs.validation),
+    )
     if train is None or validation is None:
         raise UserError(
             "layers are matched token by token, but the student and its teacher "

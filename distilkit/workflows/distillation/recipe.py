@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig, resolve
 from distilkit.config.fields import changed, flag
 from distilkit.data import transfer
-from distilkit.data.sampling import Extent
+from distilkit.data.sampling import CorpusSize
 from distilkit.data.sources import measure
 from distilkit.hardware.precision import default_device
 from distilkit.models.architectures import HEADS
@@ -172,7 +172,7 @@ def _transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
 
 
 def _facts(config: DistillConfig) -> Facts:
-    nothing = Extent(0, 0.0)
+    nothing = CorpusSize(0, 0.0)
     splits = measure(config) if config.has_dataset else {}
     given = transfer.measure(config) if config.transfer else nothing
     teacher = load_config(find_model(config.teacher[0]))

@@ -17,7 +17,7 @@ from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved
-from distilkit.hardware.threads import one_thread
+from distilkit.hardware.threads import single_threaded
 from distilkit.progress import NamedReporter, Reporter
 from distilkit.runs.run import Run
 from distilkit.workflows.distillation.inputs import Company
@@ -49,7 +49,7 @@ class _LaneReporter(NamedReporter):
             raise _Stopped
 
 
-def run_in_lanes(
+def run_in_parallel(
     tasks: Sequence[tuple[str, Callable[[Reporter], Result]]], lanes: int, reporter: Reporter
 ) -> list[Result]:
     """Run named tasks, `lanes` at a time, each on one thread of the CPU; their results in the order given.
@@ -62,8 +62,11 @@ def run_in_lanes(
     """
     stop = threading.Event()
     running: list[Future[Result]] = []
-    # `one_thread` for what it puts back: the lanes' number is also what threads that start later begin with.
-    with one_thread(), ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # `single_threaded` restores the count: threads that start later begin with that of the lanes.
+    with (
+        single_threaded(),
+        ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         try:
             for name, task in tasks:
                 running.append(pool.submit(task, _LaneReporter(name, reporter, stop)))
@@ -77,7 +80,7 @@ def run_in_lanes(
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return all_well([name for name, _ in tasks], [_outcome(future) for future in running])
+    return results_or_raise([name for name, _ in tasks], [_outcome(future) for future in running])
 
 
 def _outcome(future: "Future[Any]") -> Any:
@@ -85,7 +88,7 @@ def _outcome(future: "Future[Any]") -> Any:
     return error if isinstance(error, UserError) else future.result()
 
 
-def all_well(names: Sequence[str], outcomes: Sequence[Result | UserError]) -> list[Result]:
+def results_or_raise(names: Sequence[str], outcomes: Sequence[Result | UserError]) -> list[Result]:
     """The results.
 
     Raises:

@@ -62,7 +62,7 @@ def match_classes(teacher: Teacher, data: TextData, reporter: Reporter) -> list[
 
 
 @dataclass(frozen=True)
-class Teaching:
+class TeacherEnsemble:
     """Teachers that are loaded whole, and the data that they speak of.
 
     `columns` are each teacher's class for each class of the data (`match_classes`).

@@ -8,7 +8,7 @@ import torch
 from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos, flag
 from distilkit.errors import UserError
-from distilkit.hardware.threads import one_core
+from distilkit.hardware.threads import training_threads
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation import recipe
@@ -17,8 +17,8 @@ from distilkit.workflows.distillation.inputs import Company
 from distilkit.workflows.distillation.scheduling import (
     _stacks,
     _train_as_one,
-    all_well,
-    run_in_lanes,
+    results_or_raise,
+    run_in_parallel,
     stackable,
 )
 
@@ -80,13 +80,13 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
             outcomes: dict[int, Run | UserError] = {}
             for numbers in _stacks(company.configs):
                 outcomes |= _train_as_one(company, numbers, reporter)
-            return all_well(names, [outcomes[number] for number in range(len(configs))])
+            return results_or_raise(names, [outcomes[number] for number in range(len(configs))])
         if device.type == "cpu":
             tasks = [(name, partial(company.train, number)) for number, name in enumerate(names)]
-            return run_in_lanes(tasks, torch.get_num_threads(), reporter)
+            return run_in_parallel(tasks, torch.get_num_threads(), reporter)
     if small and device.type == "cpu":  # on one core, and what can be done beside it on another
-        with one_core(company.student.model) as aside:
-            return [company.train(0, reporter, aside)]
+        with training_threads(company.student.model) as spare_core:
+            return [company.train(0, reporter, spare_core)]
     return [company.train(number, reporter) for number in range(len(configs))]
 
 

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distilkit.config import DistillConfig, EvaluateConfig
-from distilkit.models.classifier import Loaded
+from distilkit.models.classifier import Classifier
 from distilkit.scores.comparison import Contestant
-from distilkit.workflows.evaluation.scoring import Answered, load
+from distilkit.workflows.evaluation.scoring import ModelScores, load
 
 
 @dataclass(frozen=True)
-class Lineup:
+class Contestants:
     """Models, then files, then endpoints, and for each the place of its teacher and of its labels-only twin.
 
     A twin is where `gap_recovered` begins: the student that is named, for any model, else the only run of the
     same architecture at alpha 1.
     """
 
-    models: list[Loaded]
+    models: list[Classifier]
     files: tuple[str, ...]
     endpoints: tuple[str, ...]
     teachers: list[int | None]
@@ -28,7 +28,7 @@ class Lineup:
         """As on the command line."""
         return _names(self.models, self.files, self.endpoints)
 
-    def contestants(self, answered: Sequence[Answered]) -> list[Contestant]:
+    def contestants(self, answered: Sequence[ModelScores]) -> list[Contestant]:
         """Their answers, and what these are compared with."""
         return [
             Contestant(one.name, one.answers, self.teachers[place], self.twins[place])
@@ -36,7 +36,7 @@ class Lineup:
         ]
 
 
-def line_up(config: EvaluateConfig) -> Lineup:
+def choose_contestants(config: EvaluateConfig) -> Contestants:
     """Load the models of `config`, and find out who was whose teacher.
 
     Raises:
@@ -50,14 +50,14 @@ def line_up(config: EvaluateConfig) -> Lineup:
     teachers = [_teacher_of(place, names, models, config) for place in places]
     twins = [_twin_of(place, names, models, config) for place in places]
     twins = [twin if twin != teacher else None for twin, teacher in zip(twins, teachers, strict=True)]
-    return Lineup(models, config.predictions, config.endpoint, teachers, twins)
+    return Contestants(models, config.predictions, config.endpoint, teachers, twins)
 
 
-def _names(models: list[Loaded], files: tuple[str, ...], endpoints: tuple[str, ...]) -> list[str]:
+def _names(models: list[Classifier], files: tuple[str, ...], endpoints: tuple[str, ...]) -> list[str]:
     return [*(one.source.name for one in models), *files, *endpoints]
 
 
-def _teacher_of(place: int, names: list[str], models: list[Loaded], config: EvaluateConfig) -> int | None:
+def _teacher_of(place: int, names: list[str], models: list[Classifier], config: EvaluateConfig) -> int | None:
     if config.teacher:
         wanted = names.index(config.teacher)
         return None if wanted == place else wanted
@@ -71,7 +71,7 @@ def _teacher_of(place: int, names: list[str], models: list[Loaded], config: Eval
     )
 
 
-def _twin_of(place: int, names: list[str], models: list[Loaded], config: EvaluateConfig) -> int | None:
+def _twin_of(place: int, names: list[str], models: list[Classifier], config: EvaluateConfig) -> int | None:
     if config.labels_only:
         twin = names.index(config.labels_only)
         return twin if twin != place else None
@@ -84,6 +84,6 @@ def _twin_of(place: int, names: list[str], models: list[Loaded], config: Evaluat
     return found[0] if len(found) == 1 and found[0] != place else None
 
 
-def _had_labels_alone(one: Loaded) -> bool:
+def _had_labels_alone(one: Classifier) -> bool:
     config = one.source.run.config if one.source.run else None
     return isinstance(config, DistillConfig) and not config.runs_teacher

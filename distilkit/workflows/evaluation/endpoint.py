@@ -41,7 +41,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Said:
+class EndpointAnswers:
     """The answers to the rows, in order, and the seconds that each request took until it was answered."""
 
     labels: list[Any]
@@ -54,7 +54,7 @@ def ask(
     rows: Iterator[Any],
     *,
     advance: Callable[[int], None] = lambda done: None,
-) -> Said:
+) -> EndpointAnswers:
     """Post `{"inputs": [...]}` for all rows; each answer is a list with `{"label", "score"}` for each.
 
     An item that lists all classes is taken for the likeliest of them.
@@ -66,7 +66,7 @@ def ask(
     Raises:
         UserError: when the endpoint cannot be reached, goes on failing, or answers something else.
     """
-    said = Said([], [], [])
+    said = EndpointAnswers([], [], [])
     with requests.Session() as session, ThreadPoolExecutor(endpoint.concurrency) as pool:
         again = Retry(
             endpoint.retries,

@@ -14,9 +14,9 @@ from distilkit.data.text_data import TextData
 from distilkit.errors import GateMissed, UserError
 from distilkit.reports.summary import SCHEMA
 from distilkit.scores.statistics import CONFIDENCE, defined, mcnemar
-from distilkit.workflows.evaluation.contestants import Lineup
+from distilkit.workflows.evaluation.contestants import Contestants
 from distilkit.workflows.evaluation.result import COSTS, Evaluation, Gate, Score
-from distilkit.workflows.evaluation.scoring import Answered
+from distilkit.workflows.evaluation.scoring import ModelScores
 
 
 def check_gates(measured: Evaluation) -> None:
@@ -34,7 +34,11 @@ def _asked(config: EvaluateConfig) -> list[tuple[Literal["fail_under", "fail_ove
 
 
 def check_gates_can_be_met(
-    config: EvaluateConfig, lineup: Lineup, files: Sequence[Answered], data: TextData, device: torch.device
+    config: EvaluateConfig,
+    lineup: Contestants,
+    files: Sequence[ModelScores],
+    data: TextData,
+    device: torch.device,
 ) -> None:
     """Refuse, before a model has read a row, a threshold on what nothing that is named will have.
 
@@ -59,8 +63,8 @@ def check_gates_can_be_met(
 
 def _will_have(
     place: int,
-    lineup: Lineup,
-    files: Sequence[Answered],
+    lineup: Contestants,
+    files: Sequence[ModelScores],
     labelled: list[int],
     config: EvaluateConfig,
     device: torch.device,
@@ -78,7 +82,7 @@ def _will_have(
     return defined(labelled, True, len(labelled) == 2) | {"rows_per_second"} | timed
 
 
-def _fidelity(place: int, lineup: Lineup, known: Sequence[set[str]]) -> set[str]:
+def _fidelity(place: int, lineup: Contestants, known: Sequence[set[str]]) -> set[str]:
     teacher = lineup.teachers[place]
     if teacher is None:
         return set()
@@ -88,7 +92,7 @@ def _fidelity(place: int, lineup: Lineup, known: Sequence[set[str]]) -> set[str]
     return found if lineup.twins[place] is None else found | {"gap_recovered"}
 
 
-def _why_not(metric: str, lineup: Lineup, classes: int, config: EvaluateConfig) -> str:
+def _why_not(metric: str, lineup: Contestants, classes: int, config: EvaluateConfig) -> str:
     """What to do about a figure that there will not be."""
     if metric in FIDELITY and not any(teacher is not None for teacher in lineup.teachers):
         return "no model here has a teacher to compare with. Put it among the models, or give --teacher."

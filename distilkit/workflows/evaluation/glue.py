@@ -9,7 +9,7 @@ import torch
 from distilkit.config import GLUE_FILES, EvaluateConfig
 from distilkit.data import sources
 from distilkit.hardware.precision import Resolved
-from distilkit.models.classifier import Loaded
+from distilkit.models.classifier import Classifier
 from distilkit.progress import Reporter
 from distilkit.runs import folder as run
 from distilkit.workflows.evaluation.scoring import read_all
@@ -36,7 +36,7 @@ def read_hidden(config: EvaluateConfig) -> Hidden | None:
 
 def submit(
     folder: Path,
-    one: Loaded,
+    one: Classifier,
     columns: list[int],
     hidden: Hidden,
     precision: Resolved,

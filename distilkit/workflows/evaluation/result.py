@@ -12,7 +12,7 @@ from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs
 from distilkit.data.text_data import TextData
 from distilkit.hardware.precision import Resolved
-from distilkit.models.classifier import Loaded
+from distilkit.models.classifier import Classifier
 from distilkit.reports.summary import SCHEMA
 from distilkit.scores.comparison import Pair, coverage, mistakes, per_class, slices
 from distilkit.scores.statistics import (
@@ -24,7 +24,7 @@ from distilkit.scores.statistics import (
     quality,
     reliability,
 )
-from distilkit.workflows.evaluation.scoring import Answered
+from distilkit.workflows.evaluation.scoring import ModelScores
 
 # Beside latency, by the names that gates use.
 COSTS = ("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes")
@@ -45,7 +45,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Home:
+class InDomainScore:
     """Where a run learned: its own validation split, for what another dataset does to it.
 
     `drop` is how much less accurate it is here; `inputs` is `None` where its data is not at hand.
@@ -61,11 +61,11 @@ class Home:
 class Score:
     """One model, file or endpoint on the split; what does not apply to it is `None`."""
 
-    answered: Answered
+    answered: ModelScores
     figures: Mapping[str, Interval]
     teacher: str | None = None
     labels_only: str | None = None
-    home: Home | None = None
+    home: InDomainScore | None = None
 
     @property
     def model(self) -> str:
@@ -199,7 +199,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= SNIPPET else text[: SNIPPET - 1] + "…"
 
 
-def _calibration(answers: Answers, confidence: Any, loaded: Loaded | None) -> dict[str, Any]:
+def _calibration(answers: Answers, confidence: Any, loaded: Classifier | None) -> dict[str, Any]:
     """The reliability diagram and, where a run divided its logits, what it would be like without that."""
     found: dict[str, Any] = {
         "bins": [asdict(one) for one in reliability(answers, confidence)],

@@ -13,13 +13,13 @@ from distilkit.config import EvaluateConfig
 from distilkit.data.encoding import Tokenizer, check_length, longest_input
 from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs, measure_inputs
-from distilkit.data.predictions import Predicted, predicted, read_predictions
+from distilkit.data.predictions import PredictionsFile, predicted, read_predictions
 from distilkit.data.text_data import TextData
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
-from distilkit.engine.inference.logits import answering, native, predict_texts
+from distilkit.engine.inference.logits import answering, low_precision_copy, predict_texts
 from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
-from distilkit.models.classifier import Loaded
+from distilkit.models.classifier import Classifier
 from distilkit.models.heads import model_names
 from distilkit.models.loading import count_parameters, fingerprint, load_tokenizer, load_trained
 from distilkit.models.locating import Source, find_model
@@ -40,7 +40,7 @@ TOKEN = "DISTILKIT_ENDPOINT_TOKEN"
 
 
 @dataclass(frozen=True)
-class Answered:
+class ModelScores:
     """What one of them said, and what is known of it."""
 
     name: str
@@ -48,10 +48,10 @@ class Answered:
     answers: Answers
     cost: Cost
     inputs: Inputs | None = None
-    loaded: Loaded | None = None
+    loaded: Classifier | None = None
 
 
-def load(name: str, config: EvaluateConfig) -> Loaded:
+def load(name: str, config: EvaluateConfig) -> Classifier:
     """The model, its tokenizer, and how much of a text it will read."""
     source = find_model(name)
     model = load_trained(source)
@@ -59,7 +59,7 @@ def load(name: str, config: EvaluateConfig) -> Loaded:
     if config.max_length:
         check_length(config.max_length, tokenizer, model)
     length = config.max_length or _own_max_length(source, tokenizer, model, config)
-    return Loaded(source, model, tokenizer, model_names(model), fingerprint(model), length)
+    return Classifier(source, model, tokenizer, model_names(model), fingerprint(model), length)
 
 
 def _own_max_length(source: Source, tokenizer: Tokenizer, model: Any, config: EvaluateConfig) -> int:
@@ -73,7 +73,7 @@ def _own_max_length(source: Source, tokenizer: Tokenizer, model: Any, config: Ev
 
 def read_all(
     model: Any,
-    one: Loaded,
+    one: Classifier,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     precision: Resolved,
@@ -96,7 +96,7 @@ def read_all(
 
 
 def answer(
-    one: Loaded,
+    one: Classifier,
     columns: list[int],
     data: TextData,
     config: EvaluateConfig,
@@ -105,7 +105,7 @@ def answer(
     reporter: Reporter,
     *,
     alone: bool,
-) -> Answered:
+) -> ModelScores:
     """The model reads the split twice: all of it at once, and some rows one at a time for their latency.
 
     Args:
@@ -115,7 +115,7 @@ def answer(
     name = one.source.name
     texts, pairs = data.texts(config.split), data.pairs(config.split)
     with peak_within(device) as peak:
-        model = native(one.model, precision).to(device)
+        model = low_precision_copy(one.model, precision).to(device)
         # The first pass pays for set-up that no later one does.
         read_all(model, one, texts, pairs, precision, rows=min(WARM_UP, len(texts)))
         with watch() as seconds:
@@ -143,7 +143,7 @@ def answer(
         peak_memory_bytes=highest,
         latency=latency,
     )
-    return Answered(
+    return ModelScores(
         name,
         "model",
         Answers.of(probabilities, data.labels_of[config.split]),
@@ -153,15 +153,15 @@ def answer(
     )
 
 
-def answer_from_file(file: str, data: TextData, split: str, reporter: Reporter) -> Answered:
+def score_predictions_file(file: str, data: TextData, split: str, reporter: Reporter) -> ModelScores:
     """The rows of a predictions file."""
     labels = data.labels_of[split]
     found = read_predictions(Path(file), data.names, len(labels))
     _note_low_scores(found, len(data.names), f"--predictions {file}", reporter)
-    return Answered(file, "predictions", _answers(found, labels, len(data.names)), Cost())
+    return ModelScores(file, "predictions", _answers(found, labels, len(data.names)), Cost())
 
 
-def _note_low_scores(found: Predicted, classes: int, where: str, reporter: Reporter) -> None:
+def _note_low_scores(found: PredictionsFile, classes: int, where: str, reporter: Reporter) -> None:
     """Of two classes the one that was chosen has half or more: scores below are often of one class always."""
     if found.score is None or classes != 2:
         return
@@ -174,7 +174,7 @@ def _note_low_scores(found: Predicted, classes: int, where: str, reporter: Repor
         )
 
 
-def answer_from_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: Reporter) -> Answered:
+def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: Reporter) -> ModelScores:
     """What the endpoint says of the split, read piece by piece."""
     labels = data.labels_of[config.split]
     endpoint = Endpoint(
@@ -196,7 +196,7 @@ def answer_from_endpoint(url: str, data: TextData, config: EvaluateConfig, repor
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(said.seconds, (50, 95, 99)))
     latency = Latency(p50, p95, p99, len(said.seconds)) if config.asks_one_by_one else None
     cost = Cost(rows_per_second=len(labels) / seconds(), latency=latency)
-    return Answered(url, "endpoint", _answers(found, labels, len(data.names)), cost)
+    return ModelScores(url, "endpoint", _answers(found, labels, len(data.names)), cost)
 
 
 def _requests(data: TextData, split: str) -> Iterator[Any]:
@@ -209,7 +209,7 @@ def _requests(data: TextData, split: str) -> Iterator[Any]:
             yield {"text": text, "text_pair": pair}
 
 
-def _answers(found: Predicted, labels: Any, classes: int) -> Answers:
+def _answers(found: PredictionsFile, labels: Any, classes: int) -> Answers:
     probabilities = None
     if found.score is not None and classes == 2:
         probabilities = np.stack([1 - found.score, found.score], axis=1)

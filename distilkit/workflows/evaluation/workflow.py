@@ -21,11 +21,11 @@ from distilkit.runs import folder
 from distilkit.runs import run as run_runs
 from distilkit.scores.comparison import compare
 from distilkit.scores.statistics import Interval
-from distilkit.workflows.evaluation.contestants import Lineup, line_up
+from distilkit.workflows.evaluation.contestants import Contestants, choose_contestants
 from distilkit.workflows.evaluation.gates import check_baseline, check_gates_can_be_met, hold, read_baseline
 from distilkit.workflows.evaluation.glue import read_hidden, submit
-from distilkit.workflows.evaluation.result import Evaluation, Home, Score
-from distilkit.workflows.evaluation.scoring import Answered, answer, answer_from_endpoint, answer_from_file
+from distilkit.workflows.evaluation.result import Evaluation, InDomainScore, Score
+from distilkit.workflows.evaluation.scoring import ModelScores, answer, score_endpoint, score_predictions_file
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
@@ -40,7 +40,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     precision = resolve_precision(config.precision, device)
     _check_outputs(config)
     before = read_baseline(config.baseline) if config.baseline else None
-    lineup = line_up(config)
+    lineup = choose_contestants(config)
     data = _read(config, lineup, before, reporter)
     answered, threads = _ask(config, lineup, data, precision, device, reporter)
     figures, pairs = compare(lineup.contestants(answered), config.seed)
@@ -66,7 +66,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
 
 
 def _read(
-    config: EvaluateConfig, lineup: Lineup, before: dict[str, Any] | None, reporter: Reporter
+    config: EvaluateConfig, lineup: Contestants, before: dict[str, Any] | None, reporter: Reporter
 ) -> TextData:
     data = sources.load_for_evaluation(config, config.split, [one.names for one in lineup.models])
     reporter.note_all(data.notes)
@@ -77,12 +77,12 @@ def _read(
 
 def _ask(
     config: EvaluateConfig,
-    lineup: Lineup,
+    lineup: Contestants,
     data: TextData,
     precision: Resolved,
     device: torch.device,
     reporter: Reporter,
-) -> tuple[list[Answered], int]:
+) -> tuple[list[ModelScores], int]:
     """All answers in the lineup's order, and how many threads computed them.
 
     Whatever may be wrong is found first; what takes minutes comes last.
@@ -94,9 +94,9 @@ def _ask(
                 f"{one.source.name}: it shares no class names with the data; ids are taken to be the same"
             )
     hidden = read_hidden(config)
-    files = [answer_from_file(file, data, config.split, reporter) for file in lineup.files]
+    files = [score_predictions_file(file, data, config.split, reporter) for file in lineup.files]
     check_gates_can_be_met(config, lineup, files, data, device)
-    endpoints = [answer_from_endpoint(url, data, config, reporter) for url in lineup.endpoints]
+    endpoints = [score_endpoint(url, data, config, reporter) for url in lineup.endpoints]
     with using_threads(config.threads) as threads:
         models = [
             answer(one, columns, data, config, precision, device, reporter, alone=len(lineup.models) == 1)
@@ -111,8 +111,8 @@ def _ask(
 
 def _score(
     place: int,
-    lineup: Lineup,
-    one: Answered,
+    lineup: Contestants,
+    one: ModelScores,
     figures: Mapping[str, Interval],
     data: TextData,
     config: EvaluateConfig,
@@ -129,14 +129,16 @@ def _score(
     )
 
 
-def _home(one: Answered, data: TextData, figures: Mapping[str, Interval], reporter: Reporter) -> Home | None:
+def _home(
+    one: ModelScores, data: TextData, figures: Mapping[str, Interval], reporter: Reporter
+) -> InDomainScore | None:
     """What a run's own validation split is like, where this is another dataset."""
     run = one.loaded.source.run if one.loaded else None
     if one.loaded is None or run is None or not run.config.has_dataset or run.config.data_name == data.name:
         return None
     accuracy, here = run.metrics["validation"]["accuracy"], figures["accuracy"].value
     assert here is not None
-    home = Home(run.config.data_name, accuracy, accuracy - here)
+    home = InDomainScore(run.config.data_name, accuracy, accuracy - here)
     try:
         own = sources.load_for_evaluation(run.config, "validation", [one.loaded.names])
     except UserError as error:

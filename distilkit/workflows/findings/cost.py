@@ -10,7 +10,7 @@ DAY = 86_400.0  # seconds
 # --- cost -----------------------------------------------------------------------------------------------
 
 
-def of_memory(device: str, needed: int, available: int) -> Iterator[Finding]:
+def memory_needed(device: str, needed: int, available: int) -> Iterator[Finding]:
     """Bytes that there are not."""
     if needed > available:
         yield Finding(
@@ -22,7 +22,7 @@ def of_memory(device: str, needed: int, available: int) -> Iterator[Finding]:
         )
 
 
-def of_full_memory(problem: str) -> Finding:
+def memory_exceeded(problem: str) -> Finding:
     """Memory that ran out while a few batches were timed."""
     return Finding(
         "memory",
@@ -33,7 +33,7 @@ def of_full_memory(problem: str) -> Finding:
     )
 
 
-def of_time(seconds: float) -> Iterator[Finding]:
+def time_needed(seconds: float) -> Iterator[Finding]:
     """A run of days."""
     if seconds > DAY:
         yield Finding(

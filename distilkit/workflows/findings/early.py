@@ -9,9 +9,9 @@ from distilkit.config import DistillConfig
 from distilkit.data.checks import skill
 from distilkit.data.text_data import TextData
 from distilkit.workflows.findings.finding import Finding
-from distilkit.workflows.findings.models import of_skill
-from distilkit.workflows.findings.rows import of_data, overlap
-from distilkit.workflows.findings.tokens import of_cut_rows
+from distilkit.workflows.findings.models import teacher_skill
+from distilkit.workflows.findings.rows import data_findings, overlap
+from distilkit.workflows.findings.tokens import cut_rows
 
 # --- before `distill` -----------------------------------------------------------------------------------
 
@@ -33,13 +33,13 @@ def before_distilling(
         columns: the (first) teacher's output for each class of the data.
     """
     ids = data.labels_of
-    found = list(of_data(config, data, ids, overlap(data, ids.get("train"))))
+    found = list(data_findings(config, data, ids, overlap(data, ids.get("train"))))
     if max_length_given or config.dataset is None:
         assert config.max_length
-        found += of_cut_rows(lengths, config.max_length)
+        found += cut_rows(lengths, config.max_length)
     if answers is not None and "train" in ids:
         known = ids["train"] >= 0
         if len(np.unique(ids["train"][known])) > 1:
             held = skill(answers[known], ids["train"][known], len(data.names))
-            found += of_skill("training", "the teacher", held, data.names, columns)
+            found += teacher_skill("training", "the teacher", held, data.names, columns)
     return found

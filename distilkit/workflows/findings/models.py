@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from distilkit.data.checks import Skill
+from distilkit.data.checks import AnswerSkill
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.findings.finding import Finding
 from distilkit.workflows.findings.rows import FEW_ROWS
@@ -18,7 +18,7 @@ GAIN = 0.1  # of accuracy, by which another order of the classes must surely bea
 # --- teachers -------------------------------------------------------------------------------------------
 
 
-def of_broken_teacher(problem: str) -> Finding:
+def broken_teacher(problem: str) -> Finding:
     """A teacher that cannot be loaded as a classifier."""
     return Finding(
         "teacher",
@@ -29,7 +29,7 @@ def of_broken_teacher(problem: str) -> Finding:
     )
 
 
-def of_broken_student(problem: str) -> Finding:
+def broken_student(problem: str) -> Finding:
     """A student that cannot be made."""
     return Finding(
         "student",
@@ -40,7 +40,7 @@ def of_broken_student(problem: str) -> Finding:
     )
 
 
-def of_names(who: str, own: Sequence[str], names: Sequence[str]) -> Finding:
+def class_names_differ(who: str, own: Sequence[str], names: Sequence[str]) -> Finding:
     """Classes of a teacher that are not the data's."""
     hidden = " (-1 often stands for a hidden label)" if "-1" in names and len(own) < len(names) else ""
     do = "a teacher that was trained on these classes"
@@ -56,8 +56,8 @@ def of_names(who: str, own: Sequence[str], names: Sequence[str]) -> Finding:
     )
 
 
-def of_skill(
-    where: str, who: str, found: Skill, names: Sequence[str], columns: Sequence[int]
+def teacher_skill(
+    where: str, who: str, found: AnswerSkill, names: Sequence[str], columns: Sequence[int]
 ) -> Iterator[Finding]:
     """A teacher that mixes the classes up, or has not learned them.
 

@@ -40,7 +40,7 @@ SHOWN = 60  # characters of a text
 # --- rows as they are stored ----------------------------------------------------------------------------
 
 
-def of_empty_texts(where: str, column: str, missing: NDArray[np.bool_], blank: int) -> Iterator[Finding]:
+def empty_texts(where: str, column: str, missing: NDArray[np.bool_], blank: int) -> Iterator[Finding]:
     """Texts with nothing in them; `missing` says which, and `blank` of them are white space."""
     if count := int(missing.sum()):
         spaces = f" ({blank:,} of white space only)" if blank else ""
@@ -54,7 +54,7 @@ def of_empty_texts(where: str, column: str, missing: NDArray[np.bool_], blank: i
         )
 
 
-def of_labels(where: str, labels: Labels, names: Sequence[str]) -> Iterator[Finding]:
+def label_faults(where: str, labels: Labels, names: Sequence[str]) -> Iterator[Finding]:
     """Rows of a split that is trained or scored on which have no class."""
     rows = len(labels.ids)
     for check, numbers, what, why in (
@@ -82,7 +82,7 @@ def of_labels(where: str, labels: Labels, names: Sequence[str]) -> Iterator[Find
         )
 
 
-def of_class_names(names: Sequence[str]) -> Iterator[Finding]:
+def hidden_labels(names: Sequence[str]) -> Iterator[Finding]:
     """A class that looks like a hidden label."""
     if "-1" in names and "0" in names:
         yield Finding(
@@ -126,7 +126,7 @@ def _contents(data: TextData, split: str) -> list[bytes]:
     return contents(read_through(data.texts(split)), None if pairs is None else read_through(pairs))
 
 
-def of_data(
+def data_findings(
     config: DistillConfig, data: TextData, ids: Mapping[str, NDArray[np.int64]], found: Overlap, test: int = 0
 ) -> Iterator[Finding]:
     """What texts and labels tell without a model.
@@ -135,12 +135,12 @@ def of_data(
         ids: by split, the classes of its rows, int64 `[N]`, -1 for none; only splits that have labels.
         test: rows of the test split.
     """
-    yield from of_classes(data.names, ids)
-    yield from of_repeats(data, found.repeats)
-    yield from of_shared("validation", found.validation, len(data.splits["validation"]))
-    yield from of_shared("test", found.test, test)
-    yield from of_same_pairs(data, found.same_pairs)
-    yield from of_size(len(data.splits["validation"]))
+    yield from class_balance(data.names, ids)
+    yield from repeated_rows(data, found.repeats)
+    yield from shared_rows_between_splits("validation", found.validation, len(data.splits["validation"]))
+    yield from shared_rows_between_splits("test", found.test, test)
+    yield from same_pairs_repeated(data, found.same_pairs)
+    yield from few_rows(len(data.splits["validation"]))
     if config.teacher and not config.runs_teacher:
         yield Finding(
             "unused-teacher",
@@ -151,7 +151,7 @@ def of_data(
         )
 
 
-def of_no_classes(problem: str) -> Finding:
+def no_classes(problem: str) -> Finding:
     """Training labels that are fewer than two classes, or none."""
     return Finding(
         "missing-class",
@@ -162,7 +162,7 @@ def of_no_classes(problem: str) -> Finding:
     )
 
 
-def of_classes(names: Sequence[str], ids: Mapping[str, NDArray[np.int64]]) -> Iterator[Finding]:
+def class_balance(names: Sequence[str], ids: Mapping[str, NDArray[np.int64]]) -> Iterator[Finding]:
     """Classes with no rows, or few."""
     for split in ("train", "validation"):
         if split not in ids or not (ids[split] != NO_CLASS).any():
@@ -203,7 +203,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
-def of_repeats(data: TextData, found: Repeats) -> Iterator[Finding]:
+def repeated_rows(data: TextData, found: Repeats) -> Iterator[Finding]:
     """Training rows that say the same, or the same with another label."""
     rows = len(data.splits["train"])
     if found.example is not None and found.contradicting > CONTRADICTING * rows:
@@ -226,7 +226,7 @@ def of_repeats(data: TextData, found: Repeats) -> Iterator[Finding]:
         )
 
 
-def of_shared(split: str, count: int, rows: int) -> Iterator[Finding]:
+def shared_rows_between_splits(split: str, count: int, rows: int) -> Iterator[Finding]:
     """`count` of the `rows` of a split to judge by are trained on."""
     if count > SHARED * rows:
         yield Finding(
@@ -238,7 +238,7 @@ def of_shared(split: str, count: int, rows: int) -> Iterator[Finding]:
         )
 
 
-def of_same_pairs(data: TextData, count: int) -> Iterator[Finding]:
+def same_pairs_repeated(data: TextData, count: int) -> Iterator[Finding]:
     """Training pairs that are one text twice."""
     rows = len(data.splits["train"])
     if count > SAME_PAIRS * rows:
@@ -252,7 +252,7 @@ def of_same_pairs(data: TextData, count: int) -> Iterator[Finding]:
         )
 
 
-def of_size(rows: int) -> Iterator[Finding]:
+def few_rows(rows: int) -> Iterator[Finding]:
     """Too few rows to judge by."""
     if rows < FEW_ROWS:
         low, high = wilson(round(0.9 * rows), rows)
@@ -265,7 +265,7 @@ def of_size(rows: int) -> Iterator[Finding]:
         )
 
 
-def of_other_columns(where: str, columns: Sequence[str]) -> Iterator[Finding]:
+def other_text_columns_present(where: str, columns: Sequence[str]) -> Iterator[Finding]:
     """Text beside the one that is read."""
     if columns:
         yield Finding(

@@ -20,7 +20,7 @@ CAPITALS = 0.01  # of the texts
 # --- tokenizers -----------------------------------------------------------------------------------------
 
 
-def of_length(found: Mapping[str, Tokens], max_length: int, limit: int | None) -> Iterator[Finding]:
+def cut_texts(found: Mapping[str, Tokens], max_length: int, limit: int | None) -> Iterator[Finding]:
     """Training rows that are cut.
 
     Args:
@@ -54,8 +54,8 @@ def of_length(found: Mapping[str, Tokens], max_length: int, limit: int | None) -
     )
 
 
-def of_cut_rows(lengths: NDArray[np.int64], max_length: int) -> Iterator[Finding]:
-    """As `of_length`, from rows that are cut already: how much longer they were is not known."""
+def cut_rows(lengths: NDArray[np.int64], max_length: int) -> Iterator[Finding]:
+    """As `cut_texts`, from rows that are cut already: how much longer they were is not known."""
     if (cut := int(np.count_nonzero(lengths >= max_length))) > CUT * len(lengths):
         yield Finding(
             "cut-texts",
@@ -66,7 +66,7 @@ def of_cut_rows(lengths: NDArray[np.int64], max_length: int) -> Iterator[Finding
         )
 
 
-def of_unknown(who: str, found: Tokens, limit: float, advice: str) -> Iterator[Finding]:
+def unknown_tokens(who: str, found: Tokens, limit: float, advice: str) -> Iterator[Finding]:
     """Text that a tokenizer has no token for."""
     if found.unknown_share > limit:
         yield Finding(
@@ -79,7 +79,9 @@ def of_unknown(who: str, found: Tokens, limit: float, advice: str) -> Iterator[F
         )
 
 
-def of_case(teacher: str, folds: bool, student_folds: bool, capitals: int, rows: int) -> Iterator[Finding]:
+def lost_capitals(
+    teacher: str, folds: bool, student_folds: bool, capitals: int, rows: int
+) -> Iterator[Finding]:
     """One of the two takes "A" for "a", and the other does not."""
     if folds != student_folds and capitals > CAPITALS * rows:
         one, other = ("teacher", "student") if student_folds else ("student", "teacher")
@@ -93,7 +95,7 @@ def of_case(teacher: str, folds: bool, student_folds: bool, capitals: int, rows:
         )
 
 
-def of_reach(who: str, max_length: int, limit: int | None) -> Iterator[Finding]:
+def short_positions(who: str, max_length: int, limit: int | None) -> Iterator[Finding]:
     """More tokens asked for than a model reads."""
     if limit is not None and max_length > limit:
         yield Finding(

@@ -17,7 +17,7 @@ from distilkit.engine.training.learners import fit_together
 from distilkit.engine.training.loop import StepRecord, fit, logits_of
 from distilkit.engine.training.sparse_adamw import can_be_table
 from distilkit.errors import UserError
-from distilkit.hardware.memory import explaining_memory
+from distilkit.hardware.memory import explain_out_of_memory
 from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.progress import SILENT, NamedReporter, Reporter
 from distilkit.runs import run
@@ -25,7 +25,7 @@ from distilkit.runs.records import EpochRecord
 from distilkit.workflows.fitting.job import MATCHED, Job, _stage
 from distilkit.workflows.fitting.recorder import _Book, _recorded, _Validation
 
-# Model families of which `RowAdamW` may take the word table.
+# Model families of which `SparseRowAdamW` may take the word table.
 LOOK_UP_THEIR_INPUT = frozenset(
     ("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 )
@@ -43,7 +43,7 @@ def fit_into_run(
     validation_rows: Encoded,
     accelerator: Accelerator,
     reporter: Reporter,
-    aside: Executor | None = None,
+    spare_core: Executor | None = None,
 ) -> run.Run:
     """Train `job.model` on `train_rows` and write the run: whole, or not at all.
 
@@ -55,12 +55,12 @@ def fit_into_run(
     """
     device = accelerator.device
     validation = _Validation(job, validation_rows) if job.data.metric != MATCHED else None
-    with explaining_memory(LESS_MEMORY), _recorded(job, train_rows, validation, device, reporter) as take:
+    with explain_out_of_memory(LESS_MEMORY), _recorded(job, train_rows, validation, device, reporter) as take:
         if job.first:
             weights: dict[str, Tensor] = {}
             stage = job.first
             scores = partial(_layer_scores, stage.job, stage.validation_rows)
-            for record in _epochs(stage.job, stage.train_rows, scores, accelerator, reporter, aside):
+            for record in _epochs(stage.job, stage.train_rows, scores, accelerator, reporter, spare_core):
                 take(record, stage.job)
                 if record.improved:
                     weights = {name: value.clone() for name, value in job.model.state_dict().items()}
@@ -68,17 +68,17 @@ def fit_into_run(
         scores = (
             partial(validation, job.model) if validation else partial(_layer_scores, job, validation_rows)
         )
-        for record in _epochs(job, train_rows, scores, accelerator, reporter, aside):
+        for record in _epochs(job, train_rows, scores, accelerator, reporter, spare_core):
             take(record)
     return run.Run.load(job.config.output_dir)
 
 
 def examples_per_second(
-    job: Job, rows: Encoded, accelerator: Accelerator, aside: Executor | None = None
+    job: Job, rows: Encoded, accelerator: Accelerator, spare_core: Executor | None = None
 ) -> float:
     """How fast the last epoch over `rows` is: training steps as those of a run, of which nothing is kept."""
-    with explaining_memory(LESS_MEMORY):
-        records = list(_epochs(job, rows, lambda: {job.data.metric: 0.0}, accelerator, SILENT, aside))
+    with explain_out_of_memory(LESS_MEMORY):
+        records = list(_epochs(job, rows, lambda: {job.data.metric: 0.0}, accelerator, SILENT, spare_core))
     return records[-1].examples_per_second
 
 
@@ -88,7 +88,7 @@ def _epochs(
     validate: Callable[[], dict[str, float]],
     accelerator: Accelerator,
     reporter: Reporter,
-    aside: Executor | None,
+    spare_core: Executor | None,
 ) -> Iterator[EpochRecord]:
     """Train as `fit` does, and tell how far it is."""
     device = accelerator.device
@@ -107,7 +107,7 @@ def _epochs(
         validate=lambda _: validate(),
         higher_is_better=job.data.metric != MATCHED,
         decay=job.decay,
-        aside=aside,
+        spare_core=spare_core,
         **_settings(job),
     )
     for record in records:

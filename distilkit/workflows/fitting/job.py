@@ -55,7 +55,7 @@ class Stage:
     validation_rows: Encoded
 
 
-def within_reach(given: AnyFit, resolved: AnyFit, readers: Iterable[tuple[Tokenizer, Any]]) -> AnyFit:
+def clamp_max_length(given: AnyFit, resolved: AnyFit, readers: Iterable[tuple[Tokenizer, Any]]) -> AnyFit:
     """`resolved` with a default `max_length` cut to what every reader can read; one that was given stands."""
     assert resolved.max_length
     limits = [limit for reader in readers if (limit := longest_input(*reader)) is not None]

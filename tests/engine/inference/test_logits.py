@@ -18,9 +18,9 @@ from torch import Tensor
 
 from distilkit.data.encoding import Encoded, encode
 from distilkit.engine.inference import logits as inference
-from distilkit.engine.inference.logits import native, predict_logits, predict_texts, token_batches
+from distilkit.engine.inference.logits import low_precision_copy, predict_logits, predict_texts, token_batches
 from distilkit.errors import UserError
-from distilkit.hardware.threads import one_thread
+from distilkit.hardware.threads import single_threaded
 
 # Lengths go up and down, so that rows sorted by length are in another order than these.
 TEXTS = [text for both in zip(GOOD, BAD, strict=True) for text in both] + [
@@ -116,14 +116,14 @@ def test_logits_are_float32_on_the_cpu_and_carry_no_gradient(bert: Any, rows: En
 
 def test_progress_counts_every_row_once(bert: Any, rows: Encoded) -> None:
     told: list[int] = []
-    with one_thread(), watched(bert) as shapes:
+    with single_threaded(), watched(bert) as shapes:
         predict_logits(bert, rows, tokens=40, precision="fp32", advance=told.append)
     assert told == np.cumsum([shape[0] for shape in shapes]).tolist()
     assert len(told) > 2 and told[-1] == len(TEXTS)
 
 
 def test_the_longest_rows_go_first_so_that_memory_runs_out_at_once(bert: Any, rows: Encoded) -> None:
-    with one_thread(), watched(bert) as shapes:
+    with single_threaded(), watched(bert) as shapes:
         predict_logits(bert, rows, tokens=10, precision="fp32")
     widths = [shape[1] for shape in shapes]
     assert widths == sorted(widths, reverse=True) and widths[0] == rows.lengths.max()
@@ -256,24 +256,24 @@ def test_bf16_leaves_the_model_itself_as_it_is(bert: Any, rows: Encoded) -> None
 
 def test_a_model_is_copied_only_where_its_weights_must_change(bert: Any) -> None:
     """A copy for nothing doubles the memory; none where it is needed changes the caller's model."""
-    assert native(bert, "fp32") is bert and native(bert, "fp16") is bert
-    low = native(bert, "bf16")
+    assert low_precision_copy(bert, "fp32") is bert and low_precision_copy(bert, "fp16") is bert
+    low = low_precision_copy(bert, "bf16")
     assert low is not bert and {p.dtype for p in low.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in bert.parameters()} == {torch.float32}
-    assert native(low, "bf16") is low
+    assert low_precision_copy(low, "bf16") is low
 
 
 def test_the_angles_of_rotary_positions_stay_exact_in_bf16() -> None:
     """At position 500 a frequency that is off by 0.4 % is off by two radians."""
     rotary = family("modernbert", layer_types=["full_attention"])
     exact = {name: buffer for name, buffer in rotary.named_buffers() if "inv_freq" in name}
-    kept = dict(native(rotary, "bf16").named_buffers())
+    kept = dict(low_precision_copy(rotary, "bf16").named_buffers())
     assert exact and all(torch.equal(kept[name], buffer) for name, buffer in exact.items())
 
 
 def test_a_bf16_copy_predicts_what_the_model_predicts_in_bf16(bert: Any, rows: Encoded) -> None:
     """`evaluate` makes the copy once and passes that."""
-    low = native(bert, "bf16")
+    low = low_precision_copy(bert, "bf16")
     assert torch.equal(
         predict_logits(low, rows, precision="bf16"), predict_logits(bert, rows, precision="bf16")
     )
@@ -283,7 +283,7 @@ def test_memory_is_given_back_between_batches(
     bert: Any, rows: Encoded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[int] = []
-    monkeypatch.setattr(inference, "give_back", lambda: given.append(1))
+    monkeypatch.setattr(inference, "trim_heap", lambda: given.append(1))
     monkeypatch.setattr(inference, "GIVE_BACK", 2)
     with watched(bert) as shapes:
         predict_logits(bert, rows, tokens=20, precision="fp32")

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from distilkit.data.encoding import encode
 from distilkit.engine.inference.logits import predict_texts
-from distilkit.engine.teacher_logits.gathering import TOLERANCES, Gathered, gather_teacher_logits
+from distilkit.engine.teacher_logits.gathering import TOLERANCES, TeacherLogits, gather_teacher_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher, row_key, row_keys, teacher_key
 from distilkit.engine.teacher_logits.maintenance import entries
 from distilkit.engine.teacher_logits.store import LogitStore
@@ -309,7 +309,7 @@ def never() -> None:
     raise AssertionError("nobody else computes")
 
 
-def gather(root: Path, live: Live, **options: Any) -> Gathered:
+def gather(root: Path, live: Live, **options: Any) -> TeacherLogits:
     """What a run does, in a store of its own as in a process of its own."""
     settings = {"precision": "fp32", "waiting": never} | options
     gathered = gather_teacher_logits(row_keys(live.texts, None), live, open_store(root), **settings)

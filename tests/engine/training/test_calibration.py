@@ -130,11 +130,11 @@ class WithAnAside(Stubborn):
 
     def __init__(self) -> None:
         super().__init__()
-        self.aside = nn.Linear(4, 7)
+        self.spare_core = nn.Linear(4, 7)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
         mean = self.words(input_ids).mean(dim=1)
-        return SimpleNamespace(logits=self.out(mean), aside=self.aside(mean))
+        return SimpleNamespace(logits=self.out(mean), spare_core=self.spare_core(mean))
 
 
 def test_the_layer_that_makes_the_logits_is_found_by_its_width() -> None:

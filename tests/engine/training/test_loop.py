@@ -19,7 +19,7 @@ from distilkit.engine.training import loop
 from distilkit.engine.training.loop import LOG_STEPS, ChangingLoss, StepRecord, fit, progress
 from distilkit.engine.training.losses import Losses, distillation_loss
 from distilkit.engine.training.optimizer import parameter_groups
-from distilkit.engine.training.sparse_adamw import RowAdamW
+from distilkit.engine.training.sparse_adamw import SparseRowAdamW
 from distilkit.errors import UserError
 from distilkit.hardware.processes import make_accelerator
 from distilkit.runs.records import EpochRecord
@@ -110,7 +110,7 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Every optimizer made during the test; each keeps the gradients that its steps were given, flat."""
     made: list[Any] = []
 
-    class Watched(RowAdamW):
+    class Watched(SparseRowAdamW):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self.gradients: list[Tensor] = []
@@ -122,7 +122,7 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             self.gradients.append(torch.cat([gradient.cpu().flatten() for gradient in gradients]))
             return super().step(closure)
 
-    monkeypatch.setattr(loop, "RowAdamW", Watched)
+    monkeypatch.setattr(loop, "SparseRowAdamW", Watched)
     return made
 
 
@@ -625,8 +625,8 @@ def test_fit_on_cuda_equals_fit_on_the_cpu() -> None:
 def test_a_second_core_changes_no_bit_of_a_training() -> None:
     rows, models = encoded(40), (Bag(words=300), Bag(words=300))
     with ThreadPoolExecutor(1) as executor:
-        for model, aside in zip(models, (None, executor), strict=True):
-            epochs_of(run(model, rows, epochs=3, tables=[model.words], aside=aside))
+        for model, spare_core in zip(models, (None, executor), strict=True):
+            epochs_of(run(model, rows, epochs=3, tables=[model.words], spare_core=spare_core))
     assert torch.equal(parameters(models[0]), parameters(models[1]))
 
 

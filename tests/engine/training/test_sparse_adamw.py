@@ -1,4 +1,4 @@
-"""`RowAdamW` is `torch.optim.AdamW`, of which it only puts off what no step of training can see."""
+"""`SparseRowAdamW` is `torch.optim.AdamW`, of which it only puts off what no step of training can see."""
 
 import copy
 import itertools
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from distilkit.engine.training.optimizer import clip
-from distilkit.engine.training.sparse_adamw import WINDOW, RowAdamW, can_be_table
+from distilkit.engine.training.sparse_adamw import WINDOW, SparseRowAdamW, can_be_table
 
 ROWS, WIDTH = 40, 5
 NEVER = ROWS - 1  # a row that no step reads
@@ -69,7 +69,7 @@ def rate(step: int, steps: int) -> float:
     return min(step / (0.1 * steps), (steps - step) / (0.9 * steps))
 
 
-def groups_of(net: Net, setting: Setting) -> list[dict[str, Any]]:
+def decay_groups(net: Net, setting: Setting) -> list[dict[str, Any]]:
     return [
         {"params": [p for p in net.parameters() if p.ndim == 2], "weight_decay": setting.weight_decay},
         {"params": [p for p in net.parameters() if p.ndim == 1], "weight_decay": 0.0},
@@ -85,7 +85,7 @@ def backward(net: Net, batch: Tensor, step: int) -> None:
     (net(batch) - target(step)).square().mean().backward()
 
 
-def step_of_rows(net: Net, optimizer: RowAdamW, batch: Tensor, number: int) -> None:
+def step_of_rows(net: Net, optimizer: SparseRowAdamW, batch: Tensor, number: int) -> None:
     """A whole step of one batch."""
     optimizer.read(batch)
     backward(net, batch, number)
@@ -96,7 +96,7 @@ def step_of_rows(net: Net, optimizer: RowAdamW, batch: Tensor, number: int) -> N
 def train_dense(setting: Setting, steps: Sequence[Step]) -> tuple[Net, torch.optim.AdamW]:
     net = Net(setting)
     optimizer = torch.optim.AdamW(
-        groups_of(net, setting), lr=setting.learning_rate, betas=(0.9, 0.999), eps=setting.eps
+        decay_groups(net, setting), lr=setting.learning_rate, betas=(0.9, 0.999), eps=setting.eps
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps)))
     for number, batches in enumerate(steps):
@@ -110,10 +110,10 @@ def train_dense(setting: Setting, steps: Sequence[Step]) -> tuple[Net, torch.opt
     return net, optimizer
 
 
-def train_rows(setting: Setting, steps: Sequence[Step]) -> Iterator[tuple[int, Net, RowAdamW]]:
+def train_rows(setting: Setting, steps: Sequence[Step]) -> Iterator[tuple[int, Net, SparseRowAdamW]]:
     """The net and its optimizer after each step, nothing settled."""
     net = Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=setting.learning_rate)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=setting.learning_rate)
     for group in optimizer.param_groups:
         group["eps"] = setting.eps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps)))
@@ -129,9 +129,9 @@ def train_rows(setting: Setting, steps: Sequence[Step]) -> Iterator[tuple[int, N
         yield number, net, optimizer
 
 
-def settled(setting: Setting, steps: Sequence[Step]) -> tuple[Net, RowAdamW]:
+def settled(setting: Setting, steps: Sequence[Step]) -> tuple[Net, SparseRowAdamW]:
     _, net, optimizer = list(train_rows(setting, steps))[-1]
-    optimizer.settle()
+    optimizer.flush()
     return net, optimizer
 
 
@@ -191,7 +191,7 @@ def test_the_real_eps_holds_back_rows_whose_gradients_are_tiny_as_dense_adamw_do
     table = nn.Embedding(4, 3).double()
     start = table.weight[1].detach().clone()
     twin = nn.Embedding.from_pretrained(table.weight.detach().clone(), freeze=False)
-    optimizer = RowAdamW([{"params": [table.weight], "weight_decay": 0.0}], [table], lr=1e-2)
+    optimizer = SparseRowAdamW([{"params": [table.weight], "weight_decay": 0.0}], [table], lr=1e-2)
     dense = torch.optim.AdamW([twin.weight], lr=1e-2, weight_decay=0.0)
     for step in range(50):
         ids = torch.tensor([1 if step < 2 else 2])
@@ -201,7 +201,7 @@ def test_the_real_eps_holds_back_rows_whose_gradients_are_tiny_as_dense_adamw_do
             (module(ids).sum() * 1e-9).backward()
             one.step()
             one.zero_grad()
-    optimizer.settle()
+    optimizer.flush()
     wanted, given = ((start - module.weight[1]).abs().detach() for module in (twin, table))
     assert wanted.max() < 0.6e-2, "half of one step; without eps it would be eight"
     assert (given < 1.5 * wanted).all() and (given > wanted / 1.5).all()
@@ -221,7 +221,7 @@ def test_a_step_reads_the_rows_that_dense_adamw_would_read() -> None:
 def train_dense_until(setting: Setting, steps: Sequence[Step], stop: int) -> tuple[Net, torch.optim.AdamW]:
     """`train_dense` on the first `stop` steps, with the schedule of all."""
     net = Net(setting)
-    optimizer = torch.optim.AdamW(groups_of(net, setting), lr=setting.learning_rate, eps=setting.eps)
+    optimizer = torch.optim.AdamW(decay_groups(net, setting), lr=setting.learning_rate, eps=setting.eps)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps)))
     for number, batches in enumerate(steps[:stop]):
         for batch in batches:
@@ -238,12 +238,12 @@ def test_settling_in_the_middle_changes_nothing_about_the_end() -> None:
     once, _ = settled(setting, steps)
     for number, net, optimizer in train_rows(setting, steps):
         if number % 17 == 0:
-            optimizer.settle()
+            optimizer.flush()
             before = net.words.weight.detach().clone()
-            optimizer.settle()
+            optimizer.flush()
             optimizer.read(torch.arange(ROWS))
             torch.testing.assert_close(net.words.weight.detach(), before, atol=1e-15, rtol=1e-15)
-    optimizer.settle()
+    optimizer.flush()
     torch.testing.assert_close(net.words.weight, once.words.weight, atol=1e-12, rtol=1e-12)
 
 
@@ -280,7 +280,7 @@ def test_all_tables_are_kept_up_to_date() -> None:
 
     ours, theirs = make(), make()
     tables: list[Any] = list(ours)
-    optimizer = RowAdamW([{"params": list(ours.parameters()), "weight_decay": 0.1}], tables, lr=1e-2)
+    optimizer = SparseRowAdamW([{"params": list(ours.parameters()), "weight_decay": 0.1}], tables, lr=1e-2)
     optimizer.param_groups[0]["eps"] = 1e-30
     dense = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.1, eps=1e-30)
     random = torch.Generator().manual_seed(0)
@@ -291,7 +291,7 @@ def test_all_tables_are_kept_up_to_date() -> None:
             sum((table(ids) - 1).pow(4).sum() for table in two).backward()  # type: ignore[union-attr]
             one.step()
             one.zero_grad()
-    optimizer.settle()
+    optimizer.flush()
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine, other, atol=1e-12, rtol=1e-12)
 
@@ -301,7 +301,7 @@ def test_without_tables_it_is_adamw_to_the_bit() -> None:
     setting, steps = Setting(dtype=torch.float32, eps=1e-8), random_steps(50)
     dense, _ = train_dense(setting, steps)
     net = Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [], lr=setting.learning_rate)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [], lr=setting.learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps)))
     for number, (batch,) in enumerate(steps):
         step_of_rows(net, optimizer, batch, number)
@@ -316,8 +316,8 @@ def test_the_rest_of_the_model_is_adamws_to_the_bit_whether_fused_or_not(fused: 
     """Only the table may be put off: the other parameters see every gradient at once."""
     setting, (batch,) = Setting(dtype=torch.float32, eps=1e-8), random_steps(1)[0]
     net, twin = Net(setting), Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2, fused=fused)
-    dense = torch.optim.AdamW(groups_of(twin, setting), lr=1e-2, fused=fused)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2, fused=fused)
+    dense = torch.optim.AdamW(decay_groups(twin, setting), lr=1e-2, fused=fused)
     optimizer.read(batch)
     for one, module in ((optimizer, net), (dense, twin)):
         backward(module, batch, 0)
@@ -333,13 +333,13 @@ def test_its_state_can_be_saved_and_goes_on_as_if_nothing_had_been(fused: bool) 
     results = []
     for reload in (False, True):
         net = Net(setting)
-        optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2, fused=fused)
+        optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2, fused=fused)
         if reload:
             optimizer.load_state_dict(optimizer.state_dict())
         optimizer.param_groups[0]["lr"] = 5e-3
         for number, (batch,) in enumerate(steps):
             step_of_rows(net, optimizer, batch, number)
-        optimizer.settle()
+        optimizer.flush()
         results.append(net.words.weight.detach())
     assert torch.equal(*results)
 
@@ -380,7 +380,7 @@ def test_a_step_never_makes_a_tensor_of_the_tables_size() -> None:
     rows = 50_000
     table, out = nn.Embedding(rows, 4), nn.Linear(4, 1)
     parameters = [table.weight, out.weight, out.bias]
-    optimizer = RowAdamW([{"params": parameters, "weight_decay": 0.01}], [table], lr=1e-2, fused=True)
+    optimizer = SparseRowAdamW([{"params": parameters, "weight_decay": 0.01}], [table], lr=1e-2, fused=True)
     sizes: list[int] = []
 
     class Sizes(TorchDispatchMode):
@@ -432,7 +432,7 @@ def test_the_gradients_of_a_table_are_clipped_with_the_others_repeats_added_up()
     """A row read twice has the sum of both as its gradient: their norms apart are another norm."""
     setting = Setting()
     net, twin = Net(setting), Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     batches = torch.tensor([[5, 5, 6]]), torch.tensor([[5, 1, 6]])
     optimizer.read(*batches)
     for batch in batches:
@@ -453,7 +453,7 @@ def test_reading_again_before_the_step_is_refused() -> None:
     """The gradient of the rows read first would be lost, and nothing would say so."""
     setting = Setting()
     net = Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     batch = torch.tensor([[5, 5, 6]])
     optimizer.read(torch.tensor([[1, 2]]))
     optimizer.read(batch)
@@ -468,11 +468,11 @@ def test_a_word_that_the_step_did_not_read_cannot_be_looked_up() -> None:
     """It would be out of date: an error, and no wrong vector."""
     setting = Setting()
     net = Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     optimizer.read(torch.tensor([[1, 2]]))
     with pytest.raises(IndexError):
         net(torch.tensor([[1, 3]]))
-    optimizer.settle()
+    optimizer.flush()
     assert net(torch.tensor([[1, 3]])).isfinite().all()
 
 
@@ -480,10 +480,10 @@ def test_a_settled_module_is_as_it_was_and_can_be_copied() -> None:
     """A copy that looked words up in the original's rows would answer for another model."""
     setting = Setting()
     net = Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     optimizer.read(torch.tensor([[1, 2]]))
     assert "forward" in vars(net.words)
-    optimizer.settle()
+    optimizer.flush()
     assert "forward" not in vars(net.words)
 
 
@@ -506,15 +506,17 @@ def test_only_plain_embeddings_in_training_are_tables(module: nn.Module, plain: 
 def test_a_second_core_changes_no_bit() -> None:
     setting = Setting(dtype=torch.float32)
     nets = [Net(setting), Net(setting)]
-    with ThreadPoolExecutor(1) as aside:
-        for net, executor in zip(nets, (None, aside), strict=True):
-            optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2, fused=True, aside=executor)
+    with ThreadPoolExecutor(1) as spare_core:
+        for net, executor in zip(nets, (None, spare_core), strict=True):
+            optimizer = SparseRowAdamW(
+                decay_groups(net, setting), [net.words], lr=1e-2, fused=True, spare_core=executor
+            )
             for number, batches in enumerate(random_steps(20)):
                 optimizer.read(*batches)
                 backward(net, batches[0], number)
                 optimizer.step()
                 optimizer.zero_grad()
-            optimizer.settle()
+            optimizer.flush()
     assert not torch.equal(nets[0].out.weight, Net(setting).out.weight)
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.equal(one, other)
@@ -528,8 +530,10 @@ def test_a_weight_decay_that_leaves_nothing_of_a_weight_is_dense_adamws_too(
     """lr x weight decay of 0.2, 0.5, 1.05 and 1.5: what rows miss cannot be divided out any more."""
     setting = Setting(weight_decay=0.05, learning_rate=learning_rate)
     net, twin = Net(setting), Net(setting)
-    rows = RowAdamW(groups_of(net, setting), [net.words], lr=learning_rate)
-    dense = torch.optim.AdamW(groups_of(twin, setting), lr=learning_rate, betas=(0.9, 0.999), eps=setting.eps)
+    rows = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=learning_rate)
+    dense = torch.optim.AdamW(
+        decay_groups(twin, setting), lr=learning_rate, betas=(0.9, 0.999), eps=setting.eps
+    )
     for optimizer in (rows, dense):
         for group in optimizer.param_groups:
             group["eps"] = setting.eps
@@ -546,7 +550,7 @@ def test_a_weight_decay_that_leaves_nothing_of_a_weight_is_dense_adamws_too(
         for optimizer in (rows, dense):
             optimizer.step()
             optimizer.zero_grad()
-    rows.settle()
+    rows.flush()
     for one, other in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one, other, atol=1e-7, rtol=1e-7)
 
@@ -555,14 +559,14 @@ def test_a_weight_decay_of_all_there_is_does_not_divide_by_nothing() -> None:
     """lr x weight decay of exactly 1, with and without a gradient."""
     setting = Setting(weight_decay=0.05)
     net = Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=20.0)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=20.0)
     for number, (batch,) in enumerate(random_steps(6)):
         if number % 2:
             optimizer.read(batch)
             backward(net, batch, number)
         optimizer.step()
         optimizer.zero_grad()
-    optimizer.settle()
+    optimizer.flush()
     assert net.words.weight.isfinite().all()
 
 
@@ -570,10 +574,10 @@ def test_a_table_long_shrunk_starts_anew_before_its_numbers_run_out() -> None:
     """After 3,000 steps at 0.2 nothing is left of what the decay multiplies up to: 1e-290."""
     setting = Setting(weight_decay=0.05, learning_rate=4.0)
     net = Net(setting)
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=4.0)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=4.0)
     for number, (batch,) in enumerate(random_steps(3300)):
         step_of_rows(net, optimizer, batch, number)
-    optimizer.settle()
+    optimizer.flush()
     assert net.words.weight.isfinite().all()
 
 
@@ -582,7 +586,7 @@ def test_state_loaded_in_the_middle_is_the_state_that_goes_on() -> None:
     setting = Setting()
     steps = random_steps(30)
     ((number, net, optimizer),) = list(train_rows(setting, steps[:15]))[-1:]
-    optimizer.settle()
+    optimizer.flush()
     weights, state = copy.deepcopy(net.state_dict()), copy.deepcopy(optimizer.state_dict())
     outcomes = []
     for _ in range(2):
@@ -595,7 +599,7 @@ def test_state_loaded_in_the_middle_is_the_state_that_goes_on() -> None:
             backward(net, batches[0], number)
             optimizer.step()
             optimizer.zero_grad()
-        optimizer.settle()
+        optimizer.flush()
         outcomes.append([parameter.detach().clone() for parameter in net.parameters()])
         optimizer.read(*steps[0])  # and is left lying
     assert (outcomes[0][0] - weights["words.weight"]).abs().max() > 1e-2
@@ -607,13 +611,13 @@ def test_gradients_that_are_set_to_zero_move_no_row() -> None:
     setting = Setting(weight_decay=0.0)
     net = Net(setting)
     before = net.words.weight.detach().clone()
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     batch = torch.tensor([[1, 2]])
     optimizer.read(batch)
     backward(net, batch, 0)
     optimizer.zero_grad()
     optimizer.step()
-    optimizer.settle()
+    optimizer.flush()
     assert torch.equal(net.words.weight, before)
 
 
@@ -623,7 +627,7 @@ def test_weights_that_another_module_reads_too_are_an_error() -> None:
     net = Net(setting)
     other = nn.Embedding(ROWS, WIDTH)
     other.weight = net.words.weight
-    optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+    optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     optimizer.read(torch.tensor([[1, 2]]))
     other(torch.tensor([[3]])).sum().backward()
     with pytest.raises(RuntimeError, match="another module"):
@@ -631,13 +635,13 @@ def test_weights_that_another_module_reads_too_are_an_error() -> None:
 
 
 def test_an_interrupt_while_rows_are_read_or_let_go_leaves_a_whole_module() -> None:
-    """Ctrl-C may come between any two lines; `settle` follows."""
+    """Ctrl-C may come between any two lines; `flush` follows."""
     setting = Setting()
     steps = random_steps(6)
     lines = 0
     for stop in itertools.count():
         net = Net(setting)
-        optimizer = RowAdamW(groups_of(net, setting), [net.words], lr=1e-2)
+        optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
         seen = 0
 
         def interrupt(frame: Any, event: str, _: Any, stop: int = stop) -> Any:
@@ -662,7 +666,7 @@ def test_an_interrupt_while_rows_are_read_or_let_go_leaves_a_whole_module() -> N
             pass
         finally:
             sys.settrace(None)
-        optimizer.settle()
+        optimizer.flush()
         assert "forward" not in vars(net.words)
         assert net(torch.tensor([[NEVER]])).isfinite().all()
         lines = max(lines, seen)

@@ -22,7 +22,7 @@ from conftest import (
 
 from distilkit import DistillConfig, DoctorConfig, TrainConfig, UserError, distill, doctor, train
 from distilkit.config import resolve
-from distilkit.data.checks import Skill
+from distilkit.data.checks import AnswerSkill
 from distilkit.data.sources import load_for_training
 from distilkit.errors import FaultFound
 from distilkit.hardware import memory
@@ -473,8 +473,8 @@ def test_what_cannot_be_looked_at_is_a_mistake(examine: Examine, tmp_path: Path)
 
 
 def level(right: int, rows: int, majority: float, chance: float, ordered: int = 0) -> list[tuple[str, str]]:
-    held = Skill(rows, right, majority, chance, [rows // 2, rows - rows // 2], [1, 0], ordered)
-    found = models.of_skill("validation", "t", held, ("neg", "pos"), [0, 1])
+    held = AnswerSkill(rows, right, majority, chance, [rows // 2, rows - rows // 2], [1, 0], ordered)
+    found = models.teacher_skill("validation", "t", held, ("neg", "pos"), [0, 1])
     return [(finding.check, finding.severity) for finding in found]
 
 
@@ -610,7 +610,7 @@ def test_the_json_is_one_document_with_these_fields(
 
 
 def test_only_errors_are_a_missed_gate() -> None:
-    finding = models.of_broken_teacher("it is broken")
+    finding = models.broken_teacher("it is broken")
     with pytest.raises(FaultFound, match="teacher"):
         check_findings(Diagnosis("d", "CPU", findings=[finding]))
     check_findings(Diagnosis("d", "CPU", findings=[replace(finding, severity="warning")]))

@@ -12,9 +12,9 @@ import torch
 from conftest import Notes
 
 from distilkit.errors import UserError
-from distilkit.hardware.threads import one_thread
+from distilkit.hardware.threads import single_threaded
 from distilkit.progress import SILENT, Reporter
-from distilkit.workflows.distillation.scheduling import run_in_lanes
+from distilkit.workflows.distillation.scheduling import run_in_parallel
 
 Task = tuple[str, Callable[[Reporter], Any]]
 SOON = 4.0  # seconds, on a machine that does other things too
@@ -66,7 +66,7 @@ def answer(value: Any, seconds: float = 0) -> Callable[[Reporter], Any]:
 def test_results_come_in_the_order_given_whichever_is_done_first(lanes: int) -> None:
     """In the order of finishing, alpha 0.1 would be reported with the numbers of alpha 0.9."""
     tasks: list[Task] = [(str(i), answer(i, seconds=0.05 * (5 - i))) for i in range(6)]
-    assert run_in_lanes(tasks, lanes, SILENT) == list(range(6))
+    assert run_in_parallel(tasks, lanes, SILENT) == list(range(6))
 
 
 def test_as_many_run_at_once_as_there_are_lanes_and_no_more() -> None:
@@ -82,7 +82,7 @@ def test_as_many_run_at_once_as_there_are_lanes_and_no_more() -> None:
         with lock:
             running -= 1
 
-    run_in_lanes([(str(i), task) for i in range(6)], 2, SILENT)
+    run_in_parallel([(str(i), task) for i in range(6)], 2, SILENT)
     assert most == 2
 
 
@@ -95,7 +95,7 @@ def test_a_mistake_in_one_lets_the_others_finish_and_names_it() -> None:
 
     tasks = [good("a"), ("b", failing(UserError("it diverged"))), good("c"), good("d")]
     with pytest.raises(UserError) as error:
-        run_in_lanes(tasks, 2, SILENT)
+        run_in_parallel(tasks, 2, SILENT)
     assert sorted(finished) == ["a", "c", "d"]
     assert "b: it diverged" in str(error.value) and "other 3 finished" in str(error.value)
     assert "a:" not in str(error.value)
@@ -104,7 +104,7 @@ def test_a_mistake_in_one_lets_the_others_finish_and_names_it() -> None:
 def test_every_mistake_is_named_and_not_the_first_alone() -> None:
     tasks: list[Task] = [(name, failing(UserError(f"{name} is wrong"))) for name in ("one", "two")]
     with pytest.raises(UserError) as error:
-        run_in_lanes([*tasks, ("three", answer(3))], 2, SILENT)
+        run_in_parallel([*tasks, ("three", answer(3))], 2, SILENT)
     for text in ("one: one is wrong", "two: two is wrong", "other 1 finished"):
         assert text in str(error.value)
 
@@ -132,7 +132,7 @@ def test_whatever_else_goes_wrong_in_one_stops_the_rest_and_is_raised(
     waiting: list[Task] = [("waiting", wait)]
     clock = time.perf_counter()
     with pytest.raises(type(error)):
-        run_in_lanes(tasks + waiting * 3, 2, SILENT)
+        run_in_parallel(tasks + waiting * 3, 2, SILENT)
     assert time.perf_counter() - clock < SOON
     assert len(never) <= 1, "what had not begun does not begin (but for what a free lane took at once)"
 
@@ -159,7 +159,7 @@ def test_ctrl_c_in_the_caller_ends_the_lanes_at_their_next_word(delay: float) ->
     clock = time.perf_counter()
     try:
         with pytest.raises(KeyboardInterrupt):
-            run_in_lanes([(str(i), task) for i in range(50)], 2, SILENT)
+            run_in_parallel([(str(i), task) for i in range(50)], 2, SILENT)
     finally:
         presser.join()
         signal.signal(signal.SIGINT, before)
@@ -182,19 +182,21 @@ def test_a_lane_that_is_stopped_cannot_take_it_for_an_error_of_its_own() -> None
 
     clock = time.perf_counter()
     with pytest.raises(RuntimeError, match="a bug"):
-        run_in_lanes([("bad", failing(RuntimeError("a bug"), started)), ("long", stubborn)], 2, SILENT)
+        run_in_parallel([("bad", failing(RuntimeError("a bug"), started)), ("long", stubborn)], 2, SILENT)
     assert time.perf_counter() - clock < SOON
 
 
 def test_a_lane_computes_on_one_thread_and_leaves_the_callers_alone() -> None:
     """More threads than cores make a step many times slower; fewer for the caller, all that comes after."""
-    counts = run_in_lanes([(str(i), lambda reporter: torch.get_num_threads()) for i in range(4)], 2, SILENT)
+    counts = run_in_parallel(
+        [(str(i), lambda reporter: torch.get_num_threads()) for i in range(4)], 2, SILENT
+    )
     assert counts == [1] * 4
     assert torch.get_num_threads() == 2
 
 
 def test_one_thread_is_put_back_after_an_error_too() -> None:
-    with pytest.raises(RuntimeError), one_thread():
+    with pytest.raises(RuntimeError), single_threaded():
         assert torch.get_num_threads() == 1
         raise RuntimeError
     assert torch.get_num_threads() == 2
@@ -208,6 +210,6 @@ def test_what_a_lane_tells_carries_its_name() -> None:
         reporter.note("epoch 1")
         reporter.advance("train", 3, 4, "loss 0.5")
 
-    run_in_lanes([("a", task), ("b", task)], 2, notes)
+    run_in_parallel([("a", task), ("b", task)], 2, notes)
     assert sorted(notes.notes) == ["a: epoch 1", "b: epoch 1"]
     assert notes.progress == {"a: train": (3, 4), "b: train": (3, 4)}

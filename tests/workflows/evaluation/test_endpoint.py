@@ -30,7 +30,7 @@ class Server:
         )
         self.asked: list[list[Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.at_once = self.most_at_once = 0
+        self.spare_core_used = self.most_at_once = 0
         self.retry_after: str | None = None
         self._lock = threading.Lock()
         server = self
@@ -41,11 +41,11 @@ class Server:
                 with server._lock:
                     server.asked.append(inputs)
                     server.headers.append(dict(self.headers))
-                    server.at_once += 1
-                    server.most_at_once = max(server.most_at_once, server.at_once)
+                    server.spare_core_used += 1
+                    server.most_at_once = max(server.most_at_once, server.spare_core_used)
                 status, body = server.reply(inputs)
                 with server._lock:
-                    server.at_once -= 1
+                    server.spare_core_used -= 1
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(data)))
