@@ -1,24 +1,33 @@
-"""The environment of a run: versions, git commit, command line."""
+"""Facts for `environment.json`: versions, git commit, command line."""
 
 import platform
 import subprocess
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TypedDict
+
+
+class ProcessFacts(TypedDict):
+    """The part of an `Environment` that does not depend on the training."""
+
+    command_line: list[str]
+    versions: dict[str, str | None]
+    platform: str
+    git_commit: str | None
 
 
 def now() -> str:
-    """The time in UTC, ISO 8601, to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def describe_environment() -> dict[str, Any]:
-    """Command line, versions and git commit, as far as they can be known."""
+def describe_environment() -> ProcessFacts:
+    """Return command line, versions and git commit; `None` for a package or commit that is not there."""
     packages = ("distilkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate")
     return {
         "command_line": sys.argv,
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
@@ -32,11 +41,11 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """The commit of the folder the command was typed in, with `+changes` when the tree differs from it."""
+    """Return the commit of the working directory, with `+changes` when tracked files differ from it."""
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
-        return done.stdout.strip()
+        process = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        return process.stdout.strip()
 
     try:
         commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")

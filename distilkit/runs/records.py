@@ -1,13 +1,31 @@
-"""Records of a run: an epoch, its metrics."""
+"""What a run's files hold: `EpochRecord`, `RunMetrics`, `Environment`."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
-@dataclass(frozen=True)
-class EpochRecord:
-    """A finished epoch. Losses are means over its rows; a part that alpha leaves out is `None`."""
+class Record(BaseModel):
+    """What a JSON file or a line of one holds.
 
+    Unknown keys are ignored, so that the runs of other versions load.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON document, keys in the order of the fields; fields that were never set stay out."""
+        return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+class EpochRecord(Record):
+    """A finished epoch, a line of `history.jsonl`.
+
+    Losses are means over the epoch's rows; a part that alpha leaves out is `None`. `stage` is set where a run
+    has two: first the layers are trained, then the logits.
+    """
+
+    stage: Literal["layers", "logits"] | None = None
     epoch: int
     step: int
     learning_rate: float
@@ -21,5 +39,88 @@ class EpochRecord:
     layer_loss: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """What a line of `history.jsonl` holds."""
-        return asdict(self)
+        """Return the line as JSON: every key, but `stage` only where it is set."""
+        return self.model_dump(exclude={"stage"} if self.stage is None else None)
+
+
+class CalibrationFacts(Record):
+    """A temperature that divides the logits, and what it changes on the validation split."""
+
+    temperature: float
+    ece_before: float
+    ece: float
+    loss_before: float
+    loss: float
+
+
+class RunMetrics(Record):
+    """The content of `metrics.json`.
+
+    `calibration` is `None` where no temperature fits, and not set in a run that does not calibrate.
+    """
+
+    best_epoch: int
+    metric: str
+    validation: dict[str, float]
+    parameters: int
+    parameters_without_embeddings: int
+    bytes: int
+    seconds: float
+    calibration: CalibrationFacts | None = None
+
+
+class DatasetFacts(Record):
+    """The data a run was trained on: rows and SHA-256 of its contents, by split."""
+
+    name: str
+    rows: dict[str, int]
+    fingerprint: dict[str, str]
+    notes: list[str] = []
+
+
+class ModelFacts(Record):
+    """The model that `train` fine-tuned."""
+
+    name: str
+    origin: str
+
+
+class StudentFacts(Record):
+    """The student's architecture, and in words where its weights come from."""
+
+    class_name: str = Field(alias="class")
+    origin: str
+
+
+class TeacherFacts(Record):
+    """A teacher, and its share of the mean of all teachers' logits."""
+
+    name: str
+    fingerprint: str
+    share: float
+
+
+class Environment(Record):
+    """The content of `environment.json`: what a run was made of and where.
+
+    `train` sets `model`; `distill` sets `student`, and `teachers` and `matched_layers` where it uses them.
+    """
+
+    command: str
+    command_line: list[str]
+    versions: dict[str, str | None]
+    platform: str
+    git_commit: str | None
+    device: str
+    threads: int
+    trained_together: int = 1
+    precision: str
+    seed: int
+    loss: str
+    dataset: DatasetFacts
+    model: ModelFacts | None = None
+    student: StudentFacts | None = None
+    teachers: list[TeacherFacts] = []
+    matched_layers: list[int] = []
+    start: str
+    end: str

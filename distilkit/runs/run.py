@@ -14,12 +14,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from distilkit.config import DistillConfig, TrainConfig
 from distilkit.config.fields import changed, dump_values, make_config, read_values
 from distilkit.errors import UserError
 from distilkit.runs.folder import check_folder, write_text, writing_folder
+from distilkit.runs.records import Environment, EpochRecord, Record, RunMetrics
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 MODEL, CONFIG, METRICS = "model", "config.yaml", "metrics.json"
 
@@ -35,7 +40,7 @@ class Run:
 
     @classmethod
     def load(cls, path: Path | str) -> "Run":
-        """The run in `path`. Raises `UserError` when `path` holds none."""
+        """Return the run in `path`. Raises `UserError` when `path` holds none."""
         run = cls(Path(path))
         missing = [name for name in (CONFIG, METRICS, ENVIRONMENT, MODEL) if not (run.path / name).exists()]
         if missing:
@@ -46,12 +51,12 @@ class Run:
 
     @property
     def model_path(self) -> Path:
-        """The Hugging Face folder of the best epoch."""
+        """Return the Hugging Face folder of the best epoch."""
         return self.path / MODEL
 
     @cached_property
     def config(self) -> TrainConfig | DistillConfig:
-        """The resolved configuration the run was made with."""
+        """Return the resolved configuration the run was made with."""
         values = read_values(self.path / CONFIG)
         config_type: Any = DistillConfig if self.environment.get("command") == "distill" else TrainConfig
         config: TrainConfig | DistillConfig = make_config(config_type, values, source=str(self.path / CONFIG))
@@ -59,18 +64,31 @@ class Run:
 
     @cached_property
     def metrics(self) -> dict[str, Any]:
-        """`metrics.json`."""
+        """Return the content of `metrics.json`; `read_metrics` returns it typed."""
         return _read_json(self.path / METRICS)
 
     @cached_property
     def environment(self) -> dict[str, Any]:
-        """`environment.json`."""
+        """Return the content of `environment.json`; `read_environment` returns it typed."""
         return _read_json(self.path / ENVIRONMENT)
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:
-        """`history.jsonl`: a dict per epoch, in order."""
+        """Return a dict per line of `history.jsonl`, in order; `read_history` returns them typed."""
         return [_parse(line, self.path / HISTORY) for line in _read(self.path / HISTORY).splitlines()]
+
+    def read_metrics(self) -> RunMetrics:
+        """Read `metrics.json`. Raises `UserError` when it is damaged."""
+        return _validate(RunMetrics, _read(self.path / METRICS), self.path / METRICS)
+
+    def read_environment(self) -> Environment:
+        """Read `environment.json`. Raises `UserError` when it is damaged."""
+        return _validate(Environment, _read(self.path / ENVIRONMENT), self.path / ENVIRONMENT)
+
+    def read_history(self) -> list[EpochRecord]:
+        """Read `history.jsonl`, a record per epoch. Raises `UserError` when it is damaged."""
+        file = self.path / HISTORY
+        return [_validate(EpochRecord, line, file) for line in _read(file).splitlines()]
 
 
 def is_run(path: Path) -> bool:
@@ -114,7 +132,7 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
 
 def write_config(folder: Path, config: TrainConfig | DistillConfig) -> None:
     """Write the resolved `config`, from which `--config` repeats the run."""
-    # Repeating a run must not replace it: that is said anew each time.
+    # Repeating a run must not replace it: --overwrite has to be typed each time.
     write_text(folder / CONFIG, dump_values(changed(config, overwrite=False)))
 
 
@@ -126,14 +144,27 @@ def _read(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}. The run is damaged; make it anew.") from None
+        raise _damaged(f"{file} cannot be read: {error}") from None
 
 
 def _parse(text: str, file: Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise UserError(f"{file} cannot be read: {error}. The run is damaged; make it anew.") from None
+        raise _damaged(f"{file} cannot be read: {error}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{file} does not hold what a run writes there. The run is damaged; make it anew.")
+        raise _damaged(f"{file} does not hold a JSON object")
     return value
+
+
+def _validate(record_type: type[AnyRecord], text: str, file: Path) -> AnyRecord:
+    try:
+        return record_type.model_validate_json(text)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        key = ".".join(map(str, problem["loc"]))
+        raise _damaged(f"{file} cannot be read: {key + ': ' if key else ''}{problem['msg']}") from None
+
+
+def _damaged(problem: str) -> UserError:
+    return UserError(f"{problem}. The run is damaged; train it again.")
