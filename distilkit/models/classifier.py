@@ -1,16 +1,19 @@
-"""Principal components of an embedding table: the same words in fewer dimensions."""
+"""`Classifier`, the one type of teachers, students and loaded models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from distilkit.data.encoding import Tokenizer
-from distilkit.models.loading import embedding_table
-from distilkit.models.locating import Source
+from distilkit.models.heads import model_names
+from distilkit.models.loading import embedding_table, fingerprint, load_tokenizer, load_trained
+from distilkit.models.locating import Source, weight_bytes
+from distilkit.runs.run import Run
 
 
 class Components(NamedTuple):
@@ -50,46 +53,78 @@ def principal_components(table: Tensor) -> Components:
 
 
 @dataclass(frozen=True)
-class Student:
-    """A student to train: the model, its tokenizer, and in words where its weights come from.
+class NamedTokenizer:
+    """A tokenizer and the name of the model it belongs to."""
 
-    `copied_layers` are the teacher's layers, from 0, that its own were copied from.
+    name: str
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
+class Classifier(NamedTokenizer):
+    """A text classifier with its tokenizer: a teacher, a student, or a model to evaluate.
+
+    Attributes:
+        folder: where its weights lie; `None` for a model that was made in memory.
+        run: the run that trained it, if distilkit did.
+        max_length: how many tokens of a text it reads; `None` where a training's config decides.
     """
 
     model: PreTrainedModel
-    tokenizer: Tokenizer
-    origin: str
-    copied_layers: tuple[int, ...] | None = None
+    folder: Path | None = None
+    run: Run | None = None
+    max_length: int | None = None
 
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the class names by id."""
+        return model_names(self.model)
 
-@dataclass(frozen=True)
-class Teacher:
-    """A teacher, as far as a student starts from it; `model` is `None` where its tokenizer is enough."""
+    @cached_property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights, as they are when it is first asked for."""
+        return fingerprint(self.model)
 
-    source: Source
-    tokenizer: Tokenizer
-    model: PreTrainedModel | None
+    @property
+    def bytes(self) -> int:
+        """Return the size of its weight files; 0 for a model that was made in memory."""
+        return weight_bytes(self.folder) if self.folder else 0
 
     @cached_property
     def components(self) -> Components:
-        """Of its embedding table; students that are made together share them."""
-        assert self.model is not None
+        """Return the principal components of its embedding table; students made together share them."""
         return principal_components(embedding_table(self.model).detach())
-
-
-@dataclass(frozen=True)
-class Classifier:
-    """A model that was named, ready to answer."""
-
-    source: Source
-    model: Any
-    tokenizer: Tokenizer
-    names: tuple[str, ...]
-    fingerprint: str
-    max_length: int
 
     @property
     def temperature(self) -> float | None:
-        """What its run divided its logits by."""
-        calibration = self.source.run.metrics.get("calibration") if self.source.run else None
+        """Return the temperature that its run divided the logits by; `None` without one."""
+        calibration = self.run.metrics.get("calibration") if self.run else None
         return calibration["temperature"] if calibration else None
+
+
+@dataclass(frozen=True)
+class Student(Classifier):
+    """A classifier that is about to be trained.
+
+    Attributes:
+        origin: in words, where its weights come from.
+        copied_layers: the teacher's layers, from 0, that its own are copies of.
+    """
+
+    origin: str = field(kw_only=True)
+    copied_layers: tuple[int, ...] | None = None
+
+
+def load_classifier(source: Source) -> Classifier:
+    """Load a fine-tuned classifier.
+
+    Raises:
+        UserError: when the folder cannot be loaded or its classification head was never trained.
+    """
+    model = load_trained(source)
+    return Classifier(source.name, load_tokenizer(source), model, source.folder, source.run)
+
+
+def load_named_tokenizer(source: Source) -> NamedTokenizer:
+    """Load the tokenizer of a model and none of its weights. Raises `UserError` as `load_tokenizer`."""
+    return NamedTokenizer(source.name, load_tokenizer(source))

@@ -28,19 +28,19 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model comes from: what was typed, the folder that holds it, and its run if it has one."""
+    """Where a model comes from: the name that was typed, the folder it means, and its run if it has one."""
 
     name: str
     folder: Path
     run: Run | None = None
 
-    @property
-    def bytes(self) -> int:
-        """Size of the weight files on disk."""
-        for pattern in WEIGHTS:
-            if found := list(self.folder.glob(pattern)):
-                return sum(file.stat().st_size for file in found)
-        return 0
+
+def weight_bytes(folder: Path) -> int:
+    """Return the size of a model's weight files on disk; files of a second format are not counted."""
+    for pattern in WEIGHTS:
+        if files := list(folder.glob(pattern)):
+            return sum(file.stat().st_size for file in files)
+    return 0
 
 
 def find_model(name: str) -> Source:

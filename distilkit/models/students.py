@@ -10,7 +10,7 @@ from distilkit.data.encoding import Tokenizer
 from distilkit.errors import UserError
 from distilkit.models.architectures import PRETRAINED, _build, _fitting, _named_config, _resized, _size
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
-from distilkit.models.classifier import Student, Teacher
+from distilkit.models.classifier import Classifier, NamedTokenizer, Student
 from distilkit.models.heads import label_config
 from distilkit.models.loading import embedding_table, load_config, load_for_training, load_tokenizer
 from distilkit.models.locating import find_model
@@ -21,7 +21,7 @@ from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
 def make_student(
     config: DistillConfig,
     names: Sequence[str],
-    teacher: Teacher | None,
+    teacher: NamedTokenizer | None,
     training_texts: Iterable[str],
     known: Tokenizer | None = None,
 ) -> Student:
@@ -41,7 +41,7 @@ def make_student(
     if config.init == "pretrained":
         return _pretrained(config, names)
     if config.init == "teacher":
-        assert teacher is not None
+        assert isinstance(teacher, Classifier)
         return _from_teacher(config, names, teacher)
     return _random(config, names, teacher)
 
@@ -49,7 +49,7 @@ def make_student(
 def _bilstm(
     config: DistillConfig,
     names: Sequence[str],
-    teacher: Teacher | None,
+    teacher: NamedTokenizer | None,
     training_texts: Iterable[str],
     known: Tokenizer | None,
 ) -> Student:
@@ -69,16 +69,15 @@ def _bilstm(
     origin = f"random weights, {rows:,} words of the training text"
     table = None
     if config.init == "teacher":
-        assert teacher is not None
+        assert isinstance(teacher, Classifier)
         table, reduced = _piece_vectors(teacher, config.embedding_size)
         rows = len(table)
         origin = (
-            f"word-piece embeddings {rows:,} x {table.shape[1]} of {teacher.source.name}{reduced}, "
-            "the rest random"
+            f"word-piece embeddings {rows:,} x {table.shape[1]} of {teacher.name}{reduced}, the rest random"
         )
     elif config.vocabulary == "teacher":
         assert teacher is not None
-        origin = f"random weights, {rows:,} word-pieces of {teacher.source.name}"
+        origin = f"random weights, {rows:,} word-pieces of {teacher.name}"
     width = table.shape[1] if table is not None else config.embedding_size
     assert width
     sizes = BiLSTMConfig(
@@ -98,22 +97,21 @@ def _bilstm(
             weight = embedding_table(model)
             weight.copy_(table * (0.1 / table.std()))  # directions transfer; this scale suits an LSTM
             weight[tokenizer.pad_token_id] = 0
-    return Student(model, tokenizer, origin)
+    return Student(config.student, tokenizer, model, origin=origin)
 
 
-def _piece_vectors(teacher: Teacher, size: int | None) -> tuple[Tensor, str]:
+def _piece_vectors(teacher: Classifier, size: int | None) -> tuple[Tensor, str]:
     """The teacher's word-piece embeddings, in `size` dimensions if that is fewer, and in words how.
 
     Fewer are coordinates along its principal components (as Mukherjee and Awadallah 2020, XtremeDistil).
     """
-    assert teacher.model is not None
     table = embedding_table(teacher.model).detach()
     width = table.shape[1]
     if size is None or size == width:
         return table, ""
     if size > width:
         raise UserError(
-            f"--embedding-size {size}: the word-piece embeddings of {teacher.source.name} have {width} "
+            f"--embedding-size {size}: the word-piece embeddings of {teacher.name} have {width} "
             f"dimensions. Use at most {width}, or --init random."
         )
     share = float(teacher.components.shares[:size].sum())
@@ -143,23 +141,22 @@ def _pretrained(config: DistillConfig, names: Sequence[str]) -> Student:
             "Leave it out, or use --init teacher or --init random."
         )
     model, new = load_for_training(source, names, model_config)
-    return Student(
-        model, load_tokenizer(source), f"pretrained {name}" + (f"; new: {', '.join(new)}" if new else "")
-    )
+    origin = f"pretrained {name}" + (f"; new: {', '.join(new)}" if new else "")
+    return Student(config.student, load_tokenizer(source), model, origin=origin)
 
 
-def _random(config: DistillConfig, names: Sequence[str], teacher: Teacher | None) -> Student:
+def _random(config: DistillConfig, names: Sequence[str], teacher: NamedTokenizer | None) -> Student:
     if config.student not in PRETRAINED:
         source = find_model(config.student)
         model_config = _resized(load_config(source), config, config.student)
         tokenizer = load_tokenizer(source)
     else:
         if teacher is not None:
-            tokenizer, origin = teacher.tokenizer, teacher.source.name
+            tokenizer, origin = teacher.tokenizer, teacher.name
         else:
             origin = next(iter(PRETRAINED[config.student].values()))
             tokenizer = load_tokenizer(find_model(origin))
         model_config = _named_config(config, tokenizer)
         tokenizer = _fitting(tokenizer, model_config, origin)
     model = _build(label_config(model_config, names))
-    return Student(model, tokenizer, f"random weights, {_size(model)}")
+    return Student(config.student, tokenizer, model, origin=f"random weights, {_size(model)}")

@@ -11,16 +11,15 @@ from transformers import DistilBertConfig, PreTrainedModel
 from distilkit.config import DistillConfig
 from distilkit.errors import UserError
 from distilkit.models.architectures import PRETRAINED, _build, _fitting
-from distilkit.models.classifier import Student, Teacher
-from distilkit.models.heads import label_config, model_names, reorder_head
+from distilkit.models.classifier import Classifier, Student
+from distilkit.models.heads import label_config, reorder_head
 from distilkit.models.loading import load_config
 from distilkit.models.locating import find_model
 
 
-def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher) -> Student:
-    assert teacher.model is not None
+def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Classifier) -> Student:
     given = teacher.model.config
-    who = teacher.source.name
+    who = teacher.name
     own_layers = getattr(given, "num_hidden_layers", None)
     if own_layers is None or given.model_type == "bilstm":
         raise UserError(
@@ -35,12 +34,12 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Teacher)
     copied_layers = evenly_spaced(own_layers, layers)
     new = copy_layers(teacher.model, student, copied_layers)
     if not any(name.startswith("classifier") for name in new):
-        reorder_head(student, model_names(teacher.model), names)
+        reorder_head(student, teacher.class_names, names)
     numbers = ", ".join(str(index + 1) for index in copied_layers)
     origin = f"embeddings and layers {numbers} (of {own_layers}) of {who}"
     tokenizer = _fitting(teacher.tokenizer, model_config, who)
     origin += f"; new: {', '.join(new)}" if new else ""
-    return Student(student, tokenizer, origin, tuple(copied_layers))
+    return Student(config.student, tokenizer, student, origin=origin, copied_layers=tuple(copied_layers))
 
 
 def _shape_of_teacher(config: DistillConfig, given: Any, who: str) -> Any:

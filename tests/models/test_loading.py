@@ -33,7 +33,7 @@ from distilkit.models.loading import (
     load_trained,
     save_model,
 )
-from distilkit.models.locating import find_model
+from distilkit.models.locating import find_model, weight_bytes
 
 NAMES = ("negative", "positive")
 
@@ -62,7 +62,7 @@ def test_a_run_its_model_folder_and_a_plain_folder_are_found(tmp_path: Path, ber
 
 
 def test_the_size_on_disk_is_that_of_the_weights(bert_dir: Path) -> None:
-    assert find_model(str(bert_dir)).bytes == (bert_dir / "model.safetensors").stat().st_size
+    assert weight_bytes(find_model(str(bert_dir)).folder) == (bert_dir / "model.safetensors").stat().st_size
 
 
 def test_a_run_that_lacks_a_file_is_named_with_the_file(tmp_path: Path) -> None:

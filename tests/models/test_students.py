@@ -14,10 +14,9 @@ from transformers import BertForSequenceClassification, DistilBertForSequenceCla
 from distilkit.config import DistillConfig, resolve
 from distilkit.errors import UserError
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
-from distilkit.models.classifier import Student, Teacher
+from distilkit.models.classifier import Classifier, NamedTokenizer, Student
 from distilkit.models.heads import model_names
 from distilkit.models.loading import save_model
-from distilkit.models.locating import Source
 from distilkit.models.students import make_student
 from distilkit.models.teacher_layers import copy_layers, evenly_spaced
 
@@ -25,12 +24,16 @@ NAMES = ("negative", "positive")
 TEXTS = [*GOOD, *BAD]
 
 
-def teacher_of(model: Any, folder: Path | None = None) -> Teacher:
-    """A teacher as `distill` hands it over."""
-    return Teacher(Source("the-teacher", folder or Path("nowhere")), tiny_tokenizer(), model)
+def teacher_of(model: Any) -> NamedTokenizer:
+    """A teacher as `distill` hands it over; without a model where its tokenizer is enough."""
+    if model is None:
+        return NamedTokenizer("the-teacher", tiny_tokenizer())
+    return Classifier("the-teacher", tiny_tokenizer(), model)
 
 
-def student_of(teacher: Teacher | None = None, names: tuple[str, ...] = NAMES, **options: Any) -> Student:
+def student_of(
+    teacher: NamedTokenizer | None = None, names: tuple[str, ...] = NAMES, **options: Any
+) -> Student:
     """What `distill` would train for these options."""
     known: dict[str, Any] = {"data_dir": "data", "output_dir": "run", "teacher": teacher and "the-teacher"}
     known["alpha"] = 0.5 if teacher else 1

@@ -28,15 +28,14 @@ from distilkit.hardware import memory
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import training_threads
-from distilkit.models.classifier import Student, Teacher
-from distilkit.models.loading import load_tokenizer, load_trained
+from distilkit.models.classifier import Classifier, Student, load_classifier
 from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.progress import SILENT, Reporter
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.diagnosis.samples import _judged, _rows, _some, _spread, _test_contents
 from distilkit.workflows.distillation import recipe
-from distilkit.workflows.distillation.teachers import TeacherEnsemble, names_of
+from distilkit.workflows.distillation.teachers import TeacherEnsemble
 from distilkit.workflows.findings import cost, models
 from distilkit.workflows.findings import rows as rows_findings
 from distilkit.workflows.findings import tokens as tokens_findings
@@ -144,7 +143,7 @@ class _Doctor:
 
     # --- rows --------------------------------------------------------------------------------------------
 
-    def _read(self, raw: RawData, teachers: Sequence[Teacher]) -> TextData | None:
+    def _read(self, raw: RawData, teachers: Sequence[Classifier]) -> TextData | None:
         """The rows that have a text, after a look at all; -1 is a label that a row has not.
 
         `None` when nothing is left to look at.
@@ -188,12 +187,12 @@ class _Doctor:
     def _needs_labels(self, raw: RawData, split: str) -> bool:
         return split == "validation" or self.given.reads_labels or "validation" not in raw.splits
 
-    def _names(self, raw: RawData, teachers: Sequence[Teacher]) -> Sequence[str] | None:
+    def _names(self, raw: RawData, teachers: Sequence[Classifier]) -> Sequence[str] | None:
         """The classes: the dataset's, else the training labels'; the teacher's where these are not read."""
         if raw.names:
             return raw.names
         if teachers and not self.given.reads_labels:
-            return names_of(teachers[0])
+            return teachers[0].class_names
         labels = raw.labels("train")
         try:
             return checks.class_names(labels, raw.where("train"))
@@ -233,7 +232,7 @@ class _Doctor:
 
     # --- models ------------------------------------------------------------------------------------------
 
-    def _load_teachers(self) -> list[Teacher]:
+    def _load_teachers(self) -> list[Classifier]:
         """The teachers that can be loaded; none where none is read."""
         config = self.config
         taken = config.vocabulary == "teacher" or (config.student != "bilstm" and config.init != "pretrained")
@@ -244,14 +243,14 @@ class _Doctor:
             source = find_model(name)
             found: list[Finding] = []
             try:
-                teachers.append(Teacher(source, load_tokenizer(source), load_trained(source)))
+                teachers.append(load_classifier(source))
             except UserError as error:
                 found = [models.broken_teacher(str(error))]
                 self.found.skipped[f"checks of {name}"] = "it cannot be loaded"
             self._add(found, "teacher")
         return teachers
 
-    def _make_student(self, data: TextData, teachers: Sequence[Teacher]) -> Student | None:
+    def _make_student(self, data: TextData, teachers: Sequence[Classifier]) -> Student | None:
         columns = (data.texts("train"), data.pairs("train") or [])
         texts = itertools.chain.from_iterable(read_through(column) for column in columns)
         teacher = teachers[0] if teachers else None
@@ -270,11 +269,11 @@ class _Doctor:
         return student
 
     def _look_at_tokens(
-        self, data: TextData, teachers: Sequence[Teacher], student: Student | None
+        self, data: TextData, teachers: Sequence[Classifier], student: Student | None
     ) -> NDArray[np.int64]:
         """Lengths, unknown tokens and case; returns the tokens of `_some` training rows for the student."""
         readers: list[Reader]
-        readers = [(f"teacher {one.source.name}", one.tokenizer, one.model) for one in teachers]
+        readers = [(f"teacher {one.name}", one.tokenizer, one.model) for one in teachers]
         readers += [(STUDENT, student.tokenizer, student.model)] if student else []
         limit = self._reach(readers)
         assert self.config.max_length
@@ -293,7 +292,7 @@ class _Doctor:
         if teachers and student:
             folds = checks.lowercases(teachers[0].tokenizer), checks.lowercases(student.tokenizer)
             capitals, rows = checks.with_capitals(train[0]), len(train[0])
-            self._add(tokens_findings.lost_capitals(teachers[0].source.name, *folds, capitals, rows), "case")
+            self._add(tokens_findings.lost_capitals(teachers[0].name, *folds, capitals, rows), "case")
         return read[STUDENT].lengths if student else np.empty(0, np.int64)
 
     def _reach(self, readers: Sequence[Reader]) -> int | None:
@@ -317,12 +316,12 @@ class _Doctor:
         advice = "--vocabulary teacher (word-pieces), or more text: --transfer FILE"
         return tokens_findings.UNKNOWN_TO_STUDENT, advice
 
-    def _examine_teacher(self, teacher: Teacher, data: TextData) -> float | None:
+    def _examine_teacher(self, teacher: Classifier, data: TextData) -> float | None:
         """Hold its answers against labels.
 
         Returns the seconds that its logits of all training rows will take, `None` where that is not known.
         """
-        who = teacher.source.name
+        who = teacher.name
         matched = self._match(teacher, data)
         if matched is None:
             return None
@@ -352,9 +351,9 @@ class _Doctor:
         teaching = TeacherEnsemble(config, [teacher], [columns], data, self.precision, self.reporter)
         return self._time_teacher(teaching, teacher)
 
-    def _match(self, teacher: Teacher, data: TextData) -> tuple[list[int], bool] | None:
+    def _match(self, teacher: Classifier, data: TextData) -> tuple[list[int], bool] | None:
         """Its column for each class of the data, and whether names decided it; `None` with other classes."""
-        who, own = teacher.source.name, names_of(teacher)
+        who, own = teacher.name, teacher.class_names
         try:
             matched = match_labels(own, data.names, f"the teacher {who}")
         except UserError as error:
@@ -368,7 +367,7 @@ class _Doctor:
 
     # --- cost --------------------------------------------------------------------------------------------
 
-    def _time_teacher(self, teaching: TeacherEnsemble, teacher: Teacher) -> float:
+    def _time_teacher(self, teaching: TeacherEnsemble, teacher: Classifier) -> float:
         """Seconds for the logits of training and transfer rows that are not stored yet."""
         texts, pairs = _some(teaching.data, "train")
         _, stored = teaching.store(0).find(np.unique(as_keys(teaching.keys("train"))))
@@ -388,7 +387,7 @@ class _Doctor:
                 speed = len(some[0]) / (time.perf_counter() - started)
             teacher.model.cpu()
         took = rows / speed if rows else 0.0
-        self.found.estimates.setdefault("teachers", {})[teacher.source.name] = {
+        self.found.estimates.setdefault("teachers", {})[teacher.name] = {
             "rows": rows,
             "rows_timed": timed,
             "rows_per_second": round(speed, 1) if rows else None,

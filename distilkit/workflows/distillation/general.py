@@ -13,8 +13,8 @@ from distilkit.data.encoding import Tokenizer
 from distilkit.data.text_data import TextData
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
-from distilkit.models.classifier import Teacher
-from distilkit.models.loading import fingerprint, load_pretrained, load_tokenizer
+from distilkit.models.classifier import Classifier
+from distilkit.models.loading import load_pretrained, load_tokenizer
 from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
@@ -45,7 +45,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     corpus = read_corpus(config.corpus)
     set_seed(config.seed)
     model = load_pretrained(source, NAMES)
-    teacher = Teacher(source, load_tokenizer(source), model)
+    teacher = Classifier(source.name, load_tokenizer(source), model)
     student = make_student(config, NAMES, teacher, ())
     reporter.note(f"student: {type(student.model).__name__} without its head, {student.origin}")
     encoder: Any = student.model.base_model  # without the head
@@ -88,7 +88,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
         beside=pair,
         facts={
             "student": {"class": type(encoder).__name__, "origin": student.origin},
-            "teachers": [{"name": source.name, "fingerprint": fingerprint(model), "share": 1.0}],
+            "teachers": [{"name": teacher.name, "fingerprint": teacher.fingerprint, "share": 1.0}],
             "matched_layers": list(pair.layer_map),
         },
     )

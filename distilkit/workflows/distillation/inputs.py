@@ -22,12 +22,12 @@ from distilkit.errors import UserError
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import single_threaded
-from distilkit.models.classifier import Student
+from distilkit.models.classifier import Classifier, Student
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows, with_layers
-from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes, names_of
+from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes
 from distilkit.workflows.findings.early import before_distilling
 from distilkit.workflows.fitting.fit import fit_into_run, fit_into_runs
 from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
@@ -51,9 +51,9 @@ class Company:
         soft = any(config.runs_teacher for config in configs)
         matching = any(config.method != "logits" for config in configs)
         self._teachers = load_teachers(shared, soft or matching)
-        self._known = [teacher for teacher in self._teachers if teacher.model]
+        self._known = [teacher for teacher in self._teachers if isinstance(teacher, Classifier)]
         # Without training labels the teacher is the one who knows all classes.
-        names = names_of(self._known[0]) if self._known and not hard else None
+        names = self._known[0].class_names if self._known and not hard else None
         self._data = transfer.load(shared, labelled=hard, names=names)
         reporter.note_all(self._data.notes)
         columns = [match_classes(teacher, self._data, reporter) for teacher in self._known]

@@ -14,7 +14,7 @@ from distilkit.engine.training.layers import LayerPair, Projected, run_layers
 from distilkit.engine.training.loop import Batch, ChangingLoss, Loss
 from distilkit.engine.training.losses import Losses
 from distilkit.errors import UserError
-from distilkit.models.classifier import Student, Teacher
+from distilkit.models.classifier import Classifier, Student
 from distilkit.workflows.fitting.job import MATCHED, Job, Stage
 
 
@@ -25,20 +25,19 @@ class Rows(NamedTuple):
     validation: Encoded
 
 
-def pair_layers(config: DistillConfig, student: Student, teacher: Teacher) -> LayerPair:
+def pair_layers(config: DistillConfig, student: Student, teacher: Classifier) -> LayerPair:
     """The teacher beside the student, and which of its layers go with the student's.
 
     Raises:
         UserError: when one of them shows no layers, or they cannot be compared.
     """
-    assert teacher.model is not None
     scores = config.method != "pkd"
     mine, theirs = (_probe(one.model, one.tokenizer, scores) for one in (student, teacher))
     numbers = layer_map(len(theirs.states) - 1, len(mine.states) - 1, student.copied_layers)
     if scores and mine.scores[0].shape[1] != theirs.scores[0].shape[1]:
         raise UserError(
             f"--method {config.method} compares attention head by head, but the student has "
-            f"{mine.scores[0].shape[1]} heads and {teacher.source.name} {theirs.scores[0].shape[1]}. "
+            f"{mine.scores[0].shape[1]} heads and {teacher.name} {theirs.scores[0].shape[1]}. "
             "Use --init teacher or another --student"
             + ("." if config.method == "general" else ", or --method pkd.")
         )
@@ -64,7 +63,7 @@ def _probe(model: Any, tokenizer: Tokenizer, scores: bool) -> Layers:
 
 def shared_rows(
     student: Student,
-    teacher: Teacher,
+    teacher: Classifier,
     rows: Rows,
     encode_for: Callable[[Tokenizer, Any], Rows],
 ) -> Rows:
@@ -76,7 +75,6 @@ def shared_rows(
     Raises:
         UserError: when the teacher reads a row as other tokens.
     """
-    assert teacher.model is not None
     read = input_names(teacher.tokenizer, teacher.model)
     if student.tokenizer is teacher.tokenizer and set(read) <= set(rows.train.flat):
         return rows
@@ -88,7 +86,7 @@ def shared_rows(
     if train is None or validation is None:
         raise UserError(
             "layers are matched token by token, but the student and its teacher "
-            f"{teacher.source.name} split text into tokens differently. "
+            f"{teacher.name} split text into tokens differently. "
             "Use --student tinybert or distilbert with --init teacher or random, which take over its "
             "tokenizer, or --method logits."
         )

@@ -19,14 +19,17 @@ from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher, row_keys, teacher_key
 from distilkit.engine.teacher_logits.store import LogitStore, cache_root
 from distilkit.hardware.precision import Resolved, default_device
-from distilkit.models.classifier import Teacher
-from distilkit.models.heads import model_names
-from distilkit.models.loading import fingerprint, load_tokenizer, load_trained
+from distilkit.models.classifier import (
+    Classifier,
+    NamedTokenizer,
+    load_classifier,
+    load_named_tokenizer,
+)
 from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
 
 
-def load_teachers(config: DistillConfig, runs: bool) -> list[Teacher]:
+def load_teachers(config: DistillConfig, runs: bool) -> list[NamedTokenizer]:
     """The teachers, as much of them as is needed: nothing, a tokenizer, or all.
 
     Where they do not run the first is loaded, and only where the student starts from it.
@@ -36,24 +39,14 @@ def load_teachers(config: DistillConfig, runs: bool) -> list[Teacher]:
         config.student != "bilstm" and config.init == "random"
     )
     wanted = config.teacher if runs else config.teacher[: takes_weights or takes_tokenizer]
-    teachers = []
-    for name in wanted:
-        source = find_model(name)
-        model = load_trained(source) if runs or takes_weights else None
-        teachers.append(Teacher(source, load_tokenizer(source), model))
-    return teachers
+    load = load_classifier if runs or takes_weights else load_named_tokenizer
+    return [load(find_model(name)) for name in wanted]
 
 
-def names_of(teacher: Teacher) -> tuple[str, ...]:
-    """Its classes."""
-    assert teacher.model is not None
-    return model_names(teacher.model)
-
-
-def match_classes(teacher: Teacher, data: TextData, reporter: Reporter) -> list[int]:
+def match_classes(teacher: Classifier, data: TextData, reporter: Reporter) -> list[int]:
     """The teacher's class for each class of the data. Raises `UserError` where they cannot be matched."""
-    who = f"the teacher {teacher.source.name}"
-    columns, by_name = match_labels(names_of(teacher), data.names, who)
+    who = f"the teacher {teacher.name}"
+    columns, by_name = match_labels(teacher.class_names, data.names, who)
     if not by_name:
         reporter.note(
             f"labels: {who} and the data share no class names, so their ids are taken to be the same"
@@ -69,16 +62,11 @@ class TeacherEnsemble:
     """
 
     config: DistillConfig
-    teachers: Sequence[Teacher]
+    teachers: Sequence[Classifier]
     columns: Sequence[list[int]]
     data: TextData
     precision: Resolved
     reporter: Reporter
-
-    @cached_property
-    def fingerprints(self) -> list[str]:
-        """Of the teachers' weights."""
-        return [fingerprint(teacher.model) for teacher in self.teachers if teacher.model]
 
     @cached_property
     def shares(self) -> list[float]:
@@ -90,10 +78,8 @@ class TeacherEnsemble:
     def facts(self) -> list[dict[str, Any]]:
         """The teachers as `environment.json` names them."""
         return [
-            {"name": teacher.source.name, "fingerprint": model_fingerprint, "share": share}
-            for teacher, model_fingerprint, share in zip(
-                self.teachers, self.fingerprints, self.shares, strict=True
-            )
+            {"name": teacher.name, "fingerprint": teacher.fingerprint, "share": share}
+            for teacher, share in zip(self.teachers, self.shares, strict=True)
         ]
 
     def keys(self, split: str) -> list[bytes]:
@@ -115,10 +101,10 @@ class TeacherEnsemble:
         teacher = self.teachers[number]
         assert self.config.max_length
         description = describe_teacher(
-            teacher.source.name,
+            teacher.name,
             teacher.model,
             teacher.tokenizer,
-            self.fingerprints[number],
+            teacher.fingerprint,
             self.config.max_length,
             self.precision,
         )
@@ -127,8 +113,8 @@ class TeacherEnsemble:
     def _answers_of(self, number: int, keys: list[bytes], split: str) -> Tensor:
         """One teacher's logits of a split, float32 `[N, C]`: stored ones, and computed ones."""
         teacher, max_length, precision = self.teachers[number], self.config.max_length, self.precision
-        name, kind = teacher.source.name, "" if split == "train" else f"{split} "
-        assert teacher.model is not None and max_length
+        name, kind = teacher.name, "" if split == "train" else f"{split} "
+        assert max_length
         model: torch.nn.Module = teacher.model
         store = self.store(number)
         note = self.reporter.note

@@ -54,14 +54,14 @@ def choose_contestants(config: EvaluateConfig) -> Contestants:
 
 
 def _names(models: list[Classifier], files: tuple[str, ...], endpoints: tuple[str, ...]) -> list[str]:
-    return [*(one.source.name for one in models), *files, *endpoints]
+    return [*(one.name for one in models), *files, *endpoints]
 
 
 def _teacher_of(place: int, names: list[str], models: list[Classifier], config: EvaluateConfig) -> int | None:
     if config.teacher:
         wanted = names.index(config.teacher)
         return None if wanted == place else wanted
-    run = models[place].source.run if place < len(models) else None
+    run = models[place].run if place < len(models) else None
     named = run.environment.get("teachers", []) if run else []
     if len(named) != 1:  # a mean of several is none of the models here
         return None
@@ -85,5 +85,5 @@ def _twin_of(place: int, names: list[str], models: list[Classifier], config: Eva
 
 
 def _had_labels_alone(one: Classifier) -> bool:
-    config = one.source.run.config if one.source.run else None
+    config = one.run.config if one.run else None
     return isinstance(config, DistillConfig) and not config.runs_teacher

@@ -49,15 +49,16 @@ def submit(
         columns: the model's output for each class of the data.
     """
     rows = len(hidden.texts)
+    model: torch.nn.Module = one.model
     logits = read_all(
-        one.model.to(device),
+        model.to(device),
         one,
         hidden.texts,
         hidden.pairs,
         precision,
         advance=lambda done: reporter.advance("GLUE test", done, rows),
     )
-    one.model.cpu()
+    model.cpu()
     answers = logits[:, columns].argmax(dim=1).tolist()
     lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
     file = folder / hidden.file

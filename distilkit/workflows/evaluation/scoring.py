@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from distilkit.config import EvaluateConfig
-from distilkit.data.encoding import Tokenizer, check_length, longest_input
+from distilkit.data.encoding import check_length, longest_input
 from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs, measure_inputs
 from distilkit.data.predictions import PredictionsFile, predicted, read_predictions
@@ -19,10 +19,9 @@ from distilkit.engine.inference.latency import Cost, Latency, measure_latency, w
 from distilkit.engine.inference.logits import answering, low_precision_copy, predict_texts
 from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
-from distilkit.models.classifier import Classifier
-from distilkit.models.heads import model_names
-from distilkit.models.loading import count_parameters, fingerprint, load_tokenizer, load_trained
-from distilkit.models.locating import Source, find_model
+from distilkit.models.classifier import Classifier, load_classifier
+from distilkit.models.loading import count_parameters
+from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
 from distilkit.scores.statistics import Answers
 from distilkit.workflows.evaluation.endpoint import Endpoint, ask
@@ -53,20 +52,17 @@ class ModelScores:
 
 def load(name: str, config: EvaluateConfig) -> Classifier:
     """The model, its tokenizer, and how much of a text it will read."""
-    source = find_model(name)
-    model = load_trained(source)
-    tokenizer = load_tokenizer(source)
+    classifier = load_classifier(find_model(name))
     if config.max_length:
-        check_length(config.max_length, tokenizer, model)
-    length = config.max_length or _own_max_length(source, tokenizer, model, config)
-    return Classifier(source, model, tokenizer, model_names(model), fingerprint(model), length)
+        check_length(config.max_length, classifier.tokenizer, classifier.model)
+    return replace(classifier, max_length=config.max_length or _own_max_length(classifier, config))
 
 
-def _own_max_length(source: Source, tokenizer: Tokenizer, model: Any, config: EvaluateConfig) -> int:
-    """What the run was trained with, else the dataset's default, as far as the model reads."""
-    if source.run and source.run.config.max_length:
-        return source.run.config.max_length
-    limit = longest_input(tokenizer, model)
+def _own_max_length(classifier: Classifier, config: EvaluateConfig) -> int:
+    """Return what its run was trained with, else the dataset's default, as far as the model reads."""
+    if classifier.run and classifier.run.config.max_length:
+        return classifier.run.config.max_length
+    limit = longest_input(classifier.tokenizer, classifier.model)
     wanted = 256 if config.dataset == "imdb" else 128
     return min(wanted, limit) if limit else wanted
 
@@ -82,6 +78,7 @@ def read_all(
     advance: Callable[[int], None] = lambda done: None,
 ) -> torch.Tensor:
     """Logits float32 `[N, C]` of the first `rows` texts, or all, by `model`: that of `one` as it computes."""
+    assert one.max_length
     parts = predict_texts(
         model,
         one.tokenizer,
@@ -112,7 +109,8 @@ def answer(
         columns: its output for each class of the data.
         alone: no other model is in memory, so that what the process holds is this one's.
     """
-    name = one.source.name
+    assert one.max_length
+    name = one.name
     texts, pairs = data.texts(config.split), data.pairs(config.split)
     with peak_within(device) as peak:
         model = low_precision_copy(one.model, precision).to(device)
@@ -139,7 +137,7 @@ def answer(
         rows_per_second=len(texts) / seconds(),
         parameters=parameters,
         parameters_without_embeddings=without_embeddings,
-        bytes=one.source.bytes,
+        bytes=one.bytes,
         peak_memory_bytes=highest,
         latency=latency,
     )

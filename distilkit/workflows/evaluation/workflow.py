@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
 def _read(
     config: EvaluateConfig, lineup: Contestants, before: dict[str, Any] | None, reporter: Reporter
 ) -> TextData:
-    data = sources.load_for_evaluation(config, config.split, [one.names for one in lineup.models])
+    data = sources.load_for_evaluation(config, config.split, [one.class_names for one in lineup.models])
     reporter.note_all(data.notes)
     if before:
         check_baseline(before, config, data)
@@ -87,12 +87,10 @@ def _ask(
 
     Whatever may be wrong is found first; what takes minutes comes last.
     """
-    matched = [match_labels(one.names, data.names, one.source.name) for one in lineup.models]
+    matched = [match_labels(one.class_names, data.names, one.name) for one in lineup.models]
     for one, (_, by_name) in zip(lineup.models, matched, strict=True):
         if not by_name:
-            reporter.note(
-                f"{one.source.name}: it shares no class names with the data; ids are taken to be the same"
-            )
+            reporter.note(f"{one.name}: it shares no class names with the data; ids are taken to be the same")
     hidden = read_hidden(config)
     files = [score_predictions_file(file, data, config.split, reporter) for file in lineup.files]
     check_gates_can_be_met(config, lineup, files, data, device)
@@ -133,14 +131,14 @@ def _home(
     one: ModelScores, data: TextData, figures: Mapping[str, Interval], reporter: Reporter
 ) -> InDomainScore | None:
     """What a run's own validation split is like, where this is another dataset."""
-    run = one.loaded.source.run if one.loaded else None
+    run = one.loaded.run if one.loaded else None
     if one.loaded is None or run is None or not run.config.has_dataset or run.config.data_name == data.name:
         return None
     accuracy, here = run.metrics["validation"]["accuracy"], figures["accuracy"].value
-    assert here is not None
+    assert here is not None and one.loaded.max_length
     home = InDomainScore(run.config.data_name, accuracy, accuracy - here)
     try:
-        own = sources.load_for_evaluation(run.config, "validation", [one.loaded.names])
+        own = sources.load_for_evaluation(run.config, "validation", [one.loaded.class_names])
     except UserError as error:
         reporter.note(f"{one.name}: the texts it was trained on cannot be compared with ({error})")
         return home
@@ -154,7 +152,7 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
     part = f"-{measured.rows}-rows" if config.max_eval_samples else ""
     part += f"-{config.max_length}-tokens" if config.max_length else ""
     for score, entry in zip(measured.scores, document["models"], strict=True):
-        run = score.answered.loaded.source.run if score.answered.loaded else None
+        run = score.answered.loaded.run if score.answered.loaded else None
         if run:
             file = run.path / run_runs.EVALUATION / f"{measured.data.name}-{config.split}{part}.json"
             try:

@@ -18,7 +18,7 @@ from distilkit.engine.inference.logits import predict_logits
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
 from distilkit.errors import UserError
 from distilkit.models.loading import count_parameters, save_model
-from distilkit.models.locating import Source
+from distilkit.models.locating import weight_bytes
 from distilkit.progress import Reporter
 from distilkit.runs import environment as environment_facts
 from distilkit.runs import folder, run
@@ -128,7 +128,7 @@ def _recorded(
             "validation": best.validation | dict(calibration.scores if calibration else {}),
             "parameters": parameters,
             "parameters_without_embeddings": without_embeddings,
-            "bytes": Source("", draft / run.MODEL).bytes,
+            "bytes": weight_bytes(draft / run.MODEL),
             "seconds": round(time.perf_counter() - clock, 2),
         }
         if calibration:

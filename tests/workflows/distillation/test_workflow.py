@@ -85,7 +85,13 @@ def test_alpha_1_never_touches_the_teacher(
     def fail(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("the teacher was touched")
 
-    touches = ("find_model", "load_trained", "load_tokenizer", "predict_texts", "gather_teacher_logits")
+    touches = (
+        "find_model",
+        "load_classifier",
+        "load_named_tokenizer",
+        "predict_texts",
+        "gather_teacher_logits",
+    )
     for name in touches:
         monkeypatch.setattr(teachers, name, fail)
     missing = distill(config(alpha=1, teacher="/does/not/exist", vocabulary="words"))
