@@ -7,7 +7,7 @@ DEMO := demo
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,10 @@ types: install ## Type check
 format: install ## Put format and imports right
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+
+.PHONY: docs-help
+docs-help: install ## Paste what every --help prints today into docs/cli.md
+	$(BIN)/python tests/documents.py
 
 BENCH := $(BIN)/python -m benchmarks
 .PHONY: bench

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from typer.testing import CliRunner
 
 import distilkit
@@ -145,19 +144,6 @@ def _processor_seconds(run: Callable[[], object]) -> float:
     run()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def test_the_readme_shows_the_help_that_distill_prints() -> None:
-    """An option added, renamed or dropped must show in the README."""
-    result = run_script(SCRIPT, "distill", "--help", COLUMNS="100", NO_COLOR="1", TERM="dumb")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"^```\w*\n\$ distilkit distill --help\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    assert block, "README.md has no block that begins with: $ distilkit distill --help"
-    assert _stripped(block[1]) == _stripped(result.stdout)
-
-
-def _stripped(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip("\n").splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize(
