@@ -70,6 +70,14 @@ class LengthBatchSampler:
             yield steps[step]
 
 
+class StepLoader(DataLoader[Any]):
+    """A `DataLoader` of optimizer steps, each a list of batches."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of rows, from 0 on."""
+        self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]  # a LengthBatchSampler
+
+
 def step_loader(
     rows: Encoded,
     *,
@@ -77,7 +85,7 @@ def step_loader(
     gradient_accumulation_steps: int,
     seed: int,
     mix: tuple[int, int] | None = None,
-) -> DataLoader[Any]:
+) -> StepLoader:
     """A loader of optimizer steps, each a list of at most `gradient_accumulation_steps` batches.
 
     A step draws its `batch_size * gradient_accumulation_steps` rows at once and cuts them up afterwards, so
@@ -87,7 +95,7 @@ def step_loader(
     def collate(indices: list[int]) -> list[dict[str, torch.Tensor]]:
         return [rows.batch(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
 
-    return DataLoader(
+    return StepLoader(
         range(len(rows)),  # type: ignore[arg-type]  # a row's number stands for it until collate
         batch_sampler=LengthBatchSampler(rows, batch_size * gradient_accumulation_steps, seed, mix),
         collate_fn=collate,

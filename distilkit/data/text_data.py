@@ -27,6 +27,7 @@ class TextData:
     labels_of: dict[str, NDArray[np.int64]]
     notes: tuple[str, ...] = ()
     whole: Mapping[str, int] = field(default_factory=dict)  # rows of a split before a sample was taken
+    labelled_by_teacher: bool = False  # its predictions on held-out rows stand for labels
 
     def texts(self, split: str) -> Sequence[str]:
         """The texts of a split, in order; they stay on disk until they are asked for."""

@@ -84,6 +84,7 @@ def _alone(config: DistillConfig, names: tuple[str, ...]) -> TextData:
         names=names,
         metric="agreement",
         labels_of={},
+        labelled_by_teacher=True,
         notes=(
             *notes,
             f"there are no labels: {held_out:,} of {len(rows):,} rows are held out (the same for every run), "

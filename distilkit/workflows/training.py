@@ -6,7 +6,7 @@ from accelerate.utils import set_seed
 
 from distilkit.config import TrainConfig, resolve
 from distilkit.data import sources
-from distilkit.engine.training.losses import distillation_loss, formula
+from distilkit.engine.training.losses import DistillationLoss
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_for_training, load_tokenizer
@@ -39,14 +39,15 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     reporter.note(f"model: {type(model).__name__} from {origin}")
     config = clamp_max_length(given, config, [(tokenizer, model)])
     accelerator = make_accelerator(precision)
+    loss = DistillationLoss(alpha=1.0)
     job = Job(
         command="train",
         config=config,
         data=data,
         model=model,
         tokenizer=tokenizer,
-        loss=lambda logits, batch: distillation_loss(logits, batch["labels"], None, alpha=1),
-        formula=formula(alpha=1),
+        loss=loss,
+        formula=loss.formula,
         precision=precision,
         facts={"model": {"name": source.name, "origin": origin}},
     )

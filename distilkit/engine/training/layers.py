@@ -19,7 +19,7 @@ from transformers.masking_utils import eager_mask
 from distilkit.data.encoding import Encoded
 from distilkit.engine.inference.logits import token_batches
 from distilkit.engine.training.layer_losses import LayerLosses, Layers, layer_losses, patient_loss
-from distilkit.engine.training.losses import Losses
+from distilkit.engine.training.losses import Batch, DistillationLoss, Losses
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved, autocast
 from distilkit.models.loading import hushed
@@ -109,11 +109,6 @@ class LayerPair:
         """`layer_losses` of what `forward` saw."""
         return layer_losses(*seen, batch["attention_mask"], self.layer_map)
 
-    def loss(self, seen: tuple[Layers, Layers], batch: Mapping[str, Tensor]) -> Losses:
-        """Their total alone, as the loop wants it."""
-        total = self.losses(seen, batch).total
-        return Losses(total, None, None, total)
-
     def patient_loss(self, seen: tuple[Layers, Layers]) -> Tensor:
         """`patient_loss` of what `forward` saw, over the layers of the map."""
         student, teacher = seen
@@ -135,6 +130,64 @@ class LayerPair:
         self.student.train(training)
         parts = dict(zip(LayerLosses._fields, (sums / len(rows)).tolist(), strict=True))
         return {"layer_loss": sum(parts.values()), **{f"{name}_loss": part for name, part in parts.items()}}
+
+    @property
+    def numbers(self) -> str:
+        """The student's and the teacher's layers as `1-3, 2-6`."""
+        return ", ".join(f"{student}-{teacher}" for student, teacher in enumerate(self.layer_map, start=1))
+
+
+@dataclass(frozen=True)
+class LayerMatchingLoss:
+    """Match layers and nothing else: TinyBERT's first stage (Jiao et al. 2020, equations 7 to 9)."""
+
+    pair: LayerPair
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Layers, Layers]:
+        """Return the layers of the student and of its teacher."""
+        return self.pair.forward(model, batch)
+
+    def __call__(self, output: tuple[Layers, Layers], batch: Batch, progress: float = 0.0) -> Losses:
+        """Return the total of `layer_losses`."""
+        total = self.pair.losses(output, batch).total
+        return Losses(total, None, None, total)
+
+    @property
+    def formula(self) -> str:
+        """The loss, as every run prints and saves it."""
+        return (
+            f"loss = MSE(embeddings) + sum over layers {self.pair.numbers} of "
+            "MSE(states) + MSE(attention scores)"
+        )
+
+
+@dataclass(frozen=True)
+class PatientLoss:
+    """Add `beta` times the [CLS] loss of mapped layers to a `DistillationLoss`.
+
+    Sun et al. 2019, equation 8.
+    """
+
+    pair: LayerPair
+    distillation: DistillationLoss
+    beta: float
+
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[Layers, Layers]:
+        """Return the layers of the student, with its logits, and of its teacher."""
+        return self.pair.forward(model, batch)
+
+    def __call__(self, output: tuple[Layers, Layers], batch: Batch, progress: float = 0.0) -> Losses:
+        """Return the distillation loss plus `beta * patient_loss`."""
+        logits = output[0].logits
+        assert logits is not None
+        losses, patient = self.distillation(logits.float(), batch, progress), self.pair.patient_loss(output)
+        return losses._replace(total=losses.total + self.beta * patient, layers=patient)
+
+    @property
+    def formula(self) -> str:
+        """The loss with its numbers, as every run prints and saves it."""
+        matching = f"MSE(normalised [CLS] of layers {self.pair.numbers})"
+        return f"{self.distillation.formula} + {self.beta:g} * {matching}"
 
 
 @contextmanager

@@ -1,193 +1,288 @@
-"""The training loop for several students at once: one step of all of them, and an account of each."""
+"""Learners: what the loop drives, one model (`ModelLearner`) or K small ones as one (`StackedLearner`)."""
 
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
-from transformers import get_linear_schedule_with_warmup
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
 
-from distilkit.engine.training.loop import (
-    LOG_SECONDS,
-    LOG_STEPS,
-    EarlyStopping,
-    LossMeter,
-    StepRecord,
-    check_means,
-    check_parameters,
-    model_inputs,
-    progress,
-)
-from distilkit.engine.training.losses import distillation_losses
-from distilkit.engine.training.optimizer import BETAS, EPS, decay_groups
-from distilkit.errors import UserError
+from distilkit.engine.training.losses import Batch, DistillationLoss, Losses, model_inputs, stack_losses
+from distilkit.engine.training.optimizer import BETAS, EPS, clip_each_student, decay_groups, parameter_groups
+from distilkit.engine.training.sparse_adamw import SparseRowAdamW
+from distilkit.hardware.kernels import fast_dropout
 from distilkit.hardware.precision import Resolved, autocast
-from distilkit.runs.records import EpochRecord
 
-Batch = dict[str, Tensor]
+
+class Loss(Protocol):
+    """What is minimised: the forward pass that it reads, and the losses of a batch."""
+
+    def forward(self, model: nn.Module, batch: Batch) -> Any:
+        """Run `model`, in the number format of training, and return what `__call__` reads."""
+
+    def __call__(self, output: Any, batch: Batch, /, progress: float = 0.0) -> Losses:
+        """Return the losses of a batch, means over its rows; `progress` goes from 0 to 1 over training."""
+
+
+class Learner(Protocol):
+    """What `fit` drives: one model, or several that take their steps together.
+
+    Attributes:
+        students: the models, whole after `flush`.
+        unweighed_parts: per student the parts of its losses that are computed but never weighed.
+    """
+
+    students: Sequence[nn.Module]
+    unweighed_parts: Sequence[frozenset[str]]
+
+    def start_epoch(self) -> None:
+        """Put the models into training mode."""
+
+    def step(self, batches: Sequence[Any], progress: float) -> Losses:
+        """Take one optimizer step on `batches`; return its losses, means over its rows."""
+
+    def count_rows(self, batches: Sequence[Any]) -> int:
+        """Return how many rows each student reads in a step."""
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate of the last step."""
+
+    def flush(self, students: Sequence[int]) -> None:
+        """Write what the steps have changed into these students."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How AdamW steps: peak learning rate, linear warm-up and decay, weight decay, clipping.
+
+    Attributes:
+        steps: optimizer steps of the whole training, which the schedule spans.
+        decays: false keeps the learning rate where warm-up has brought it.
+    """
+
+    steps: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    decays: bool = True
+
+    def schedule(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Make the learning-rate schedule of `optimizer`."""
+        warmup_steps = round(self.warmup_ratio * self.steps)
+        schedule: torch.optim.lr_scheduler.LRScheduler
+        if self.decays:
+            schedule = get_linear_schedule_with_warmup(optimizer, warmup_steps, self.steps)
+        else:
+            schedule = get_constant_schedule_with_warmup(optimizer, warmup_steps)
+        return schedule
+
+
+class ModelLearner:
+    """Train one model in place.
+
+    Args:
+        model: any module that `loss.forward` can run; without more, one that returns `.logits` `[N, C]`.
+        loss: what is minimised.
+        settings: of the optimizer.
+        accelerator: puts the model on its device; has a scaler where `precision` is fp16.
+        precision: number format of the forward pass.
+        tables: embeddings on a CPU of which a step reads a small part; see `SparseRowAdamW`.
+        spare_core: runs part of the optimizer's work; changes no number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        settings: OptimizerSettings,
+        *,
+        accelerator: Accelerator,
+        precision: Resolved = "fp32",
+        tables: Sequence[nn.Embedding] = (),
+        spare_core: Executor | None = None,
+    ) -> None:
+        # Accelerate sees that fp16's scaler skipped a step only where the optimizer is not fused.
+        fused = accelerator.mixed_precision != "fp16"
+        groups = parameter_groups(model, settings.weight_decay)
+        self._optimizer = SparseRowAdamW(
+            groups, tables, lr=settings.learning_rate, fused=fused, spare_core=spare_core
+        )
+        self._fast_dropout = fast_dropout(model, accelerator.device)
+        self._schedule = settings.schedule(self._optimizer)
+        self._model, self._prepared_optimizer = accelerator.prepare(model, self._optimizer)
+        self._accelerator, self._precision, self._loss = accelerator, precision, loss
+        self._max_grad_norm = settings.max_grad_norm
+        self.students: Sequence[nn.Module] = [self._model]
+        self.unweighed_parts: Sequence[frozenset[str]] = [frozenset()]
+        self.learning_rate = 0.0
+
+    def start_epoch(self) -> None:
+        """Put the model into training mode."""
+        self._model.train()
+
+    def count_rows(self, batches: Sequence[Batch]) -> int:
+        """Return the rows of a step."""
+        return sum(len(batch["input_ids"]) for batch in batches)
+
+    def step(self, batches: Sequence[Batch], progress: float) -> Losses:
+        """Take one step, its batches weighted by their rows: cutting a step differently changes nothing."""
+        step_rows = self.count_rows(batches)
+        self._optimizer.read(*[batch["input_ids"] for batch in batches])
+        parts = []
+        for batch in batches:
+            share = len(batch["input_ids"]) / step_rows
+            with autocast(self._accelerator.device, self._precision), self._fast_dropout:
+                output = self._loss.forward(self._model, batch)
+            losses = self._loss(output, batch, progress)
+            self._accelerator.backward(losses.total * share)
+            parts.append((losses, share))
+        # Accelerate's clipping unscales fp16's gradients first.
+        self._accelerator.clip_grad_norm_(self._optimizer.trained_parameters(), self._max_grad_norm)
+        self._prepared_optimizer.step()
+        self._prepared_optimizer.zero_grad()
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
+        if not self._accelerator.optimizer_step_was_skipped:
+            self._schedule.step()
+        return mean_losses(parts)
+
+    def flush(self, students: Sequence[int]) -> None:
+        """Bring every row of the tables up to date."""
+        self._optimizer.flush()
 
 
 class Stack(Protocol):
-    """Students whose parameters lie one behind the other."""
+    """Students of one shape whose parameters are stacked (`BiLSTMStack`)."""
 
     students: Any
     weights: dict[str, Tensor]  # each `[K, ...]`
 
-    def __call__(self, batches: Sequence[Batch]) -> Tensor: ...
+    def __call__(self, batches: Sequence[Batch]) -> Tensor:
+        """Return logits in training, `[K, N, C]`."""
 
-    def hand_back(self, numbers: Sequence[int]) -> None: ...
+    def hand_back(self, numbers: Sequence[int]) -> None:
+        """Copy the stacked weights into these students."""
 
 
-def fit_together(
-    stack: Stack,
-    loaders: Sequence[DataLoader[Any]],
-    alphas: Sequence[float],
-    *,
-    device: torch.device,
-    precision: Resolved,
-    validate: Callable[[torch.nn.Module], dict[str, float]],
-    metric: str,
-    epochs: int,
-    learning_rate: float,
-    weight_decay: float = 0.01,
-    warmup_ratio: float = 0.1,
-    max_grad_norm: float = 1.0,
-    patience: int | None = None,
-    alphas_end: Sequence[float] | None = None,
-    temperature: float | None = None,
-    labelled_share: float = 1.0,
-) -> Iterator[StepRecord | tuple[int, EpochRecord | UserError]]:
-    """`fit` for the K students of a stack; each becomes what `fit` would make of it, up to rounding.
+class StackedLearner:
+    """Train the K students of a stack, each as `ModelLearner` would alone, up to rounding.
 
-    Losses, gradients' norms, AdamW's moments, the best epoch and patience are each student's own. One that
-    diverges, or whose patience ends, keeps the parameters it has; the others go on.
+    Gradient norms and AdamW's moments are each student's own. A batch is a list of K batches, one for each
+    student, of equally many rows; students that read the same rows are given the same dict.
 
     Args:
-        loaders: each student's (`step_loader`), of equally many steps and rows; students that read the same
-            rows in the same order should be given the same loader. Labels and teacher logits must be joined
-            to the rows where any alpha weighs them.
-        alphas: each student's weight of the hard loss.
-        precision: fp32 or bf16: fp16's scaler would have to know each student's overflows apart.
-        validate, metric, patience: as `fit`, called with one student at a time.
-        alphas_end: what each alpha has become by the last step, in equal steps; by default they stay.
-        temperature, labelled_share: as `distillation_losses`.
+        stack: the students.
+        losses: of each student, equal but for alpha.
+        settings: of the optimizer.
+        precision: fp32 or bf16: fp16's scaler would have to track each student's overflows.
 
-    Yields:
-        A `StepRecord` with the students' mean loss, and for each student that still trains its number and an
-        `EpochRecord` after every epoch, or once the `UserError` that ends it.
+    Raises:
+        ValueError: on fp16.
     """
-    if precision == "fp16":
-        raise ValueError("students are not trained together in fp16")
-    weights = list(stack.weights.values())
-    optimizer = torch.optim.AdamW(
-        decay_groups(weights, weight_decay, matrix=3), lr=learning_rate, betas=BETAS, eps=EPS, fused=True
-    )
-    steps = epochs * len(loaders[0])
-    schedule = get_linear_schedule_with_warmup(optimizer, round(warmup_ratio * steps), steps)
-    ends = alphas if alphas_end is None else alphas_end
-    first, last = (torch.tensor(values, dtype=torch.float32, device=device) for values in (alphas, ends))
-    standings = [EarlyStopping(patience) for _ in alphas]
-    training, step, told = list(range(len(alphas))), 0, time.perf_counter()
-    distinct = list({id(loader): loader for loader in loaders}.values())
-    place = [next(i for i, one in enumerate(distinct) if one is loader) for loader in loaders]
-    # Alone, a student that its alpha keeps from a part does not compute it.
-    left_out = {"hard_loss": 0.0, "soft_loss": 1.0}
 
-    def account() -> Iterator[tuple[int, dict[str, Any] | UserError]]:
-        """Each student's means so far; a student whose are not finite trains no longer."""
-        means = sums.means(rows)  # waits for the device
-        for number in list(training):
-            own = means[number]
-            throughout = {alphas[number], ends[number]}
-            own |= {name: None for name, alpha in left_out.items() if throughout == {alpha}}
-            try:
-                check_means(own, step)
-            except UserError as error:
-                training.remove(number)
-                yield number, error
-            else:
-                yield number, own
+    def __init__(
+        self,
+        stack: Stack,
+        losses: Sequence[DistillationLoss],
+        settings: OptimizerSettings,
+        *,
+        device: torch.device,
+        precision: Resolved,
+    ) -> None:
+        if precision == "fp16":
+            raise ValueError("students are not trained together in fp16")
+        self._stack, self._device, self._precision = stack, device, precision
+        self._loss = stack_losses(losses, device)
+        self._weights = list(stack.weights.values())
+        self._optimizer = torch.optim.AdamW(
+            decay_groups(self._weights, settings.weight_decay, matrix=3),
+            lr=settings.learning_rate,
+            betas=BETAS,
+            eps=EPS,
+            fused=True,
+        )
+        self._schedule = settings.schedule(self._optimizer)
+        self._max_grad_norm = settings.max_grad_norm
+        self.students: Sequence[nn.Module] = stack.students
+        self.unweighed_parts: Sequence[frozenset[str]] = [loss.unweighed_parts for loss in losses]
+        self.learning_rate = 0.0
 
-    for epoch in range(1, epochs + 1):
-        for loader in distinct:
-            loader.batch_sampler.set_epoch(epoch - 1)  # type: ignore[union-attr]
-        sums, rows, started = LossMeter(), 0, time.perf_counter()
-        for parts in zip(*distinct, strict=True):
-            step_rows = sum(len(batch["input_ids"]) for batch in parts[0])
-            alphas_now = torch.lerp(first, last, progress(step, steps))
-            for batches in zip(*parts, strict=True):
-                own = [batches[i] for i in place]
-                batch_rows = len(own[0]["input_ids"])
-                inputs = [model_inputs(batch) for batch in batches]
-                with autocast(device, precision):
-                    logits = stack([inputs[i] for i in place])
-                losses = distillation_losses(
-                    logits.float(),
-                    _joined(own, "labels"),
-                    _joined(own, "teacher_logits"),
-                    alphas_now,
-                    temperature=temperature,
-                    labelled_share=labelled_share,
-                )
-                (losses.total.sum() * (batch_rows / step_rows)).backward()
-                sums.add(losses, batch_rows)
-            clip_each([weight.grad for weight in weights if weight.grad is not None], max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            used_rate = schedule.get_last_lr()[0]
-            schedule.step()
-            step, rows = step + 1, rows + step_rows
-            if step % LOG_STEPS == 0 or time.perf_counter() - told > LOG_SECONDS:
-                told = time.perf_counter()
-                mean = 0.0
-                for number, means in account():
-                    if isinstance(means, UserError):
-                        yield number, means
-                    else:
-                        mean += means["loss"]
-                if not training:
-                    return
-                yield StepRecord(step, steps, mean / len(training))
-        stack.hand_back(training)
-        accounts = list(account())
-        seconds = time.perf_counter() - started
-        for number, means in accounts:
-            if isinstance(means, UserError):
-                yield number, means
-                continue
-            try:
-                check_parameters(stack.students[number], step)
-            except UserError as error:
-                training.remove(number)
-                yield number, error
-                continue
-            scores = validate(stack.students[number])
-            record = EpochRecord(
-                epoch=epoch,
-                step=step,
-                learning_rate=used_rate,
-                validation=scores,
-                improved=standings[number].improved(scores[metric]),
-                examples_per_second=rows / seconds,
-                seconds=seconds,
-                **means,
-            )
-            if standings[number].ended:
-                training.remove(number)
-            yield number, record
-        if not training:
-            return
+    def start_epoch(self) -> None:
+        """Do nothing: a stack is always in training mode."""
+
+    def count_rows(self, batches: Sequence[Sequence[Batch]]) -> int:
+        """Return the rows that each student reads in a step."""
+        return sum(len(batch[0]["input_ids"]) for batch in batches)
+
+    def step(self, batches: Sequence[Sequence[Batch]], progress: float) -> Losses:
+        """Take one step of all students; return losses `[K]`."""
+        step_rows = self.count_rows(batches)
+        parts = []
+        for student_batches in batches:
+            share = len(student_batches[0]["input_ids"]) / step_rows
+            inputs = {id(batch): model_inputs(batch) for batch in student_batches}
+            with autocast(self._device, self._precision):
+                logits = self._stack([inputs[id(batch)] for batch in student_batches])
+            targets: Batch = {
+                name: torch.stack([batch[name] for batch in student_batches])
+                for name in ("labels", "teacher_logits")
+                if name in student_batches[0]
+            }
+            losses = self._loss(logits.float(), targets, progress)
+            (losses.total.sum() * share).backward()
+            parts.append((losses, share))
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        clip_each_student(gradients, self._max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
+        self._schedule.step()
+        return mean_losses(parts)
+
+    def flush(self, students: Sequence[int]) -> None:
+        """Copy the stacked weights into these students."""
+        self._stack.hand_back(students)
 
 
-def clip_each(gradients: list[Tensor], max_norm: float) -> None:
-    """Scale each student's part of `gradients`, `[K, ...]`, in place to a norm of at most `max_norm`."""
-    norms = [torch.linalg.vector_norm(gradient.flatten(1), dim=1) for gradient in gradients]
-    factors = (max_norm / (torch.linalg.vector_norm(torch.stack(norms), dim=0) + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(factors.view(-1, *[1] * (gradient.ndim - 1)))
+class StackedLoader:
+    """Join the loaders of K students: each step holds, for every forward pass, a batch for each student.
+
+    Args:
+        loaders: `StepLoader`s of equally many steps and rows. Students that read the same rows in the same
+            order should be given the same loader: its batches are made once.
+    """
+
+    def __init__(self, loaders: Sequence[Any]) -> None:
+        self._distinct = list({id(loader): loader for loader in loaders}.values())
+        positions = {id(loader): i for i, loader in enumerate(self._distinct)}
+        self._positions = [positions[id(loader)] for loader in loaders]
+
+    def __len__(self) -> int:
+        return len(self._distinct[0])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of rows, from 0 on."""
+        for loader in self._distinct:
+            loader.set_epoch(epoch)
+
+    def __iter__(self) -> Any:
+        for steps in zip(*self._distinct, strict=True):
+            yield [[batches[i] for i in self._positions] for batches in zip(*steps, strict=True)]
 
 
-def _joined(batches: Sequence[Batch], name: str) -> Tensor | None:
-    return torch.stack([batch[name] for batch in batches]) if name in batches[0] else None
+def mean_losses(parts: Sequence[tuple[Losses, float]]) -> Losses:
+    """Return the weighted sum of losses, without gradients; weights are shares of a step's rows."""
+
+    def mean(name: str) -> Tensor | None:
+        weighted = [
+            value.detach() * share for losses, share in parts if (value := getattr(losses, name)) is not None
+        ]
+        return torch.stack(weighted).sum(dim=0) if weighted else None
+
+    total = mean("total")
+    assert total is not None
+    return Losses(total, mean("hard"), mean("soft"), mean("layers"))

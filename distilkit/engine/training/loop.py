@@ -1,245 +1,220 @@
-"""The training loop. Teacher and student go through the same one; only the loss differs."""
+"""The training loop: teachers and students, one model or K as one, all go through `fit`."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import get_constant_schedule_with_warmup, get_linear_schedule_with_warmup
+from torch import Tensor
 
+from distilkit.engine.training.learners import Learner
 from distilkit.engine.training.losses import Losses
-from distilkit.engine.training.optimizer import clip, parameter_groups
-from distilkit.engine.training.sparse_adamw import SparseRowAdamW
 from distilkit.errors import UserError
-from distilkit.hardware.kernels import fast_dropout
-from distilkit.hardware.precision import Resolved, autocast
 from distilkit.hardware.threads import prefetch
 from distilkit.runs.records import EpochRecord
 
-Batch = dict[str, Tensor]
-
-
-Loss = Callable[[Any, Batch], Losses]  # of what `forward` gave, and the batch
-
-
-@dataclass(frozen=True)
-class ChangingLoss:
-    """A loss that changes as training goes on: `at` takes how far it is, 0 to 1, and gives that step's."""
-
-    at: Callable[[float], Loss]
-
-
-MEND = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
-
-
-# Between two looks at the losses, which make the device wait: whichever comes first.
+REMEDY = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
+# Reading the losses makes the loop wait for the device, so it is done this often, whichever comes first.
 LOG_STEPS, LOG_SECONDS = 50, 15.0
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Where training stands, every 50 optimizer steps or 15 seconds."""
+    """Where training stands, every 50 optimizer steps or 15 seconds; the loss is the students' mean."""
 
     step: int
     steps: int
     loss: float
 
 
-def logits_of(model: torch.nn.Module, batch: Batch) -> Tensor:
-    """What a loss of logits reads: float32 `[N, C]`."""
-    logits: Tensor = model(**model_inputs(batch)).logits
-    return logits.float()
+class StudentRecord(NamedTuple):
+    """A student's finished epoch, or the `UserError` that ended its training."""
+
+    student: int
+    outcome: EpochRecord | UserError
+
+
+class StepLoader(Protocol):
+    """An epoch's optimizer steps, each a list of batches."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of rows, from 0 on."""
 
 
 def fit(
-    model: torch.nn.Module,
-    loader: DataLoader[Any],
-    loss: Loss | ChangingLoss,
+    learner: Learner,
+    loader: StepLoader,
     *,
-    accelerator: Accelerator,
-    forward: Callable[[torch.nn.Module, Batch], Any] = logits_of,
-    precision: Resolved = "fp32",
-    tables: Sequence[nn.Embedding] = (),
-    validate: Callable[[torch.nn.Module], dict[str, float]],
+    epochs: int,
+    validate: Callable[[int], dict[str, float]],
     metric: str,
     higher_is_better: bool = True,
-    epochs: int,
-    learning_rate: float,
-    decay: bool = True,
-    weight_decay: float = 0.01,
-    warmup_ratio: float = 0.1,
-    max_grad_norm: float = 1.0,
     patience: int | None = None,
     spare_core: Executor | None = None,
-) -> Iterator[StepRecord | EpochRecord]:
-    """Train `model` in place: AdamW, linear warm-up and decay, clipping; a generator that prints nothing.
+) -> Iterator[StepRecord | StudentRecord]:
+    """Train the students of `learner` in place; yield records and print nothing.
+
+    The best epoch and patience are each student's own. A student that diverges, or whose patience ends, keeps
+    the parameters it has; the others go on.
 
     Args:
-        model: any module that returns `.logits` `[N, C]` for the inputs of a batch, or what `forward` reads.
-        loader: optimizer steps, each a list of batches (`step_loader`). The losses of a step's batches are
-            weighted by their rows, so that cutting a step differently changes nothing.
-        loss: `(logits, batch) -> Losses`, means over the rows of the batch; or one that changes by the step.
-        forward: what the loss reads in the place of logits, called in the number format of `precision`.
-        precision: number format of the forward pass; fp16 needs an `accelerator` with a scaler.
-        tables: embeddings on a CPU of which a step reads a small part; see `SparseRowAdamW`.
-        validate: `model -> metrics`, called after every epoch.
-        metric: the entry of `validate`'s answer that decides which epoch is better.
-        decay: false keeps the learning rate where warm-up has brought it.
+        learner: takes the steps.
+        loader: gives them, in an order that each epoch changes.
+        validate: returns the metrics of a student, by its index, after every epoch.
+        metric: the entry of `validate`'s result that decides which epoch is better.
         patience: stop after that many epochs without a better `metric`.
-        aside: a core to spare, for what can be done beside a step; changes no number.
+        spare_core: prepares the next step while this one is taken; changes no number.
 
     Yields:
-        A `StepRecord` every 50 steps or 15 seconds, an `EpochRecord` after every epoch. When `improved` is
-        true the parameters are the best so far: the caller saves them before it asks for the next record.
-
-    Raises:
-        UserError: when the loss is no longer a finite number.
+        A `StepRecord` every 50 steps or 15 seconds; a `StudentRecord` for each student that still trains
+        after every epoch, or once with the error that ends its training. When its record is `improved` the
+        student's parameters are its best so far: save them before asking for the next record.
     """
-    # Accelerate sees that fp16's scaler skipped a step only where the optimizer is not fused.
-    fused = accelerator.mixed_precision != "fp16"
-    groups = parameter_groups(model, weight_decay)
-    optimizer = SparseRowAdamW(groups, tables, lr=learning_rate, fused=fused, spare_core=spare_core)
-    cheap_dropout = fast_dropout(model, accelerator.device)
-    steps = epochs * len(loader)
-    warmup = round(warmup_ratio * steps)
-    if decay:
-        schedule = get_linear_schedule_with_warmup(optimizer, warmup, steps)
-    else:
-        schedule = get_constant_schedule_with_warmup(optimizer, warmup)
-    model, prepared_optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    standing, step, told = EarlyStopping(patience), 0, time.perf_counter()
+    steps, step, logged = epochs * len(loader), 0, time.perf_counter()
+    stopping = [EarlyStopping(patience, higher_is_better) for _ in learner.students]
+    active = list(range(len(learner.students)))
 
-    with _settling(optimizer):
+    def stop(student: int, error: UserError) -> StudentRecord:
+        active.remove(student)
+        return StudentRecord(student, error)
+
+    with _flushing(learner, active):
         for epoch in range(1, epochs + 1):
-            loader.set_epoch(epoch - 1)  # type: ignore[attr-defined]  # Accelerate's, which hands it to the sampler
-            model.train()
-            sums, rows, started = LossMeter(), 0, time.perf_counter()
+            loader.set_epoch(epoch - 1)
+            learner.start_epoch()
+            meter, started = LossMeter(learner.unweighed_parts), time.perf_counter()
             for batches in loader if spare_core is None else prefetch(loader, spare_core):
-                step_rows = sum(len(batch["input_ids"]) for batch in batches)
-                loss_now = loss.at(progress(step, steps)) if isinstance(loss, ChangingLoss) else loss
-                optimizer.read(*[batch["input_ids"] for batch in batches])
-                for batch in batches:
-                    share = len(batch["input_ids"]) / step_rows
-                    with autocast(accelerator.device, precision), cheap_dropout:
-                        read = forward(model, batch)
-                    losses = loss_now(read, batch)
-                    accelerator.backward(losses.total * share)
-                    sums.add(losses, len(batch["input_ids"]))
-                if tables:
-                    clip(optimizer.gradients(), max_grad_norm)
-                else:  # it knows of fp16's scale
-                    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-                prepared_optimizer.step()
-                prepared_optimizer.zero_grad()
-                used_rate = schedule.get_last_lr()[0]
-                if not accelerator.optimizer_step_was_skipped:
-                    schedule.step()
-                step, rows = step + 1, rows + step_rows
-                if step % LOG_STEPS == 0 or time.perf_counter() - told > LOG_SECONDS:
-                    told = time.perf_counter()
-                    (means,) = sums.means(rows)
-                    check_means(means, step)
-                    yield StepRecord(step, steps, means["loss"])
-            (means,) = sums.means(rows)  # waits for the device, so the time below is the work's
-            check_means(means, step)
-            optimizer.flush()
+                losses = learner.step(batches, progress(step, steps))
+                meter.add(losses, learner.count_rows(batches))
+                step += 1
+                if step % LOG_STEPS == 0 or time.perf_counter() - logged > LOG_SECONDS:
+                    logged, means = time.perf_counter(), meter.means()
+                    for student in list(active):
+                        if error := non_finite_means(means[student], step):
+                            yield stop(student, error)
+                    if not active:
+                        return
+                    mean = sum(means[student]["loss"] or 0.0 for student in active) / len(active)
+                    yield StepRecord(step, steps, mean)
+            means = meter.means()  # waits for the device, so the time below is that of the work
+            learner.flush(active)
             seconds = time.perf_counter() - started
-            check_parameters(model, step)
-            scores = validate(model)
-            yield EpochRecord(
-                epoch=epoch,
-                step=step,
-                learning_rate=used_rate,
-                validation=scores,
-                improved=standing.improved(scores[metric] if higher_is_better else -scores[metric]),
-                examples_per_second=rows / seconds,
-                seconds=seconds,
-                **means,
-            )
-            if standing.ended:
-                break
+            for student in list(active):
+                error = non_finite_means(means[student], step)
+                error = error or non_finite_parameters(learner.students[student], step)
+                if error:
+                    yield stop(student, error)
+                    continue
+                scores = validate(student)
+                record = EpochRecord(
+                    epoch=epoch,
+                    step=step,
+                    learning_rate=learner.learning_rate,
+                    validation=scores,
+                    improved=stopping[student].improved(scores[metric]),
+                    examples_per_second=meter.rows / seconds,
+                    seconds=seconds,
+                    **means[student],
+                )
+                if stopping[student].ended:
+                    active.remove(student)
+                yield StudentRecord(student, record)
+            if not active:
+                return
 
 
 @contextmanager
-def _settling(optimizer: SparseRowAdamW) -> Iterator[None]:
-    """However training ends, the model is whole afterwards."""
+def _flushing(learner: Learner, active: Sequence[int]) -> Iterator[None]:
+    """Leave whole models behind, however training ends."""
     try:
         yield
     finally:
-        optimizer.flush()
+        learner.flush(active)
 
 
 def progress(step: int, steps: int) -> float:
-    """How far training is at its step `step`, from 0: 0 at the first, 1 at the last of `steps`."""
+    """Return how far training is at its step `step`, from 0: 0 at the first, 1 at the last of `steps`."""
     return step / max(1, steps - 1)
 
 
-def model_inputs(batch: Batch) -> Batch:
-    """What of a batch the model reads: never the labels, so that the loss is computed in one place only."""
-    return {name: value for name, value in batch.items() if name not in ("labels", "teacher_logits")}
+def non_finite_means(means: Mapping[str, float | None], step: int) -> UserError | None:
+    """Return an error unless all mean losses are finite."""
+    computed = {name: mean for name, mean in means.items() if mean is not None}
+    if all(abs(mean) < float("inf") for mean in computed.values()):
+        return None
+    return UserError(f"the loss is not a finite number by step {step} ({computed}). {REMEDY}")
 
 
-def check_means(means: Mapping[str, float | None], step: int) -> None:
-    """Raises `UserError` unless all means are finite numbers."""
-    if not all(abs(mean) < float("inf") for mean in means.values() if mean is not None):
-        told = {name: mean for name, mean in means.items() if mean is not None}
-        raise UserError(f"the loss is not a finite number by step {step} ({told}). {MEND}")
+def non_finite_parameters(model: torch.nn.Module, step: int) -> UserError | None:
+    """Return an error unless all parameters are finite.
 
-
-def check_parameters(model: torch.nn.Module, step: int) -> None:
-    """Raises `UserError` unless all parameters are finite numbers.
-
-    The loss of a step is that of the parameters before it, so what the last step did shows only here.
+    The loss of a step belongs to the parameters before it, so what the last step did shows only here.
     """
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
-    if not finite.all():
-        raise UserError(f"parameters are not finite numbers after step {step}. {MEND}")
+    return (
+        None if finite.all() else UserError(f"parameters are not finite numbers after step {step}. {REMEDY}")
+    )
 
 
 class EarlyStopping:
-    """The best value of a metric so far, and whether patience has run out."""
+    """Track the best value of a metric, and whether patience has run out."""
 
-    def __init__(self, patience: int | None) -> None:
-        self._patience, self._best, self._epochs_since = patience, float("-inf"), 0
+    def __init__(self, patience: int | None, higher_is_better: bool = True) -> None:
+        self._patience, self._sign = patience, 1 if higher_is_better else -1
+        self._best, self._epochs_since = float("-inf"), 0
 
     def improved(self, value: float) -> bool:
-        """Take in an epoch's value: is it better than all before?"""
+        """Take in an epoch's value; return whether it is better than all before."""
+        value *= self._sign
         better = value > self._best
         self._best, self._epochs_since = (value, 0) if better else (self._best, self._epochs_since + 1)
         return better
 
     @property
     def ended(self) -> bool:
+        """Whether patience has run out."""
         return self._patience is not None and self._epochs_since >= self._patience
 
 
 class LossMeter:
-    """Losses of an epoch, of one student or of K, summed on the device and read only when asked for."""
+    """Sum the losses of an epoch on the device; read them only when asked.
 
-    def __init__(self) -> None:
+    Args:
+        unweighed_parts: per student the parts to report as `None`.
+    """
+
+    def __init__(self, unweighed_parts: Sequence[frozenset[str]]) -> None:
+        self._unweighed_parts = unweighed_parts
         self._sums: dict[str, Tensor | None] = {}
+        self.rows = 0
 
     def add(self, losses: Losses, rows: int) -> None:
-        """Means over so many rows."""
-        names = ("loss", "hard_loss", "soft_loss", "layer_loss")
-        for name, value in zip(names, losses, strict=True):
+        """Add losses that are means over `rows` rows."""
+        self.rows += rows
+        for name, value in zip(("loss", "hard_loss", "soft_loss", "layer_loss"), losses, strict=True):
             if value is None:
                 self._sums[name] = None
             else:
-                before = self._sums.get(name)
-                self._sums[name] = value.detach() * rows + (0 if before is None else before)
+                total = self._sums.get(name)
+                self._sums[name] = value.detach() * rows + (0 if total is None else total)
 
-    def means(self, rows: int) -> list[dict[str, Any]]:
-        """Per student the mean of each part over so many rows; `None` for what is not computed."""
-        students = self._sums["loss"].numel()  # type: ignore[union-attr]  # there is always a total
-        columns: dict[str, list[Any]] = {
-            name: [None] * students if sums is None else (sums / rows).reshape(-1).tolist()
-            for name, sums in self._sums.items()
+    def means(self) -> list[dict[str, Any]]:
+        """Return per student the mean of each part over all rows so far; `None` for what is not computed."""
+        columns = {
+            name: None if total is None else (total / self.rows).reshape(-1).tolist()
+            for name, total in self._sums.items()
         }
-        return [{name: column[number] for name, column in columns.items()} for number in range(students)]
+        return [
+            {
+                name: None if column is None or name in unweighed else column[student]
+                for name, column in columns.items()
+            }
+            for student, unweighed in enumerate(self._unweighed_parts)
+        ]

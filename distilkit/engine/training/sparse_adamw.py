@@ -57,11 +57,10 @@ class SparseRowAdamW(torch.optim.AdamW):
         self._aside = spare_core
         self._tables = [RowCache(self, table) for table in tables]
 
-    def gradients(self) -> list[Tensor]:
-        """What there is of gradients: tensors that may be changed in place (to clip them)."""
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters whose gradients a step reads, to clip them."""
         trained = [parameter for group in self.param_groups for parameter in group["params"]]
-        trained += [table.held.weight for table in self._tables if table.held]
-        return [parameter.grad for parameter in trained if parameter.grad is not None]
+        return trained + [table.held.weight for table in self._tables if table.held]
 
     @torch.no_grad()
     def read(self, *ids: Tensor) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from distilkit.config import DistillConfig, DoctorConfig, resolve
 from distilkit.config.fields import changed
@@ -22,7 +21,7 @@ from distilkit.data.raw import RawData, read_raw
 from distilkit.data.text_data import TextData
 from distilkit.engine.inference.logits import low_precision_copy, predict_texts, tokens_of
 from distilkit.engine.teacher_logits.shards import as_keys
-from distilkit.engine.training.losses import Losses, distillation_loss, formula
+from distilkit.engine.training.losses import DistillationLoss
 from distilkit.errors import FaultFound, UserError
 from distilkit.hardware import memory
 from distilkit.hardware.precision import default_device, resolve_precision
@@ -40,7 +39,7 @@ from distilkit.workflows.findings import cost, models
 from distilkit.workflows.findings import rows as rows_findings
 from distilkit.workflows.findings import tokens as tokens_findings
 from distilkit.workflows.findings.finding import Finding
-from distilkit.workflows.fitting.fit import examples_per_second
+from distilkit.workflows.fitting.fit import measure_examples_per_second
 from distilkit.workflows.fitting.job import Job
 
 SCHEMA = "distilkit.doctor/1"
@@ -460,12 +459,9 @@ class _Doctor:
     def _steps_per_second(self, data: TextData, student: Student, longest: Encoded, sample: Encoded) -> float:
         """Rows of `sample` that training takes in a second, once it has taken those and the `longest`."""
         config = self.config
-        terms: Any = {"alpha": config.alpha, "alpha_end": config.alpha_end, "temperature": config.temperature}
-        terms["labelled_share"] = 1.0
-
-        def loss(logits: Tensor, rows: dict[str, Tensor]) -> Losses:
-            return distillation_loss(logits, rows.get("labels"), rows.get("teacher_logits"), **terms)
-
+        loss = DistillationLoss(
+            alpha=config.alpha, alpha_end=config.alpha_end, temperature=config.temperature
+        )
         job = Job(
             command="doctor",
             config=changed(config, epochs=2),
@@ -473,14 +469,14 @@ class _Doctor:
             model=student.model,
             tokenizer=student.tokenizer,
             loss=loss,
-            formula=formula(**terms),
+            formula=loss.formula,
             precision=self.precision,
             facts={},
         )
         accelerator = make_accelerator(self.precision)
         if student.model.config.model_type != "bilstm" or self.device.type != "cpu":
-            examples_per_second(job, longest, accelerator)
-            return examples_per_second(job, sample, accelerator)
+            measure_examples_per_second(job, longest, accelerator)
+            return measure_examples_per_second(job, sample, accelerator)
         with training_threads(student.model) as spare_core:
-            examples_per_second(job, longest, accelerator, spare_core)
-            return examples_per_second(job, sample, accelerator, spare_core)
+            measure_examples_per_second(job, longest, accelerator, spare_core)
+            return measure_examples_per_second(job, sample, accelerator, spare_core)

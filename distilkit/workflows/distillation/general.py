@@ -11,6 +11,7 @@ from distilkit.config import DistillConfig, resolve
 from distilkit.data.corpus import TEXT, encode_chunks, read_corpus
 from distilkit.data.encoding import Tokenizer
 from distilkit.data.text_data import TextData
+from distilkit.engine.training.layers import LayerMatchingLoss
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.classifier import Classifier
@@ -19,9 +20,9 @@ from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run, check_output_dir
-from distilkit.workflows.distillation.layers import Rows, layer_formula, pair_layers, shared_rows
+from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows
 from distilkit.workflows.fitting.fit import fit_into_run
-from distilkit.workflows.fitting.job import MATCHED, Job, clamp_max_length
+from distilkit.workflows.fitting.job import Job, clamp_max_length
 
 NAMES = ("LABEL_0", "LABEL_1")  # of heads that nobody trains: models are made with one, and saved without
 
@@ -50,7 +51,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     reporter.note(f"student: {type(student.model).__name__} without its head, {student.origin}")
     encoder: Any = student.model.base_model  # without the head
     pair = pair_layers(config, student, teacher)
-    readers = [(one.tokenizer, one.model) for one in (teacher, student)]
+    readers = [(teacher.tokenizer, model), (student.tokenizer, student.model)]
     config = clamp_max_length(given, config, readers)
 
     def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
@@ -66,6 +67,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
         "out (the same for every run)"
     )
     reporter.note(f"corpus: {held_out}")
+    loss = LayerMatchingLoss(pair)
     job = Job(
         command="distill",
         config=config,
@@ -76,16 +78,17 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
             pair_column=None,
             label_column="label",
             names=NAMES,
-            metric=MATCHED,
+            metric="layer_loss",
             labels_of={},
             notes=(held_out,),
         ),
         model=encoder,
         tokenizer=student.tokenizer,
-        loss=pair.loss,
-        formula=layer_formula(pair),
+        loss=loss,
+        formula=loss.formula,
         precision=precision,
-        beside=pair,
+        pair=pair,
+        objective="layers",
         facts={
             "student": {"class": type(encoder).__name__, "origin": student.origin},
             "teachers": [{"name": teacher.name, "fingerprint": teacher.fingerprint, "share": 1.0}],

@@ -10,12 +10,11 @@ from distilkit.config import DistillConfig
 from distilkit.config.fields import changed
 from distilkit.data.encoding import Encoded, Tokenizer, input_names
 from distilkit.engine.training.layer_losses import Layers, layer_map
-from distilkit.engine.training.layers import LayerPair, Projected, run_layers
-from distilkit.engine.training.loop import Batch, ChangingLoss, Loss
-from distilkit.engine.training.losses import Losses
+from distilkit.engine.training.layers import LayerMatchingLoss, LayerPair, PatientLoss, Projected, run_layers
+from distilkit.engine.training.losses import DistillationLoss
 from distilkit.errors import UserError
 from distilkit.models.classifier import Classifier, Student
-from distilkit.workflows.fitting.job import MATCHED, Job, Stage
+from distilkit.workflows.fitting.job import Job, Stage
 
 
 class Rows(NamedTuple):
@@ -93,58 +92,31 @@ def shared_rows(
     return Rows(train, validation)
 
 
-def with_layers(job: Job, pair: LayerPair, rows: Rows) -> Job:
-    """`job`, trained by the method of its config, with layers of `pair` matched on `rows`."""
+def with_layers(job: Job, loss: DistillationLoss, pair: LayerPair, rows: Rows) -> Job:
+    """Return `job`, trained by the method of its config, with the layers of `pair` matched on `rows`.
+
+    Args:
+        loss: of its logits.
+    """
     config = job.config
     assert isinstance(config, DistillConfig)
     facts = {**job.facts, "matched_layers": list(pair.layer_map)}
     if config.method == "pkd":
         assert config.beta is not None
-        return replace(
-            job,
-            beside=pair,
-            loss=_with_patience(job.loss, pair, config.beta),
-            formula=f"{job.formula} + {config.beta:g} * MSE(normalised [CLS] of layers {_numbers(pair)})",
-            facts=facts,
-        )
+        patient = PatientLoss(pair, loss, config.beta)
+        return replace(job, pair=pair, loss=patient, formula=patient.formula, facts=facts)
+    matching = LayerMatchingLoss(pair)
     first = replace(
         job,
         config=changed(config, epochs=config.layer_epochs, learning_rate=config.layer_learning_rate),
-        data=replace(job.data, metric=MATCHED),
-        beside=pair,
-        loss=pair.loss,
-        decay=False,
+        objective="layers",
+        pair=pair,
+        loss=matching,
+        decays=False,
     )
     return replace(
         job,
-        formula=f"first {layer_formula(pair)}, then {job.formula}",
+        formula=f"first {matching.formula}, then {job.formula}",
         facts=facts,
         first=Stage(first, rows.train, rows.validation),
     )
-
-
-def layer_formula(pair: LayerPair) -> str:
-    """The loss of a stage that matches layers, as `losses.formula` writes that of logits."""
-    return f"loss = MSE(embeddings) + sum over layers {_numbers(pair)} of MSE(states) + MSE(attention scores)"
-
-
-def _numbers(pair: LayerPair) -> str:
-    """Student's and teacher's layers as `1-3, 2-6`."""
-    return ", ".join(f"{own}-{theirs}" for own, theirs in enumerate(pair.layer_map, start=1))
-
-
-def _with_patience(loss: Loss | ChangingLoss, pair: LayerPair, beta: float) -> Loss | ChangingLoss:
-    if isinstance(loss, ChangingLoss):
-        at = loss.at
-        return ChangingLoss(lambda progress: _patient(at(progress), pair, beta))
-    return _patient(loss, pair, beta)
-
-
-def _patient(loss: Loss, pair: LayerPair, beta: float) -> Loss:
-    def total(seen: tuple[Layers, Layers], batch: Batch) -> Losses:
-        logits = seen[0].logits
-        assert logits is not None
-        of_logits, patient = loss(logits.float(), batch), pair.patient_loss(seen)
-        return of_logits._replace(total=of_logits.total + beta * patient, layers=patient)
-
-    return total

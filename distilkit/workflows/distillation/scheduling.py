@@ -1,14 +1,15 @@
-"""Small trainings in one process: a thread and a core for each, several side by side.
+"""Which student trains when, on how many threads: as one model, side by side, or in turn.
 
-A BiLSTM's tensors are too small to be worth dividing between cores: a second core makes a step a tenth
-faster, but two students on a core each nearly twice as fast. And threads that wait for each other at every
-operation fall behind many times over when any other process wants a core.
+A BiLSTM's tensors are too small to divide between cores: a second core makes a step a tenth faster, while two
+students on a core each train nearly twice as fast. Threads that wait for each other at every operation also
+fall far behind when another process wants a core.
 """
 
 import gc
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -17,20 +18,23 @@ from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved
-from distilkit.hardware.threads import single_threaded
+from distilkit.hardware.threads import single_threaded, training_threads
 from distilkit.progress import NamedReporter, Reporter
 from distilkit.runs.run import Run
-from distilkit.workflows.distillation.inputs import Company
+from distilkit.workflows.distillation.inputs import DistillationInputs, prepare_job
+from distilkit.workflows.fitting.fit import fit_into_run, fit_into_runs
+
+MAX_STACKED = 64  # students that are computed as one model
 
 Result = TypeVar("Result")
 
 
 class _Stopped(BaseException):
-    """Thrown into a lane that is to end early."""
+    """Ends a lane early."""
 
 
 class _LaneReporter(NamedReporter):
-    """Puts a name before what one lane tells, and ends the lane at the next word after `stop` is set."""
+    """Puts a lane's name before its messages, and ends the lane at its next message after `stop` is set."""
 
     def __init__(self, name: str, reporter: Reporter, stop: threading.Event) -> None:
         super().__init__(name, reporter)
@@ -105,39 +109,76 @@ def results_or_raise(names: Sequence[str], outcomes: Sequence[Result | UserError
     raise UserError("\n".join([*problems, f"The other {len(results)} finished."]))
 
 
-TOGETHER = 64  # students that are computed as one, at most
+def train_all(inputs: DistillationInputs, reporter: Reporter) -> list[Run]:
+    """Train every student of `inputs`: several BiLSTMs as one model or side by side, others in turn.
+
+    Returns:
+        The runs, in the order of the configs.
+
+    Raises:
+        UserError: naming each student that failed.
+    """
+    configs, device = inputs.configs, inputs.accelerator.device
+    model = inputs.first_student.model
+    names = [config.output_dir.name for config in configs]
+    is_small = model.config.model_type == "bilstm"
+    if is_small and len(configs) > 1 and stackable(device, inputs.precision):
+        outcomes: dict[int, Run | UserError] = {}
+        for indices in _stacks(configs):
+            outcomes |= _train_stack(inputs, indices, reporter)
+        return results_or_raise(names, [outcomes[i] for i in range(len(configs))])
+    if is_small and len(configs) > 1 and device.type == "cpu":
+        tasks = [(name, partial(train_one, inputs, i)) for i, name in enumerate(names)]
+        return run_in_parallel(tasks, torch.get_num_threads(), reporter)
+    if is_small and device.type == "cpu":
+        with training_threads(model) as spare_core:
+            return [train_one(inputs, 0, reporter, spare_core)]
+    return [train_one(inputs, i, reporter) for i in range(len(configs))]
 
 
-def _train_as_one(company: Company, numbers: Sequence[int], reporter: Reporter) -> dict[int, Run | UserError]:
-    """Half of them at a time where all do not fit, as often as need be."""
+def train_one(
+    inputs: DistillationInputs, i: int, reporter: Reporter, spare_core: Executor | None = None
+) -> Run:
+    """Train student `i`; `spare_core` is as in `fit`."""
+    job, rows = prepare_job(inputs, i)
+    return fit_into_run(job, rows, inputs.rows.validation, inputs.accelerator, reporter, spare_core)
+
+
+def _train_stack(
+    inputs: DistillationInputs, indices: Sequence[int], reporter: Reporter
+) -> dict[int, Run | UserError]:
+    """Train students as one model; where all do not fit on the device, half of them at a time."""
     try:
-        if len(numbers) == 1:
-            return {numbers[0]: company.train(numbers[0], reporter)}
-        return dict(zip(numbers, company.train_as_one(numbers, reporter), strict=True))
+        if len(indices) == 1:
+            return {indices[0]: train_one(inputs, indices[0], reporter)}
+        jobs, rows = zip(*(prepare_job(inputs, i) for i in indices), strict=True)
+        runs = fit_into_runs(jobs, rows, inputs.rows.validation, inputs.accelerator.device, reporter)
+        return dict(zip(indices, runs, strict=True))
     except UserError as error:
-        return dict.fromkeys(numbers, UserError(str(error)))
+        return dict.fromkeys(indices, UserError(str(error)))
     except torch.OutOfMemoryError:
-        half = len(numbers) // 2
+        half = len(indices) // 2
     gc.collect()
     torch.cuda.empty_cache()
-    reporter.note(f"memory: {len(numbers)} students do not fit together, trying {half} at a time")
-    return _train_as_one(company, numbers[:half], reporter) | _train_as_one(company, numbers[half:], reporter)
+    reporter.note(f"memory: {len(indices)} students do not fit together, trying {half} at a time")
+    first = _train_stack(inputs, indices[:half], reporter)
+    return first | _train_stack(inputs, indices[half:], reporter)
 
 
 def stackable(device: torch.device, precision: Resolved) -> bool:
-    """Whether several BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
+    """Return whether several BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
     return device.type == "cuda" and precision != "fp16"
 
 
 def _stacks(configs: Sequence[DistillConfig]) -> list[list[int]]:
-    """Numbers of the configs, those together that differ only in alphas, seed and where they go."""
-    own = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", "precision")
-    names = [name for name in field_infos(DistillConfig) if name not in own]
-    alike: dict[str, list[int]] = {}
-    for number, config in enumerate(configs):
-        alike.setdefault(repr([getattr(config, name) for name in names]), []).append(number)
+    """Group the indices of configs that differ only in alphas, seed and output folder."""
+    free_fields = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", "precision")
+    shared_fields = [name for name in field_infos(DistillConfig) if name not in free_fields]
+    groups: dict[str, list[int]] = {}
+    for i, config in enumerate(configs):
+        groups.setdefault(repr([getattr(config, name) for name in shared_fields]), []).append(i)
     return [
-        numbers[start : start + TOGETHER]
-        for numbers in alike.values()
-        for start in range(0, len(numbers), TOGETHER)
+        indices[start : start + MAX_STACKED]
+        for indices in groups.values()
+        for start in range(0, len(indices), MAX_STACKED)
     ]

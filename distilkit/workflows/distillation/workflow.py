@@ -1,26 +1,16 @@
 """`distill`: train students on the teachers' logits and the labels."""
 
 from collections.abc import Sequence
-from functools import partial
-
-import torch
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos, flag
 from distilkit.errors import UserError
-from distilkit.hardware.threads import training_threads
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation import recipe
 from distilkit.workflows.distillation.general import distill_general
-from distilkit.workflows.distillation.inputs import Company
-from distilkit.workflows.distillation.scheduling import (
-    _stacks,
-    _train_as_one,
-    results_or_raise,
-    run_in_parallel,
-    stackable,
-)
+from distilkit.workflows.distillation.inputs import gather_inputs
+from distilkit.workflows.distillation.scheduling import train_all
 
 
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
@@ -72,22 +62,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     home = configs[0].output_dir.parent  # text that a recipe makes lies beside the first run, for all
     configs = [recipe.follow(config, home, reporter) if config.recipe else config for config in configs]
     _check_one_kind(configs)  # alpha 1 needs no text of the recipe's
-    company = Company(configs, reporter)
-    device, small = company.accelerator.device, company.student.model.config.model_type == "bilstm"
-    if small and len(configs) > 1:
-        names = [config.output_dir.name for config in configs]
-        if stackable(device, company.precision):
-            outcomes: dict[int, Run | UserError] = {}
-            for numbers in _stacks(company.configs):
-                outcomes |= _train_as_one(company, numbers, reporter)
-            return results_or_raise(names, [outcomes[number] for number in range(len(configs))])
-        if device.type == "cpu":
-            tasks = [(name, partial(company.train, number)) for number, name in enumerate(names)]
-            return run_in_parallel(tasks, torch.get_num_threads(), reporter)
-    if small and device.type == "cpu":  # on one core, and what can be done beside it on another
-        with training_threads(company.student.model) as spare_core:
-            return [company.train(0, reporter, spare_core)]
-    return [company.train(number, reporter) for number in range(len(configs))]
+    return train_all(gather_inputs(configs, reporter), reporter)
 
 
 def _check_one_kind(configs: Sequence[DistillConfig]) -> None:

@@ -1,36 +1,34 @@
-"""What `train` and `distill` share: a model, rows and a loss in; a run folder out."""
+"""Train a `Job`, or several at once, into run folders."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
 
-from distilkit.data.batching import step_loader
+from distilkit.data.batching import StepLoader, step_loader
 from distilkit.data.encoding import Encoded
-from distilkit.engine.training.learners import fit_together
-from distilkit.engine.training.loop import StepRecord, fit, logits_of
+from distilkit.engine.training.learners import ModelLearner, OptimizerSettings, StackedLearner, StackedLoader
+from distilkit.engine.training.loop import StepRecord, StudentRecord, fit
+from distilkit.engine.training.losses import DistillationLoss
 from distilkit.engine.training.sparse_adamw import can_be_table
 from distilkit.errors import UserError
 from distilkit.hardware.memory import explain_out_of_memory
+from distilkit.models.bilstm import BiLSTMForSequenceClassification
 from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.progress import SILENT, NamedReporter, Reporter
-from distilkit.runs import run
 from distilkit.runs.records import EpochRecord
-from distilkit.workflows.fitting.job import MATCHED, Job, _stage
-from distilkit.workflows.fitting.recorder import _Book, _recorded, _Validation
+from distilkit.runs.run import Run
+from distilkit.workflows.fitting.job import Job
+from distilkit.workflows.fitting.recorder import RunRecorder, layer_scores
 
-# Model families of which `SparseRowAdamW` may take the word table.
+# Model families of which `SparseRowAdamW` may take the word table: they look up their input, once.
 LOOK_UP_THEIR_INPUT = frozenset(
     ("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 )
-
-
 LESS_MEMORY = (
     "Use a lower --batch-size (with --gradient-accumulation-steps for the same steps) "
     "or a lower --max-length."
@@ -44,41 +42,40 @@ def fit_into_run(
     accelerator: Accelerator,
     reporter: Reporter,
     spare_core: Executor | None = None,
-) -> run.Run:
+) -> Run:
     """Train `job.model` on `train_rows` and write the run: whole, or not at all.
 
     Args:
-        aside: as `fit`.
+        spare_core: as `fit`.
 
     Raises:
         UserError: when `output_dir` cannot receive the run or training diverges.
     """
-    device = accelerator.device
-    validation = _Validation(job, validation_rows) if job.data.metric != MATCHED else None
-    with explain_out_of_memory(LESS_MEMORY), _recorded(job, train_rows, validation, device, reporter) as take:
-        if job.first:
-            weights: dict[str, Tensor] = {}
-            stage = job.first
-            scores = partial(_layer_scores, stage.job, stage.validation_rows)
-            for record in _epochs(stage.job, stage.train_rows, scores, accelerator, reporter, spare_core):
-                take(record, stage.job)
-                if record.improved:
-                    weights = {name: value.clone() for name, value in job.model.state_dict().items()}
-            job.model.load_state_dict(weights)
-        scores = (
-            partial(validation, job.model) if validation else partial(_layer_scores, job, validation_rows)
-        )
-        for record in _epochs(job, train_rows, scores, accelerator, reporter, spare_core):
-            take(record)
-    return run.Run.load(job.config.output_dir)
+    recorder = RunRecorder(job, train_rows, validation_rows, accelerator.device, reporter)
+    with explain_out_of_memory(LESS_MEMORY):
+        try:
+            recorder.open()
+            if stage := job.first:
+                weights: dict[str, Tensor] = {}
+                scores = partial(layer_scores, stage.job, stage.validation_rows)
+                for record in _epochs(stage.job, stage.train_rows, scores, accelerator, reporter, spare_core):
+                    recorder.epoch(record, stage.job)
+                    if record.improved:
+                        weights = {name: value.clone() for name, value in job.model.state_dict().items()}
+                job.model.load_state_dict(weights)
+            for record in _epochs(job, train_rows, recorder.validate, accelerator, reporter, spare_core):
+                recorder.epoch(record)
+            return recorder.finish()
+        except BaseException as error:
+            raise recorder.discard(error) from None
 
 
-def examples_per_second(
+def measure_examples_per_second(
     job: Job, rows: Encoded, accelerator: Accelerator, spare_core: Executor | None = None
 ) -> float:
-    """How fast the last epoch over `rows` is: training steps as those of a run, of which nothing is kept."""
+    """Train on `rows` as a run would, keep nothing, and return the speed of the last epoch."""
     with explain_out_of_memory(LESS_MEMORY):
-        records = list(_epochs(job, rows, lambda: {job.data.metric: 0.0}, accelerator, SILENT, spare_core))
+        records = list(_epochs(job, rows, lambda: {job.metric: 0.0}, accelerator, SILENT, spare_core))
     return records[-1].examples_per_second
 
 
@@ -90,35 +87,42 @@ def _epochs(
     reporter: Reporter,
     spare_core: Executor | None,
 ) -> Iterator[EpochRecord]:
-    """Train as `fit` does, and tell how far it is."""
+    """Train one model with `fit`, report its steps and yield its epochs."""
     device = accelerator.device
-    model: torch.nn.Module = job.model
-    forward: Callable[[torch.nn.Module, dict[str, Tensor]], Any] = logits_of
-    if job.beside:
-        job.beside.teacher.to(device)
-        model, forward = job.beside.student, job.beside.forward
-    records = fit(
+    model: nn.Module = job.pair.student if job.pair else job.model
+    if job.pair:
+        job.pair.teacher.to(device)
+    loader = _loader(job, train_rows.to(device))
+    learner = ModelLearner(
         model,
-        _loader(job, train_rows.to(device)),
         job.loss,
+        _optimizer_settings(job, loader),
         accelerator=accelerator,
-        forward=forward,
+        precision=job.precision,
         tables=_sparse_tables(job, train_rows, device),
-        validate=lambda _: validate(),
-        higher_is_better=job.data.metric != MATCHED,
-        decay=job.decay,
         spare_core=spare_core,
-        **_settings(job),
+    )
+    records = fit(
+        learner,
+        loader,
+        epochs=_number_of_epochs(job),
+        validate=lambda _: validate(),
+        metric=job.metric,
+        higher_is_better=job.higher_is_better,
+        patience=job.config.patience,
+        spare_core=spare_core,
     )
     for record in records:
         if isinstance(record, StepRecord):
-            doing = "match layers" if _stage(job) == "layers" else "train"
-            reporter.advance(doing, record.step, record.steps, f"loss {record.loss:.4f}")
+            task = "match layers" if job.objective == "layers" else "train"
+            reporter.advance(task, record.step, record.steps, f"loss {record.loss:.4f}")
+        elif isinstance(record.outcome, UserError):
+            raise record.outcome
         else:
-            yield record
+            yield record.outcome
     accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
-    if job.beside:
-        job.beside.teacher.cpu()
+    if job.pair:
+        job.pair.teacher.cpu()
 
 
 def fit_into_runs(
@@ -127,8 +131,8 @@ def fit_into_runs(
     validation_rows: Encoded,
     device: torch.device,
     reporter: Reporter,
-) -> list[run.Run | UserError]:
-    """`fit_into_run` for several BiLSTMs at once, which differ in nothing but alphas, seed and folder.
+) -> list[Run | UserError]:
+    """Train several BiLSTMs as one, which differ in nothing but alphas, seed and folder.
 
     Args:
         train_rows: the same rows for each job, joined to what its own loss reads.
@@ -139,51 +143,88 @@ def fit_into_runs(
     Raises:
         torch.OutOfMemoryError: when they do not fit on the device together. Nothing is left of them.
     """
-    everything = (
-        train_rows[0]
-        .join(
-            labels=next((rows.labels for rows in train_rows if rows.labels is not None), None),
-            teacher_logits=next(
-                (rows.teacher_logits for rows in train_rows if rows.teacher_logits is not None), None
-            ),
-        )
-        .to(device)
-    )
-    validation = _Validation(jobs[0], validation_rows)
-    loaders = {job.config.seed: _loader(job, everything) for job in jobs}
+    outcomes: dict[int, Run | UserError] = {}
     with ExitStack() as drafts:
-        books = []
+        recorders = []
         for job, rows in zip(jobs, train_rows, strict=True):
-            book = drafts.enter_context(_Book(job))
             named = NamedReporter(job.config.output_dir.name, reporter)
-            book.open(_recorded(job, rows, validation, device, named, together=len(jobs)))
-            books.append(book)
-        opened = [book for book in books if not book.outcome]
-        models: list[Any] = [book.job.model.to(device) for book in opened]  # type: ignore[arg-type]
-        configs: list[Any] = [book.job.config for book in opened]
-        records: Iterator[Any] = iter(())
+            recorder = RunRecorder(job, rows, validation_rows, device, named, together=len(jobs))
+            recorders.append(drafts.enter_context(recorder))
+
+        def attempt(i: int, action: Callable[[], Run | None]) -> None:
+            """Keep to one run what goes wrong with it."""
+            if i in outcomes:
+                return
+            try:
+                if run := action():
+                    outcomes[i] = run
+            except (UserError, OSError) as error:
+                outcomes[i] = recorders[i].discard(error)
+
+        for i, recorder in enumerate(recorders):
+            attempt(i, recorder.open)
+        opened = [i for i in range(len(jobs)) if i not in outcomes]
         if opened:
-            records = fit_together(
-                BiLSTMStack(models),
-                [loaders[config.seed] for config in configs],
-                [config.alphas[0] for config in configs],
-                device=device,
-                validate=validation,
-                alphas_end=[config.alphas[1] for config in configs],
-                temperature=configs[0].temperature,
-                labelled_share=max(job.labelled_share for job in jobs),
-                **_settings(jobs[0]),
-            )
-        for record in records:
-            if isinstance(record, StepRecord):
-                detail = f"mean loss {record.loss:.4f}"
-                reporter.advance(f"train {len(opened)} students", record.step, record.steps, detail)
-            else:
-                opened[record[0]].take(record[1])
-        return [book.close() for book in books]
+            all_rows = _join_targets(train_rows).to(device)
+            for record in _fit_stack(
+                [jobs[i] for i in opened], [recorders[i] for i in opened], all_rows, device
+            ):
+                if isinstance(record, StepRecord):
+                    detail = f"mean loss {record.loss:.4f}"
+                    reporter.advance(f"train {len(opened)} students", record.step, record.steps, detail)
+                else:
+                    student = opened[record.student]
+                    attempt(student, partial(_take, recorders[student], record.outcome))
+        for i, recorder in enumerate(recorders):
+            attempt(i, recorder.finish)
+    return [outcomes[i] for i in range(len(jobs))]
 
 
-def _loader(job: Job, rows: Encoded) -> DataLoader[Any]:
+def _take(recorder: RunRecorder, outcome: EpochRecord | UserError) -> None:
+    if isinstance(outcome, UserError):
+        raise outcome
+    recorder.epoch(outcome)
+
+
+def _fit_stack(
+    jobs: Sequence[Job], recorders: Sequence[RunRecorder], rows: Encoded, device: torch.device
+) -> Iterator[StepRecord | StudentRecord]:
+    """Train the models of `jobs` as one with `fit`."""
+    models, losses = [], []
+    for job in jobs:
+        assert isinstance(job.model, BiLSTMForSequenceClassification)
+        assert isinstance(job.loss, DistillationLoss)
+        models.append(job.model.to(device))  # type: ignore[arg-type]
+        losses.append(job.loss)
+    loaders = {job.config.seed: _loader(job, rows) for job in jobs}
+    loader = StackedLoader([loaders[job.config.seed] for job in jobs])
+    learner = StackedLearner(
+        BiLSTMStack(models),
+        losses,
+        _optimizer_settings(jobs[0], loader),
+        device=device,
+        precision=jobs[0].precision,
+    )
+    return fit(
+        learner,
+        loader,
+        epochs=_number_of_epochs(jobs[0]),
+        validate=lambda student: recorders[student].validate(),
+        metric=jobs[0].metric,
+        patience=jobs[0].config.patience,
+    )
+
+
+def _join_targets(train_rows: Sequence[Encoded]) -> Encoded:
+    """Join the rows to labels and teacher logits, where any of the students reads them."""
+    labels = [rows.labels for rows in train_rows if rows.labels is not None]
+    teacher_logits = [rows.teacher_logits for rows in train_rows if rows.teacher_logits is not None]
+    return train_rows[0].join(
+        labels=labels[0] if labels else None, teacher_logits=teacher_logits[0] if teacher_logits else None
+    )
+
+
+def _loader(job: Job, rows: Encoded) -> StepLoader:
     config = job.config
     assert config.batch_size
     return step_loader(
@@ -195,39 +236,36 @@ def _loader(job: Job, rows: Encoded) -> DataLoader[Any]:
     )
 
 
-def _settings(job: Job) -> dict[str, Any]:
-    """What `fit` and `fit_together` are told alike."""
+def _number_of_epochs(job: Job) -> int:
+    assert job.config.epochs
+    return job.config.epochs
+
+
+def _optimizer_settings(job: Job, loader: StepLoader | StackedLoader) -> OptimizerSettings:
     config = job.config
-    return {
-        "precision": job.precision,
-        "metric": job.data.metric,
-        "epochs": config.epochs,
-        "learning_rate": config.learning_rate,
-        "weight_decay": config.weight_decay,
-        "warmup_ratio": config.warmup_ratio,
-        "max_grad_norm": config.max_grad_norm,
-        "patience": config.patience,
-    }
+    assert config.learning_rate
+    return OptimizerSettings(
+        steps=_number_of_epochs(job) * len(loader),
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_ratio=config.warmup_ratio,
+        max_grad_norm=config.max_grad_norm,
+        decays=job.decays,
+    )
 
 
-def _layer_scores(job: Job, rows: Encoded) -> dict[str, float]:
-    assert job.beside
-    return job.beside.score(rows, job.precision)
-
-
-def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[torch.nn.Embedding]:
-    """The word table, where updating only the rows that a step reads saves most of the optimizer's time.
+def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[nn.Embedding]:
+    """Return the word table, where updating only the rows that a step reads saves most of the work.
 
     On a CPU that is so unless a step has more tokens than the table has rows; a GPU updates all of a table
-    in less time than it takes to find out which rows were read. Only for models known to look up the tokens
-    they are given, once, and no others.
+    in less time than it takes to find out which rows were read.
     """
-    table: Any = job.model.get_input_embeddings()
-    if job.model.config.model_type not in LOOK_UP_THEIR_INPUT:
+    table = job.model.get_input_embeddings()
+    if job.model.config.model_type not in LOOK_UP_THEIR_INPUT or device.type != "cpu":
         return []
     assert job.config.batch_size
     step_rows = job.config.batch_size * job.config.gradient_accumulation_steps
     tokens = step_rows * float(rows.lengths.mean())
-    if device.type == "cpu" and can_be_table(table) and tokens <= len(table.weight):
+    if isinstance(table, nn.Embedding) and can_be_table(table) and tokens <= len(table.weight):
         return [table]
     return []

@@ -1,8 +1,8 @@
-"""`Job`: a model, what it is trained on, and how."""
+"""`Job`: a model, the loss it is trained by, and where its run goes."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from transformers import PreTrainedModel
 
@@ -11,23 +11,26 @@ from distilkit.config.fields import changed
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.data.text_data import TextData
 from distilkit.engine.training.layers import LayerPair
-from distilkit.engine.training.loop import ChangingLoss, Loss
+from distilkit.engine.training.learners import Loss
 from distilkit.hardware.precision import Resolved
 from distilkit.progress import Reporter
 
 AnyFit = TypeVar("AnyFit", bound=FitConfig)
-
-
-MATCHED = "layer_loss"  # the metric of a training that matches layers and nothing else
+Objective = Literal["logits", "layers"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One training: everything loaded, nothing trained yet.
+    """One training: everything is loaded, nothing is trained yet.
 
-    `facts` go into `environment.json`. `labelled_share` is that of an epoch's rows; `mix` says how many of
-    them are training rows and how many others (`LengthBatchSampler`). `beside` runs a teacher along with the
-    student, whose layers the loss then reads; `decay` is as in `fit`.
+    Attributes:
+        formula: the loss as the run prints and saves it; with a `first` stage that of both.
+        facts: further entries of `environment.json`.
+        mix: training rows and others in an epoch (`LengthBatchSampler`).
+        pair: a teacher that runs along with the student, and whose layers the loss reads.
+        objective: whether the model's logits or its layers are trained, and so what picks the best epoch.
+        decays: as in `OptimizerSettings`.
+        first: a stage that comes before, of the same model.
     """
 
     command: str
@@ -35,15 +38,25 @@ class Job:
     data: TextData
     model: PreTrainedModel
     tokenizer: Tokenizer
-    loss: Loss | ChangingLoss
+    loss: Loss
     formula: str
     precision: Resolved
     facts: Mapping[str, Any]
-    labelled_share: float = 1.0
     mix: tuple[int, int] | None = None
-    beside: LayerPair | None = None
-    decay: bool = True
+    pair: LayerPair | None = None
+    objective: Objective = "logits"
+    decays: bool = True
     first: "Stage | None" = None
+
+    @property
+    def metric(self) -> str:
+        """What picks the best epoch."""
+        return "layer_loss" if self.objective == "layers" else self.data.metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher metric is better."""
+        return self.objective == "logits"
 
 
 @dataclass(frozen=True)
@@ -55,11 +68,16 @@ class Stage:
     validation_rows: Encoded
 
 
-def clamp_max_length(given: AnyFit, resolved: AnyFit, readers: Iterable[tuple[Tokenizer, Any]]) -> AnyFit:
-    """`resolved` with a default `max_length` cut to what every reader can read; one that was given stands."""
+def clamp_max_length(
+    requested: AnyFit, resolved: AnyFit, readers: Iterable[tuple[Tokenizer, PreTrainedModel]]
+) -> AnyFit:
+    """Return `resolved` with a default `max_length` cut to what every reader can read.
+
+    A length that was requested stands.
+    """
     assert resolved.max_length
     limits = [limit for reader in readers if (limit := longest_input(*reader)) is not None]
-    if given.max_length is not None or min(limits, default=resolved.max_length) >= resolved.max_length:
+    if requested.max_length is not None or min(limits, default=resolved.max_length) >= resolved.max_length:
         return resolved
     return changed(resolved, max_length=min(limits))
 
@@ -72,7 +90,7 @@ def encode_split(
     reporter: Reporter,
     split: str,
 ) -> Encoded:
-    """A split as the student's (or teacher's) own tokenizer and model read it."""
+    """Encode a split as this tokenizer and model read it."""
     texts = data.texts(split)
     assert max_length
     return encode(
@@ -83,8 +101,3 @@ def encode_split(
         model=model,
         advance=lambda done: reporter.advance(f"tokenize {split}", done, len(texts)),
     )
-
-
-def _stage(job: Job) -> str:
-    """What of the student is trained to be as it should."""
-    return "layers" if job.data.metric == MATCHED else "logits"

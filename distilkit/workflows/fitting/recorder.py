@@ -1,15 +1,14 @@
-"""What is written of a run while it trains."""
+"""`RunRecorder`: what is written of a run, after each epoch and at the end."""
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import changed
@@ -22,226 +21,261 @@ from distilkit.models.locating import weight_bytes
 from distilkit.progress import Reporter
 from distilkit.runs import environment as environment_facts
 from distilkit.runs import folder, run
-from distilkit.runs.records import EpochRecord
+from distilkit.runs.records import CalibrationFacts, DatasetFacts, Environment, EpochRecord, RunMetrics
 from distilkit.scores.metrics import expected_calibration_error, score
-from distilkit.workflows.fitting.job import Job, _stage
+from distilkit.workflows.fitting.job import Job
 
-CALIBRATION_ROWS = 100  # with fewer, a temperature says more of these rows than of the student
+CALIBRATION_ROWS = 100  # with fewer, a temperature says more about these rows than about the student
 
 
-class _Book:
-    """One of several runs that are written at the same time: what goes wrong with it, it keeps to itself."""
+class RunRecorder:
+    """Write one run: configuration, history, best weights, calibration, metrics and environment.
 
-    def __init__(self, job: Job) -> None:
+    Everything goes into a draft, which becomes `output_dir` in `finish` and disappears in `discard`.
+
+    Args:
+        job: the training that is recorded.
+        train_rows: what it trains on.
+        validation_rows: what picks its best epoch.
+        device: where it trains.
+        together: how many students share its steps.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        train_rows: Encoded,
+        validation_rows: Encoded,
+        device: torch.device,
+        reporter: Reporter,
+        *,
+        together: int = 1,
+    ) -> None:
         self.job = job
-        self.outcome: run.Run | UserError | None = None
-        self._draft = ExitStack()
-        self._take: Callable[[EpochRecord], None] | None = None
+        self._train_rows, self._validation_rows = train_rows, validation_rows
+        self._device, self._reporter, self._together = device, reporter, together
+        self._best: EpochRecord | None = None
+        self._last_epoch = 0
+        self._logits: Tensor | None = None  # on validation rows, after the last epoch
+        self._best_logits: Tensor | None = None
+        self._best_weights: dict[str, Tensor] = {}
+        config = job.config
+        self._calibrates = (
+            isinstance(config, DistillConfig) and config.calibrate and job.objective == "logits"
+        )
+        self._stack = ExitStack()
 
-    def __enter__(self) -> "_Book":
+    def __enter__(self) -> "RunRecorder":
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._draft.__exit__(*error)
+        self._stack.__exit__(*error)
 
-    def open(self, recorded: AbstractContextManager[Callable[[EpochRecord], None]]) -> None:
+    def open(self) -> None:
+        """Make the draft, and print what is trained on and by which loss.
+
+        Raises:
+            UserError: when `output_dir` cannot receive the run.
+        """
+        job, config = self.job, self.job.config
+        self._started, self._clock = environment_facts.now(), time.perf_counter()
+        sizes = ", ".join(f"{split} {len(rows):,} rows" for split, rows in job.data.splits.items())
+        self._reporter.note(f"data: {job.data.name}, {sizes}")
+        self._reporter.note(job.formula)
+        self._draft = self._stack.enter_context(run.writing(config.output_dir, config.overwrite))
+        run.write_config(self._draft, changed(config, precision=job.precision))
+
+    def validate(self) -> dict[str, float]:
+        """Score the model on the validation rows."""
+        job = self.job
+        if job.objective == "layers":
+            return layer_scores(job, self._validation_rows)
+        self._logits = predict_logits(job.model, self._validation_rows, precision=job.precision)
+        scores = score(self._logits, job.data.labels("validation"))
+        if job.data.labelled_by_teacher:  # accuracy on its labels is agreement with it
+            return {"agreement": scores["accuracy"]}
+        return scores
+
+    def epoch(self, record: EpochRecord, stage: Job | None = None) -> None:
+        """Append an epoch to the history; save the weights when they are the best so far.
+
+        Args:
+            stage: the job that the epoch belongs to where it is that of `job.first`.
+        """
+        epoch_job = stage or self.job
+        assert epoch_job.config.epochs
+        line = describe_epoch(record, epoch_job.config.epochs, epoch_job.metric)
+        if self.job.first:
+            record = record.model_copy(update={"stage": epoch_job.objective})
+            line = f"{epoch_job.objective}: {line}"
+        folder.append_line(self._draft / run.HISTORY, record.as_dict())
+        self._reporter.note(line)
+        if stage is None:
+            self._last_epoch = record.epoch
+            if record.improved:
+                self._best, self._best_logits = record, self._logits
+                self._save_model()
+                if self._calibrates:  # later epochs will have changed them by the time they are divided
+                    weights = self.job.model.state_dict()
+                    self._best_weights = {name: value.cpu().clone() for name, value in weights.items()}
+
+    def finish(self) -> run.Run:
+        """Calibrate the best weights, write metrics and environment, and move the draft to `output_dir`.
+
+        Raises:
+            UserError: when the disk refuses.
+        """
+        with self._stack:
+            job, best = self.job, self._best
+            assert best is not None
+            calibration = self._calibrate()
+            parameters, without_embeddings = count_parameters(job.model)
+            metrics = RunMetrics(
+                best_epoch=best.epoch,
+                metric=job.metric,
+                validation=best.validation | calibration.scores,
+                parameters=parameters,
+                parameters_without_embeddings=without_embeddings,
+                bytes=weight_bytes(self._draft / run.MODEL),
+                seconds=round(time.perf_counter() - self._clock, 2),
+            )
+            if calibration.note:
+                self._reporter.note(f"calibration: {calibration.note}")
+                metrics = metrics.model_copy(update={"calibration": calibration.facts})
+            folder.write_json(self._draft / run.METRICS, metrics.as_dict())
+            folder.write_json(self._draft / run.ENVIRONMENT, self._environment().as_dict())
+        return run.Run.load(job.config.output_dir)
+
+    def discard(self, error: BaseException) -> UserError:
+        """Remove the draft.
+
+        Returns:
+            `error`, or what to tell the user in its place. It holds no frames, which would hold the model.
+
+        Raises:
+            BaseException: `error`, when it is neither the user's nor the disk's.
+        """
         try:
-            self._take = self._draft.enter_context(recorded)
-        except UserError as error:
-            self.outcome = error.with_traceback(None)
-
-    def take(self, record: EpochRecord | UserError) -> None:
-        """An epoch, or what ended the training."""
-        if self.outcome:
-            return
-        assert self._take
-        try:
-            if isinstance(record, UserError):
-                raise record
-            self._take(record)
-        except (UserError, OSError) as error:
-            self._end(error)
-
-    def close(self) -> run.Run | UserError:
-        """The run, written; or why there is none."""
-        if not self.outcome:
-            self._end(None)
-        assert self.outcome
-        return self.outcome
-
-    def _end(self, error: Exception | None) -> None:
-        try:
-            with self._draft:
-                if error:
-                    raise error
+            with self._stack:
+                raise error
         except UserError as problem:
-            self.outcome = problem.with_traceback(None)  # its frames hold models and rows
-        else:
-            self.outcome = run.Run.load(self.job.config.output_dir)
+            return problem.with_traceback(None)
 
+    def _calibrate(self) -> "Calibration":
+        """Divide the best weights' logits by a temperature that fits the validation split, where one does.
 
-@contextmanager
-def _recorded(
-    job: Job,
-    train_rows: Encoded,
-    validation: "_Validation | None",
-    device: torch.device,
-    reporter: Reporter,
-    together: int = 1,
-) -> Iterator[Callable[..., None]]:
-    """What to call after every epoch of `job`, which keeps the best model; the run is written at the end.
+        Dividing changes no prediction: the accuracy stays what it is (Guo et al. 2017, section 4.2).
+        """
+        job = self.job
+        if not self._calibrates:
+            return Calibration()
+        if job.data.labelled_by_teacher:
+            return Calibration("there are no labels, so the student's probabilities are left as they are")
+        assert self._best is not None and self._best_logits is not None
+        all_labels = job.data.labels("validation")
+        logits, labels = self._best_logits[all_labels >= 0], all_labels[all_labels >= 0]
+        if len(labels) < CALIBRATION_ROWS:
+            return Calibration(
+                f"the validation split has {len(labels)} labelled rows, which is under {CALIBRATION_ROWS}, "
+                "so the student's probabilities are left as they are"
+            )
+        temperature = fit_temperature(logits, labels)
+        if temperature is None:
+            low, high = BOUNDS
+            return Calibration(
+                f"no temperature within [{low:g}, {high:g}] is best on the validation split, "
+                "so the student's probabilities are left as they are"
+            )
+        if self._best.epoch != self._last_epoch:
+            job.model.load_state_dict(self._best_weights)
+        inputs = self._validation_rows.inputs(np.arange(min(8, len(self._validation_rows))))
+        device = next(job.model.parameters()).device
+        inputs = {name: values.to(device) for name, values in inputs.items()}
+        with divided_logits(job.model, inputs, temperature) as is_divided:
+            if is_divided:
+                self._save_model()
+        if not is_divided:
+            return Calibration(
+                f"the last layer of {type(job.model).__name__} does not scale its logits, so its "
+                "probabilities are left as they are"
+            )
+        return Calibration.measure(logits, labels, temperature)
 
-    It is called with the record, and with the job that it belongs to where that is the one of `job.first`.
-    """
-    config = job.config
-    best: EpochRecord | None = None
-    calibrates = isinstance(config, DistillConfig) and config.calibrate and validation is not None
-    calibration: _Calibration | None = None
-    started, clock = environment_facts.now(), time.perf_counter()
-    sizes = ", ".join(f"{split} {len(rows):,} rows" for split, rows in job.data.splits.items())
-    reporter.note(f"data: {job.data.name}, {sizes}")
-    reporter.note(job.formula)
-    with run.writing(config.output_dir, config.overwrite) as draft:
-        run.write_config(draft, changed(config, precision=job.precision))
+    def _save_model(self) -> None:
+        new = self._draft / f"{run.MODEL}.new"
+        save_model(self.job.model, self.job.tokenizer, new)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(self._draft / run.MODEL)
+        new.rename(self._draft / run.MODEL)
 
-        def take(record: EpochRecord, of: Job = job) -> None:
-            nonlocal best, calibration
-            assert of.config.epochs
-            stage = {"stage": _stage(of)} if job.first else {}
-            folder.append_line(draft / run.HISTORY, stage | record.as_dict())
-            told = describe_epoch(record, of.config.epochs, of.data.metric)
-            reporter.note(": ".join([*stage.values(), told]))
-            if record.improved and of is job:
-                best = record
-                if calibrates:
-                    assert validation
-                    calibration = _save_calibrated(job, validation, draft)
-                else:
-                    _save_best(job, draft)
-
-        yield take
-        assert best is not None
-        parameters, without_embeddings = count_parameters(job.model)
-        metrics = {
-            "best_epoch": best.epoch,
-            "metric": job.data.metric,
-            "validation": best.validation | dict(calibration.scores if calibration else {}),
-            "parameters": parameters,
-            "parameters_without_embeddings": without_embeddings,
-            "bytes": weight_bytes(draft / run.MODEL),
-            "seconds": round(time.perf_counter() - clock, 2),
-        }
-        if calibration:
-            reporter.note(f"calibration: {calibration.note}")
-            metrics["calibration"] = calibration.facts
-        folder.write_json(draft / run.METRICS, metrics)
-        environment = _environment(job, train_rows, device, together)
-        folder.write_json(
-            draft / run.ENVIRONMENT, environment | {"start": started, "end": environment_facts.now()}
+    def _environment(self) -> Environment:
+        job, device = self.job, self._device
+        labelled = {"validation"} | ({"train"} if self._train_rows.labels is not None else set())
+        return Environment.model_validate(
+            {
+                "command": job.command,
+                **environment_facts.describe_environment(),
+                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                "threads": torch.get_num_threads(),
+                "trained_together": self._together,
+                "precision": job.precision,
+                "seed": job.config.seed,
+                "loss": job.formula,
+                "dataset": DatasetFacts(
+                    name=job.data.name,
+                    rows={split: len(rows) for split, rows in job.data.splits.items()},
+                    fingerprint={
+                        split: job.data.fingerprint(split, labels=split in labelled)
+                        for split in job.data.splits
+                    },
+                    notes=list(job.data.notes),
+                ),
+                **job.facts,
+                "start": self._started,
+                "end": environment_facts.now(),
+            }
         )
-
-
-class _Validation:
-    """Scores a model on the validation split, and keeps what it answered."""
-
-    def __init__(self, job: Job, rows: Encoded) -> None:
-        self.rows, self.labels = rows, job.data.labels("validation")
-        self._precision, self.by_teacher = job.precision, job.data.metric == "agreement"
-
-    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
-        self.logits = predict_logits(model, self.rows, precision=self._precision)
-        self.scores = score(self.logits, self.labels)
-        if self.by_teacher:  # it gave the labels, so to be right is to agree with it
-            self.scores = {"agreement": self.scores["accuracy"]}
-        return self.scores
 
 
 @dataclass(frozen=True)
-class _Calibration:
-    """What became of it: `facts` for `metrics.json`, `scores` of the student that was saved, a `note`."""
+class Calibration:
+    """What came of calibrating: a note for the user, facts and scores for `metrics.json`."""
 
-    note: str
-    facts: Mapping[str, float] | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+    facts: CalibrationFacts | None = None
 
-
-def _save_calibrated(job: Job, validation: _Validation, draft: Path) -> _Calibration:
-    """`_save_best` with the logits divided by a temperature that fits `validation`, where there is one.
-
-    Dividing changes no answer: the accuracy stays what it is.
-    """
-    if validation.by_teacher:
-        _save_best(job, draft)
-        return _Calibration("there are no labels, so the student's probabilities are left as they are")
-    known = validation.labels >= 0
-    logits, labels = validation.logits[known], validation.labels[known]
-    temperature = fit_temperature(logits, labels) if len(labels) >= CALIBRATION_ROWS else None
-    if temperature is None:
-        _save_best(job, draft)
-        low, high = BOUNDS
-        why = f"no temperature within [{low:g}, {high:g}] is best on the validation split"
-        if len(labels) < CALIBRATION_ROWS:
-            why = f"the validation split has {len(labels)} labelled rows, which is under {CALIBRATION_ROWS}"
-        return _Calibration(f"{why}, so the student's probabilities are left as they are")
-    inputs = validation.rows.inputs(np.arange(min(8, len(validation.rows))))
-    device = next(job.model.parameters()).device
-    inputs = {name: values.to(device) for name, values in inputs.items()}
-    with divided_logits(job.model, inputs, temperature) as divided:
-        _save_best(job, draft)
-    if not divided:
-        return _Calibration(
-            f"the last layer of {type(job.model).__name__} does not scale its logits, so its probabilities "
-            "are left as they are"
+    @classmethod
+    def measure(cls, logits: Tensor, labels: Tensor, temperature: float) -> "Calibration":
+        """Measure what dividing `logits` `[N, C]` by `temperature` does to ECE and NLL."""
+        scaled = logits / temperature
+        facts = CalibrationFacts(
+            temperature=temperature,
+            ece_before=expected_calibration_error(logits, labels),
+            ece=expected_calibration_error(scaled, labels),
+            loss_before=score(logits, labels)["loss"],
+            loss=score(scaled, labels)["loss"],
         )
-    scaled = logits / temperature
-    facts = {
-        "temperature": temperature,
-        "ece_before": expected_calibration_error(logits, labels),
-        "ece": expected_calibration_error(scaled, labels),
-        "loss_before": score(logits, labels)["loss"],
-        "loss": score(scaled, labels)["loss"],
-    }
-    note = (
-        f"the student's logits are divided by {temperature:.4g}; ECE {facts['ece_before']:.4f} -> "
-        f"{facts['ece']:.4f}, NLL {facts['loss_before']:.4f} -> {facts['loss']:.4f} "
-        "(fitted on the validation split, so both are optimistic there)"
-    )
-    return _Calibration(note, facts, {"loss": facts["loss"]})
+        note = (
+            f"the student's logits are divided by {temperature:.4g}; ECE {facts.ece_before:.4f} -> "
+            f"{facts.ece:.4f}, NLL {facts.loss_before:.4f} -> {facts.loss:.4f} "
+            "(fitted on the validation split, so both are optimistic there)"
+        )
+        return cls(note, facts)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The validation scores that calibration changes."""
+        return {"loss": self.facts.loss} if self.facts else {}
 
 
-def _save_best(job: Job, draft: Path) -> None:
-    new = draft / f"{run.MODEL}.new"
-    save_model(job.model, job.tokenizer, new)
-    with suppress(FileNotFoundError):
-        shutil.rmtree(draft / run.MODEL)
-    new.rename(draft / run.MODEL)
-
-
-def _environment(job: Job, train_rows: Encoded, device: torch.device, together: int) -> dict[str, Any]:
-    read = {"validation"} | ({"train"} if train_rows.labels is not None else set())  # splits, for labels
-    return {
-        "command": job.command,
-        **environment_facts.describe_environment(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        "trained_together": together,
-        "precision": job.precision,
-        "seed": job.config.seed,
-        "loss": job.formula,
-        "dataset": {
-            "name": job.data.name,
-            "rows": {split: len(rows) for split, rows in job.data.splits.items()},
-            "fingerprint": {
-                split: job.data.fingerprint(split, labels=split in read) for split in job.data.splits
-            },
-            "notes": list(job.data.notes),
-        },
-        **job.facts,
-    }
+def layer_scores(job: Job, rows: Encoded) -> dict[str, float]:
+    """Return the mean losses between the layers of a job's pair; `layer_loss` is their total."""
+    assert job.pair
+    return job.pair.score(rows, job.precision)
 
 
 def describe_epoch(record: EpochRecord, epochs: int, metric: str) -> str:
-    """One line on an epoch: loss and its parts, the metrics, the speed."""
+    """Describe an epoch in one line: loss and its parts, metrics, speed."""
     parts = [
         f"{name} {value:.4f}"
         for name, value in (

@@ -1,7 +1,7 @@
 """Students trained together are the students that each would be alone."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
-from distilkit.engine.training.learners import clip_each, fit_together
-from distilkit.engine.training.loop import LOG_STEPS, ChangingLoss, StepRecord, fit, model_inputs
-from distilkit.engine.training.losses import distillation_loss, distillation_losses
+from distilkit.engine.training.learners import ModelLearner, OptimizerSettings, StackedLearner, StackedLoader
+from distilkit.engine.training.loop import LOG_STEPS, StepRecord, StudentRecord, fit
+from distilkit.engine.training.losses import DistillationLoss, Losses, model_inputs
+from distilkit.engine.training.optimizer import clip_each_student
 from distilkit.errors import UserError
 from distilkit.hardware.precision import autocast
 from distilkit.hardware.processes import make_accelerator
@@ -80,19 +81,58 @@ def alone(
     model: BiLSTMForSequenceClassification, alpha: float, rows: Any, device: str, **options: Any
 ) -> list[EpochRecord]:
     known = settings(**options)
-    names = ("alpha_end", "temperature", "labelled_share")
-    terms = {name: known.pop(name) for name in names if name in known}
+    terms = pop(known, "alpha_end", "temperature", "labelled_share")
+    fitting = pop(known, "epochs", "metric", "patience")
+    validate = known.pop("validate")
+    learner = ModelLearner(
+        model,
+        DistillationLoss(alpha=alpha, **terms),
+        OptimizerSettings(steps=fitting["epochs"] * len(rows), **known),
+        accelerator=make_accelerator("fp32"),
+        tables=[model.get_input_embeddings()] if device == "cpu" else [],
+    )
+    records = fit(learner, rows, validate=lambda _: validate(model), **fitting)
+    return [
+        record.outcome
+        for record in records
+        if isinstance(record, StudentRecord) and isinstance(record.outcome, EpochRecord)
+    ]
 
-    def at(progress: float) -> Any:
-        def loss(logits: Tensor, batch: dict[str, Tensor]) -> Any:
-            labels, teacher_logits = batch.get("labels"), batch.get("teacher_logits")
-            return distillation_loss(logits, labels, teacher_logits, alpha, progress=progress, **terms)
 
-        return loss
+def pop(options: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: options.pop(name) for name in names if name in options}
 
-    tables = [model.get_input_embeddings()] if device == "cpu" else []
-    records = fit(model, rows, ChangingLoss(at), accelerator=make_accelerator("fp32"), tables=tables, **known)
-    return [record for record in records if isinstance(record, EpochRecord)]
+
+def fit_together(
+    stack: BiLSTMStack,
+    loaders: Sequence[Any],
+    alphas: Sequence[float],
+    *,
+    device: torch.device,
+    precision: Any,
+    **options: Any,
+) -> Iterator[StepRecord | StudentRecord]:
+    """Run `fit` over a `StackedLearner`."""
+    ends = options.pop("alphas_end", alphas)
+    terms = pop(options, "temperature", "labelled_share")
+    fitting = pop(options, "epochs", "metric", "patience")
+    validate = options.pop("validate")
+    losses = [
+        DistillationLoss(alpha=alpha, alpha_end=end, **terms) for alpha, end in zip(alphas, ends, strict=True)
+    ]
+    loader = StackedLoader(loaders)
+    settings = OptimizerSettings(steps=fitting["epochs"] * len(loader), **options)
+    learner = StackedLearner(stack, losses, settings, device=device, precision=precision)
+    return fit(learner, loader, validate=lambda i: validate(stack.students[i]), **fitting)
+
+
+def distillation_loss(
+    student: Tensor, labels: Tensor | None, teacher: Tensor | None, alpha: float | Tensor, **terms: Any
+) -> Losses:
+    """Compute a `DistillationLoss` of these tensors."""
+    targets = {"labels": labels, "teacher_logits": teacher}
+    batch = {name: values for name, values in targets.items() if values is not None}
+    return DistillationLoss(alpha=alpha, **terms)(student, batch)
 
 
 def together(
@@ -368,7 +408,7 @@ def test_losses_of_many_are_the_losses_of_each(temperature: float | None) -> Non
     logits, teacher = torch.randn(3, 7, 4), torch.randn(3, 7, 4)
     labels = torch.randint(4, (3, 7))
     alphas = torch.tensor([0.0, 0.3, 1.0])
-    found = distillation_losses(logits, labels, teacher, alphas, temperature=temperature)
+    found = distillation_loss(logits, labels, teacher, alphas, temperature=temperature)
     assert found.hard is not None and found.soft is not None
     for number, alpha in enumerate((0.0, 0.3, 1.0)):
         parts = logits[number], labels[number], teacher[number]
@@ -377,8 +417,8 @@ def test_losses_of_many_are_the_losses_of_each(temperature: float | None) -> Non
         for own, whole in ((one.hard, found.hard), (one.soft, found.soft)):
             if own is not None:
                 torch.testing.assert_close(whole[number], own)
-    assert distillation_losses(logits, labels, None, torch.ones(3)).soft is None
-    assert distillation_losses(logits, None, teacher, torch.zeros(3)).hard is None
+    assert distillation_loss(logits, labels, None, torch.ones(3)).soft is None
+    assert distillation_loss(logits, None, teacher, torch.zeros(3)).hard is None
 
 
 def test_losses_of_many_are_the_losses_of_each_where_rows_have_no_label() -> None:
@@ -386,7 +426,7 @@ def test_losses_of_many_are_the_losses_of_each_where_rows_have_no_label() -> Non
     logits, teacher = torch.randn(3, 8, 4), torch.randn(3, 8, 4)
     labels = torch.randint(4, (3, 8))
     labels[0, :2] = labels[1, 2:] = -100
-    found = distillation_losses(logits, labels, teacher, torch.full((3,), 0.3), labelled_share=0.6)
+    found = distillation_loss(logits, labels, teacher, torch.full((3,), 0.3), labelled_share=0.6)
     for number in range(3):
         parts = logits[number], labels[number], teacher[number]
         alone = distillation_loss(*parts, 0.3, labelled_share=0.6)
@@ -399,11 +439,11 @@ def test_losses_of_tensors_that_do_not_fit_are_refused() -> None:
     logits, alphas = torch.randn(3, 7, 4), torch.full((3,), 0.5)
     labels = torch.zeros(3, 7, dtype=torch.long)
     with pytest.raises(ValueError, match="labels"):
-        distillation_losses(logits, labels[:, :6], logits, alphas)
+        distillation_loss(logits, labels[:, :6], logits, alphas)
     with pytest.raises(ValueError, match="teacher_logits"):
-        distillation_losses(logits, labels, logits[:, :, :1], alphas)
-    with pytest.raises(ValueError, match="neither"):
-        distillation_losses(logits, None, None, alphas)
+        distillation_loss(logits, labels, logits[:, :, :1], alphas)
+    with pytest.raises(ValueError, match="the batch has none"):
+        distillation_loss(logits, None, None, alphas)
 
 
 def test_each_student_is_clipped_by_its_own_norm() -> None:
@@ -419,7 +459,7 @@ def test_each_student_is_clipped_by_its_own_norm() -> None:
             parameter.grad = parameter.detach().clone()
         torch.nn.utils.clip_grad_norm_(own, 1.0)
         expected.append([parameter.grad for parameter in own])
-    clip_each(gradients, 1.0)
+    clip_each_student(gradients, 1.0)
     for number in range(3):
         for gradient, own in zip(gradients, expected[number], strict=True):
             torch.testing.assert_close(gradient[number], own)

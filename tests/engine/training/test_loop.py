@@ -15,9 +15,10 @@ from torch import Tensor
 from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
 from distilkit.engine.inference.logits import predict_logits
-from distilkit.engine.training import loop
-from distilkit.engine.training.loop import LOG_STEPS, ChangingLoss, StepRecord, fit, progress
-from distilkit.engine.training.losses import Losses, distillation_loss
+from distilkit.engine.training import learners
+from distilkit.engine.training.learners import ModelLearner, OptimizerSettings
+from distilkit.engine.training.loop import LOG_STEPS, StepRecord, fit, progress
+from distilkit.engine.training.losses import DistillationLoss, Losses
 from distilkit.engine.training.optimizer import parameter_groups
 from distilkit.engine.training.sparse_adamw import SparseRowAdamW
 from distilkit.errors import UserError
@@ -58,7 +59,19 @@ def encoded(rows: int, seed: int = 0) -> Encoded:
 
 
 def labels_only(logits: Tensor, batch: dict[str, Tensor]) -> Losses:
-    return distillation_loss(logits, batch["labels"], None, alpha=1)
+    return DistillationLoss(alpha=1.0)(logits, batch)
+
+
+class ChangingLoss:
+    """A loss of logits that changes as training goes on: `at` takes the progress and returns that step's."""
+
+    def __init__(self, at: Callable[[float], Any]) -> None:
+        self.at = at
+        self.forward = DistillationLoss(alpha=1.0).forward
+
+    def __call__(self, logits: Tensor, batch: dict[str, Tensor], progress: float = 0.0) -> Losses:
+        losses: Losses = self.at(progress)(logits, batch)
+        return losses
 
 
 def scores(*values: float) -> Callable[[torch.nn.Module], dict[str, float]]:
@@ -72,6 +85,7 @@ def run(
     rows: Encoded,
     *,
     loss: Any = labels_only,
+    accelerator: Any = None,
     epochs: int = 1,
     batch_size: int = 8,
     accumulate: int = 1,
@@ -80,20 +94,32 @@ def run(
     validate: Any = lambda model: {"metric": 0.0},
     **options: Any,
 ) -> Iterator[StepRecord | EpochRecord]:
-    """`fit` with short words."""
-    accelerator = make_accelerator("fp32")
+    """Run `fit` with short words; an error that ends the student's training is raised."""
     loader = step_loader(rows, batch_size=batch_size, gradient_accumulation_steps=accumulate, seed=seed)
-    return fit(
-        model,
-        loader,
-        loss,
-        accelerator=accelerator,
-        validate=validate,
-        metric="metric",
-        epochs=epochs,
-        learning_rate=learning_rate,
-        **options,
+    fitting = {name: options.pop(name) for name in ("patience", "higher_is_better") if name in options}
+    learning = {name: options.pop(name) for name in ("tables", "spare_core", "precision") if name in options}
+    settings = OptimizerSettings(steps=epochs * len(loader), learning_rate=learning_rate, **options)
+    if not hasattr(loss, "forward"):
+        loss = ChangingLoss(lambda _, constant=loss: constant)
+    learner = ModelLearner(
+        model, loss, settings, accelerator=accelerator or make_accelerator("fp32"), **learning
     )
+    records = fit(
+        learner,
+        loader,
+        epochs=epochs,
+        validate=lambda _: validate(model),
+        metric="metric",
+        spare_core=learning.get("spare_core"),
+        **fitting,
+    )
+    for record in records:
+        if isinstance(record, StepRecord):
+            yield record
+        elif isinstance(record.outcome, UserError):
+            raise record.outcome
+        else:
+            yield record.outcome
 
 
 def epochs_of(records: Iterator[StepRecord | EpochRecord]) -> list[EpochRecord]:
@@ -122,7 +148,7 @@ def optimizers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             self.gradients.append(torch.cat([gradient.cpu().flatten() for gradient in gradients]))
             return super().step(closure)
 
-    monkeypatch.setattr(loop, "SparseRowAdamW", Watched)
+    monkeypatch.setattr(learners, "SparseRowAdamW", Watched)
     return made
 
 
@@ -141,7 +167,8 @@ def test_a_changing_loss_is_that_of_its_step_from_the_first_to_the_last(accumula
     rows = encoded(36)
     list(run(Bag(), rows, loss=ChangingLoss(at), epochs=2, batch_size=4, accumulate=accumulate))
     steps = 2 * (9 if accumulate == 1 else 3)
-    assert asked == pytest.approx([step / (steps - 1) for step in range(steps)])
+    passes = [step / (steps - 1) for step in range(steps) for _ in range(accumulate)]
+    assert asked == pytest.approx(passes)
     assert (asked[0], asked[-1]) == (0, 1)
 
 
@@ -575,9 +602,7 @@ def test_a_plain_module_learns_from_a_teacher_and_both_parts_are_told() -> None:
         run(
             Bag(),
             rows.join(labels=rows.labels, teacher_logits=teacher_logits),
-            loss=lambda logits, batch: distillation_loss(
-                logits, batch["labels"], batch["teacher_logits"], 0.25
-            ),
+            loss=DistillationLoss(alpha=0.25),
             epochs=10,
             learning_rate=5e-2,
         )
@@ -601,18 +626,7 @@ def test_fit_on_cuda_equals_fit_on_the_cpu() -> None:
     AcceleratorState._reset_state()
     PartialState._reset_state()
     try:
-        loader = step_loader(rows, batch_size=8, gradient_accumulation_steps=1, seed=0)
-        for _ in fit(
-            models[1],
-            loader,
-            labels_only,
-            accelerator=Accelerator(cpu=True),
-            validate=lambda model: {"metric": 0.0},
-            metric="metric",
-            epochs=2,
-            learning_rate=1e-2,
-        ):
-            pass
+        epochs_of(run(models[1], rows, epochs=2, accelerator=Accelerator(cpu=True)))
     finally:
         AcceleratorState._reset_state()
         PartialState._reset_state()

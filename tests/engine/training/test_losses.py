@@ -1,5 +1,7 @@
 """The loss is the formula we print, reduced as documented, and alpha always acts."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,18 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distilkit.engine.training.losses import (
-    distillation_loss,
-    distillation_losses,
-    formula,
-    hard_loss,
-    kl_loss,
-    soft_loss,
-)
+from distilkit.engine.training.losses import DistillationLoss, Losses, hard_loss, kl_loss, soft_loss
 
 STUDENT = torch.tensor([[2.0, -1.0, 0.5], [0.0, 3.0, -2.0]])
 TEACHER = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 2.0, 1.0]])
 LABELS = torch.tensor([0, 2])
+
+
+def distillation_loss(
+    student: Tensor,
+    labels: Tensor | None,
+    teacher: Tensor | None,
+    alpha: float | Tensor,
+    *,
+    progress: float = 0.0,
+    **terms: Any,
+) -> Losses:
+    """Compute a `DistillationLoss` of these tensors."""
+    targets = {"labels": labels, "teacher_logits": teacher}
+    batch = {name: values for name, values in targets.items() if values is not None}
+    return DistillationLoss(alpha=alpha, **terms)(student, batch, progress)
+
+
+def formula(alpha: float, **terms: Any) -> str:
+    """Return the formula of a `DistillationLoss`."""
+    return DistillationLoss(alpha=alpha, **terms).formula
 
 
 def cross_entropy_by_hand(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -329,7 +344,7 @@ def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="labelled_share"):
         hard_loss(STUDENT, LABELS, share)
     with pytest.raises(ValueError, match="labelled_share"):
-        distillation_losses(
+        distillation_loss(
             STUDENT[None], LABELS[None], TEACHER[None], torch.tensor([0.5]), labelled_share=share
         )
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distilkit.engine.training.optimizer import clip
 from distilkit.engine.training.sparse_adamw import WINDOW, SparseRowAdamW, can_be_table
 
 ROWS, WIDTH = 40, 5
@@ -122,7 +121,7 @@ def train_rows(setting: Setting, steps: Sequence[Step]) -> Iterator[tuple[int, N
         for batch in batches:
             backward(net, batch, number)
         if setting.max_norm:
-            clip(optimizer.gradients(), setting.max_norm)
+            torch.nn.utils.clip_grad_norm_(optimizer.trained_parameters(), setting.max_norm)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -396,7 +395,7 @@ def test_a_step_never_makes_a_tensor_of_the_tables_size() -> None:
         ids = torch.tensor([[1, 2, 3], [4, 5, 49_999]])
         optimizer.read(ids)
         out(table(ids)).square().sum().backward()
-        clip(optimizer.gradients(), 1.0)
+        torch.nn.utils.clip_grad_norm_(optimizer.trained_parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -411,23 +410,6 @@ def test_a_step_never_makes_a_tensor_of_the_tables_size() -> None:
 # --- clipping ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("max_norm", [0.01, 1.0, 1e6])
-def test_clip_is_torchs_clip_grad_norm(max_norm: float) -> None:
-    """Over all gradients at once, not each alone; gradients within the norm are left alone."""
-    torch.manual_seed(0)
-    parameters = [nn.Parameter(torch.randn(size)) for size in ((3, 4), (5,), (2, 2))]
-    for parameter in parameters:
-        parameter.grad = torch.randn_like(parameter) * 2
-    ours = [parameter.grad.clone() for parameter in parameters if parameter.grad is not None]
-    before = [gradient.clone() for gradient in ours]
-    torch.nn.utils.clip_grad_norm_(parameters, max_norm)
-    clip(ours, max_norm)
-    for parameter, gradient, old in zip(parameters, ours, before, strict=True):
-        assert parameter.grad is not None
-        torch.testing.assert_close(gradient, parameter.grad, atol=0, rtol=1e-6)
-        assert torch.equal(gradient, old) is (max_norm == 1e6)
-
-
 def test_the_gradients_of_a_table_are_clipped_with_the_others_repeats_added_up() -> None:
     """A row read twice has the sum of both as its gradient: their norms apart are another norm."""
     setting = Setting()
@@ -440,8 +422,8 @@ def test_the_gradients_of_a_table_are_clipped_with_the_others_repeats_added_up()
         backward(twin, batch, 0)
     norm = torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.2)
     assert norm > 0.2
-    clip(optimizer.gradients(), 0.2)
-    *dense, rows = optimizer.gradients()
+    torch.nn.utils.clip_grad_norm_(optimizer.trained_parameters(), 0.2)
+    *dense, rows = [p.grad for p in optimizer.trained_parameters() if p.grad is not None]
     words, *others = twin.parameters()
     assert words.grad is not None
     torch.testing.assert_close(rows, words.grad[[1, 5, 6]], atol=1e-12, rtol=1e-6)

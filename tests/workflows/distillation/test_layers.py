@@ -17,7 +17,7 @@ from distilkit.config.fields import make_config, read_values
 from distilkit.engine.training.layers import LayerPair, Projected
 from distilkit.models.loading import fingerprint
 from distilkit.runs.run import Run
-from distilkit.workflows.distillation import inputs as company
+from distilkit.workflows.distillation import inputs
 from distilkit.workflows.distillation.workflow import distill_many
 from distilkit.workflows.fitting import fit
 
@@ -53,13 +53,13 @@ def config(sst2_dir: Path, teacher_run: Run, narrow_dir: Path, tmp_path: Path) -
 def pairs(monkeypatch: pytest.MonkeyPatch) -> list[LayerPair]:
     """Every pair of student and teacher made during the test."""
     made: list[LayerPair] = []
-    ordinary = company.pair_layers
+    ordinary = inputs.pair_layers
 
     def watched(*arguments: Any) -> LayerPair:
         made.append(ordinary(*arguments))
         return made[-1]
 
-    monkeypatch.setattr(company, "pair_layers", watched)
+    monkeypatch.setattr(inputs, "pair_layers", watched)
     return made
 
 
@@ -78,11 +78,11 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[torch.nn.Module, Grad
 
         return hook
 
-    def watched(model: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
-        gradients: Gradients = {}
+    def watched(learner: Any, *arguments: Any, **options: Any) -> Any:
+        model, gradients = learner.students[0], Gradients()
         seen.append((model, gradients))
         hooks = [p.register_hook(keep(gradients, name)) for name, p in model.named_parameters()]
-        yield from ordinary(model, *arguments, **options)
+        yield from ordinary(learner, *arguments, **options)
         for hook in hooks:
             hook.remove()
 
@@ -148,7 +148,7 @@ def test_the_teacher_runs_in_eval_mode_without_gradient_and_is_not_changed(
 ) -> None:
     """TinyBERT's released script leaves its teacher in train mode: dropout makes its targets noise."""
     modes, prints = set(), set()
-    ordinary = company.pair_layers
+    ordinary = inputs.pair_layers
 
     def watched(*arguments: Any) -> LayerPair:
         pair = ordinary(*arguments)
@@ -164,7 +164,7 @@ def test_the_teacher_runs_in_eval_mode_without_gradient_and_is_not_changed(
         pair.teacher.register_forward_hook(hook)
         return pair
 
-    monkeypatch.setattr(company, "pair_layers", watched)
+    monkeypatch.setattr(inputs, "pair_layers", watched)
     distill(config(method))
     assert modes == {(False, False, False)}
     assert len(prints) == 1
@@ -203,10 +203,11 @@ def test_both_stages_are_on_record_and_the_second_starts_from_the_firsts_best(
     monkeypatch.setattr(LayerPair, "score", scored)
     ordinary = fit.fit
 
-    def watched(model: torch.nn.Module, *arguments: Any, **options: Any) -> Any:
+    def watched(learner: Any, *arguments: Any, **options: Any) -> Any:
+        model = learner.students[0]
         if not isinstance(model, Projected):
             states.append({name: value.clone() for name, value in model.state_dict().items()})
-        yield from ordinary(model, *arguments, **options)
+        yield from ordinary(learner, *arguments, **options)
 
     monkeypatch.setattr(fit, "fit", watched)
     run = distill(config(layer_epochs=3, epochs=2), notes)

@@ -20,7 +20,7 @@ from distilkit.config.fields import changed, field_infos
 from distilkit.models.loading import fingerprint
 from distilkit.runs import folder as runs
 from distilkit.runs.run import Run, writing
-from distilkit.workflows.distillation import inputs
+from distilkit.workflows.distillation import scheduling
 from distilkit.workflows.distillation import teachers as teaching
 from distilkit.workflows.distillation.workflow import distill_many
 
@@ -202,9 +202,9 @@ def test_several_teachers_are_heard_as_the_weighted_mean_of_each_ones_logits(
 ) -> None:
     """Weights that do not add up to one, or classes joined by position, would be another mean."""
     given: list[Any] = []
-    original = inputs.fit_into_run
+    original = scheduling.fit_into_run
     monkeypatch.setattr(
-        inputs,
+        scheduling,
         "fit_into_run",
         lambda job, train_rows, *rest: given.append(train_rows) or original(job, train_rows, *rest),
     )

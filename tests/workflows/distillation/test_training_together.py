@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from distilkit import DistillConfig, UserError, distill
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
 from distilkit.runs.run import Run
-from distilkit.workflows.distillation import inputs, scheduling, workflow
+from distilkit.workflows.distillation import inputs, scheduling
 from distilkit.workflows.distillation.workflow import distill_many
 from distilkit.workflows.fitting import fit, recorder
 
@@ -26,8 +26,8 @@ Make = Callable[..., DistillConfig]
 def as_one(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA chooses this way by itself; a CPU is told to take it."""
     if request.param == "cpu":
-        monkeypatch.setattr(workflow, "stackable", lambda device, precision: True)
-    monkeypatch.setattr(scheduling, "TOGETHER", 4)
+        monkeypatch.setattr(scheduling, "stackable", lambda device, precision: True)
+    monkeypatch.setattr(scheduling, "MAX_STACKED", 4)
 
 
 @pytest.fixture
@@ -223,21 +223,21 @@ def test_students_that_do_not_fit_together_are_halved_until_they_do(
     config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory that runs out in the second epoch must not leave half-trained students behind as a start."""
-    original, sizes = fit.fit_together, []
+    original, sizes = fit.fit, []
 
-    def hungry(stack: Any, *arguments: Any, **options: Any) -> Any:
-        sizes.append(len(stack.students))
-        for record in original(stack, *arguments, **options):
-            if len(stack.students) > 2 and isinstance(record, tuple) and record[1].epoch == 2:
+    def hungry(learner: Any, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(learner.students))
+        for record in original(learner, *arguments, **options):
+            if len(learner.students) > 2 and isinstance(record, tuple) and record[1].epoch == 2:
                 raise torch.OutOfMemoryError("out of memory")
             yield record
 
-    monkeypatch.setattr(fit, "fit_together", hungry)
+    monkeypatch.setattr(fit, "fit", hungry)
     notes = Notes()
     four = distill_many(grid(config, "halved")[:4], notes)
     assert sizes == [4, 2, 2]
     assert "4 students do not fit together, trying 2" in " ".join(notes.notes)
-    monkeypatch.setattr(fit, "fit_together", original)
+    monkeypatch.setattr(fit, "fit", original)
     for halved, whole in zip(four, distill_many(grid(config, "whole")[:4]), strict=True):
         assert [record["epoch"] for record in halved.history] == [1, 2, 3]
         torch.testing.assert_close(logits_of(halved), logits_of(whole), atol=1e-3, rtol=0)
@@ -278,7 +278,7 @@ def test_one_of_a_kind_is_trained_as_it_would_be_alone(
     config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A learning rate each is a kind each: cuDNN's LSTM is the better one for a single student."""
-    monkeypatch.delattr(fit, "fit_together")
+    monkeypatch.delattr(fit, "StackedLearner")
     distill_many([config("a", learning_rate=1e-2), config("b", learning_rate=2e-2)])
 
 

@@ -36,7 +36,7 @@ from distilkit.config.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs.run import Run
 from distilkit.scores.metrics import expected_calibration_error
-from distilkit.workflows.distillation import inputs, teachers
+from distilkit.workflows.distillation import scheduling, teachers
 
 
 @pytest.fixture
@@ -277,13 +277,13 @@ def test_a_student_that_is_always_right_is_left_as_it_is(config: Any, tmp_path: 
 def watch_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What `distill` hands to training: the job and its rows."""
     given: list[Any] = []
-    original = inputs.fit_into_run
+    original = scheduling.fit_into_run
 
     def watched(job: Any, train_rows: Any, *arguments: Any) -> Any:
         given.append((job, train_rows))
         return original(job, train_rows, *arguments)
 
-    monkeypatch.setattr(inputs, "fit_into_run", watched)
+    monkeypatch.setattr(scheduling, "fit_into_run", watched)
     return given
 
 

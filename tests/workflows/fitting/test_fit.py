@@ -8,8 +8,9 @@ from conftest import family
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit.data.batching import step_loader
 from distilkit.data.encoding import Encoded
+from distilkit.engine.training.learners import ModelLearner, OptimizerSettings
 from distilkit.engine.training.loop import fit
-from distilkit.engine.training.losses import distillation_loss
+from distilkit.engine.training.losses import DistillationLoss
 from distilkit.engine.training.sparse_adamw import can_be_table
 from distilkit.hardware.processes import make_accelerator
 from distilkit.workflows.fitting import fit as fitting
@@ -29,17 +30,15 @@ def test_models_whose_tables_are_updated_by_the_row_train_as_with_all_rows(kind:
         flat = torch.from_numpy(np.concatenate(ids).astype(np.int32))
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in ids])])
         rows = Encoded({"input_ids": flat}, offsets, {"input_ids": 1}, labels=torch.tensor([0, 1] * 3))
-        records = fit(
+        loader = step_loader(rows, batch_size=2, gradient_accumulation_steps=1, seed=0)
+        learner = ModelLearner(
             model,
-            step_loader(rows, batch_size=2, gradient_accumulation_steps=1, seed=0),
-            lambda logits, batch: distillation_loss(logits, batch["labels"], None, 1.0),
+            DistillationLoss(alpha=1.0),
+            OptimizerSettings(steps=3 * len(loader), learning_rate=1e-2),
             accelerator=make_accelerator("fp32"),
             tables=tables,
-            validate=lambda model: {"metric": 0.0},
-            metric="metric",
-            epochs=3,
-            learning_rate=1e-2,
         )
+        records = fit(learner, loader, epochs=3, validate=lambda _: {"metric": 0.0}, metric="metric")
         assert list(records)
         trained.append([parameter.detach().clone() for parameter in model.parameters()])
     moved = max(
