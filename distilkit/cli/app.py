@@ -100,8 +100,7 @@ def evaluate(config: "EvaluateConfig", output: Output) -> None:
 
     with output:
         result = workflow.evaluate(config, output)
-    document = result.document()
-    output.result(document, tables.evaluation_table(document))
+    output.result(result.document(), tables.evaluation_table(result.typed_document))
     gates.check_gates(result)
 
 

@@ -1,6 +1,6 @@
 """Tables and text of what the commands return."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -8,25 +8,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from distilkit.reports import summary
+from distilkit.reports.document import EvaluationDocument
 
 PAIRS = 6  # that are told under the table; the document has all of them
 
 
-def evaluation_table(document: Mapping[str, Any]) -> Table:
+def evaluation_table(document: EvaluationDocument) -> Table:
     """The models of an evaluation side by side, a row each, and what their differences are worth."""
-    models: Sequence[Mapping[str, Any]] = document["models"]
-    rows = summary.many(document["rows"], "row")
-    title = ", ".join([f"{document['dataset']} {document['split']}", rows, *summary.setting(document)])
+    rows = summary.pluralize(document.rows, "row")
+    title = ", ".join([f"{document.dataset} {document.split}", rows, *summary.device_settings(document)])
     table = _titled(title)
     table.add_column("model", overflow="fold", min_width=12)
-    columns = summary.columns_of(models)
+    columns = summary.shown_columns(document.models)
     for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
-    for model in models:
-        table.add_row(model["model"], *(summary.cell(model, name, _short) for name in columns))
-    told = [pair["sentence"] for pair in document["pairs"]][:PAIRS] + summary.shifts(document)
-    told += [f"passed: {gate['model']}: {gate['why']}" for gate in document["gates"] if gate["passed"]]
-    table.caption = escape("\n".join(told)) or None
+    for entry in document.models:
+        table.add_row(entry.model, *(summary.format_cell(entry, name, _short) for name in columns))
+    sentences = [pair.sentence for pair in document.pairs][:PAIRS] + summary.describe_domain_shifts(document)
+    sentences += [f"passed: {gate.model}: {gate.why}" for gate in document.gates if gate.passed]
+    table.caption = escape("\n".join(sentences)) or None
     table.caption_justify, table.caption_style = "left", ""
     return table
 
@@ -77,7 +77,7 @@ def diagnosis_text(document: Mapping[str, Any]) -> str:
     lines += _estimates(document["estimates"], document["device"])
     errors = sum(finding["severity"] == "error" for finding in document["findings"])
     warnings = len(document["findings"]) - errors
-    counts = f"{summary.many(errors, 'error')}, {summary.many(warnings, 'warning')}"
+    counts = f"{summary.pluralize(errors, 'error')}, {summary.pluralize(warnings, 'warning')}"
     told = counts if document["findings"] else "nothing found"
     return "\n".join([*lines, f"{told}; checked: {', '.join(document['checked'])}"])
 
@@ -138,9 +138,9 @@ def augmentation_text(document: Mapping[str, Any]) -> str:
 
 def report_text(document: Mapping[str, Any]) -> str:
     """Where the page is that `report` wrote, and what it is of."""
-    runs = summary.many(len(document["runs"]), "run")
+    runs = summary.pluralize(len(document["runs"]), "run")
     pictures = sum(file.endswith(".svg") for file in document["pictures"])
-    return f"{document['path']}: {runs}, {summary.many(pictures, 'picture')}"
+    return f"{document['path']}: {runs}, {summary.pluralize(pictures, 'picture')}"
 
 
 KEY_SHOWN = 12  # hex digits of a key: enough for `--key`

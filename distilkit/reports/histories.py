@@ -1,11 +1,11 @@
-"""A page that shows how runs were trained: `distilkit report`."""
+"""The page of trainings: `distilkit report`."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from distilkit.reports import plots, summary
+from distilkit.reports import plots
 from distilkit.reports.parts import (
     INDEX,
     REPORT,
@@ -13,33 +13,73 @@ from distilkit.reports.parts import (
     Picture,
     Table,
     check_report_dir,
-    counted,
-    number,
+    format_bytes,
+    format_count,
+    format_figure,
     render,
     short_names,
-    size,
     write_pictures,
 )
-from distilkit.runs import folder as runs
+from distilkit.reports.summary import format_interval, pluralize
+from distilkit.runs.folder import write_json, write_text, writing_folder
 
-LAYERS = "layers"  # the stage of a training that matches layers, and the metric of one that does nothing else
-LAYER_LOSS = "layer_loss"
-# Of the training rows, in each epoch: file, what it is, the key of a record.
+LAYERS = "layers"  # the stage of a training that only matches layers
+LAYER_LOSS = "layer_loss"  # the metric of such a stage, and of a run that has no other
+# Means over the training rows of an epoch: file, heading, key of a record.
 LOSSES = (
     ("loss", "Loss, as trained", "loss"),
     ("hard-loss", "Hard loss, against the labels", "hard_loss"),
     ("soft-loss", "Soft loss, against the teacher", "soft_loss"),
     ("layer-loss", "Loss of matched layers", LAYER_LOSS),
 )
+EVALUATION_METRICS = ("accuracy", "f1", "f1_macro", "agreement", "ece")
+
+Record = Mapping[str, Any]  # a line of history.jsonl
 
 
-def write_histories(folder: Path, document: Mapping[str, Any], option: str) -> list[Path]:
+class EvaluationSummary(TypedDict):
+    """Hold what the page shows of an evaluation that is saved in a run."""
+
+    dataset: str
+    split: str
+    rows: int
+    confidence: float
+    metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float | None, float | None]]
+
+
+class TrainingHistory(TypedDict):
+    """Hold what the page shows of a run: an entry of `runs` in report.json."""
+
+    run: str
+    dataset: str
+    loss: str
+    teachers: list[str]
+    seed: int
+    precision: str
+    metric: str
+    best_epoch: int
+    validation: dict[str, float]
+    parameters: int
+    bytes: int
+    seconds: float
+    history: list[dict[str, Any]]
+    evaluations: list[EvaluationSummary]
+
+
+class HistoryDocument(TypedDict):
+    """Hold the document of schema distilkit.report/1."""
+
+    schema: str
+    runs: list[TrainingHistory]
+
+
+def write_histories(folder: Path, document: HistoryDocument, option: str) -> list[Path]:
     """Write the page, the figures and the pictures: whole, or not at all.
 
     Args:
         folder: made, or replaced where it holds an earlier report.
-        document: of schema distilkit.report/1.
-        option: what names the folder on the command line.
+        option: the option that names the folder, for messages.
 
     Returns:
         The file to open, then the pictures.
@@ -48,139 +88,146 @@ def write_histories(folder: Path, document: Mapping[str, Any], option: str) -> l
         UserError: as `check_report_dir`, or when the disk refuses.
     """
     check = partial(check_report_dir, folder, option)
-    with runs.writing_folder(folder, option, "report", check) as draft:
+    with writing_folder(folder, option, "report", check) as draft:
         pictures = _pictures(document["runs"])
-        runs.write_json(draft / REPORT, document)
+        write_json(draft / REPORT, document)
         files = write_pictures(draft, pictures)
-        runs.write_text(draft / INDEX, render("histories.html", **_context(document, pictures)))
+        write_text(draft / INDEX, render("histories.html", **_page(document["runs"], pictures)))
     return [folder / INDEX, *(folder / file.relative_to(draft) for file in files)]
 
 
-def _context(document: Mapping[str, Any], pictures: Sequence[Picture]) -> dict[str, Any]:
-    found = document["runs"]
-    epochs = sum(len(run["history"]) for run in found)
-    many = "1 run" if len(found) == 1 else f"{len(found)} runs"
-    levels = {one["confidence"] for run in found for one in run["evaluations"]}
+def _page(runs: Sequence[TrainingHistory], pictures: Sequence[Picture]) -> dict[str, object]:
+    epochs = sum(len(run["history"]) for run in runs)
+    levels = {evaluation["confidence"] for run in runs for evaluation in run["evaluations"]}
     return {
-        "title": f"{many}: how they were trained",
-        "lead": f"{epochs:,} epochs of {', '.join(dict.fromkeys(run['dataset'] for run in found))}.",
-        "summary": _summary(found),
+        "title": f"Training of {pluralize(len(runs), 'run')}",
+        "lead": f"{epochs:,} epochs of {', '.join(dict.fromkeys(run['dataset'] for run in runs))}.",
+        "summary": _summary_table(runs),
         "pictures": pictures,
-        "evaluations": _evaluations(found),
+        "evaluations": _evaluations_table(runs),
         "confidence": " and ".join(f"{level:.0%}" for level in sorted(levels)),
-        "epochs": [_epochs(run) for run in found],
+        "epochs": [_epochs_table(run) for run in runs],
     }
 
 
 # --- pictures ---------------------------------------------------------------------------------------------
 
 
-def _pictures(found: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """A picture for each loss that any of the runs has, and for each metric that picked an epoch."""
-    names = short_names([run["run"] for run in found])
+def _pictures(runs: Sequence[TrainingHistory]) -> list[Picture]:
+    """Return a picture for each metric that picked an epoch, and for each loss that any of the runs has."""
+    names = short_names([run["run"] for run in runs])
     pictures = []
 
-    def add(stem: str, heading: str, caption: str, courses: Sequence[plots.Course | None]) -> None:
-        drawn = [course for course in courses if course]
-        if drawn:
-            figure = plots.history_curves(drawn, heading.lower())
+    def add(
+        stem: str, heading: str, caption: str, *keys: str, metric: str | None = None, layers: bool = False
+    ) -> None:
+        curves = [
+            curve
+            for index, (name, run) in enumerate(zip(names, runs, strict=True))
+            if metric is None or run["metric"] == metric
+            if (curve := _training_curve(name, index, run, keys, layers=layers))
+        ]
+        if curves:
+            figure = plots.history_curves(curves, heading.lower())
             pictures.append(Picture(stem, f"{heading}.", caption, figure))
 
-    numbered = list(enumerate(zip(names, found, strict=True)))
-    for metric in dict.fromkeys(run["metric"] for run in found):
+    for metric in dict.fromkeys(run["metric"] for run in runs):
         if metric != LAYER_LOSS:
-            courses = [
-                _course(name, place, run, ("validation", metric))
-                for place, (name, run) in numbered
-                if run["metric"] == metric
-            ]
-            add(f"validation-{metric}", f"Validation {metric}", "Higher is better.", courses)
-    courses = [_course(name, place, run, ("validation", "loss")) for place, (name, run) in numbered]
-    add("validation-loss", "Validation log loss", "Before any calibration. Lower is better.", courses)
+            heading = f"Validation {metric}"
+            add(f"validation-{metric}", heading, "Higher is better.", "validation", metric, metric=metric)
+    caption = "Before any calibration. Lower is better."
+    add("validation-loss", "Validation log loss", caption, "validation", "loss")
     for stem, heading, key in LOSSES:
-        courses = [_course(name, place, run, (key,)) for place, (name, run) in numbered]
-        add(stem, heading, "Mean over the epoch's training rows.", courses)
-    stages: Any = (((LAYER_LOSS,), "training"), (("validation", LAYER_LOSS), "validation"))
-    for keys, what in stages:
-        courses = [_course(name, place, run, keys, layers=True) for place, (name, run) in numbered]
-        heading = f"Layers alone, {what} loss"
-        add(f"layers-{what}", heading, "The epochs in which layers are matched and nothing else.", courses)
+        add(stem, heading, "Mean over the epoch's training rows.", key)
+    caption = "Epochs that match layers and nothing else."
+    add("layers-training", "Layers alone, training loss", caption, LAYER_LOSS, layers=True)
+    add("layers-validation", "Layers alone, validation loss", caption, "validation", LAYER_LOSS, layers=True)
     return pictures
 
 
-def _course(
-    name: str, place: int, run: Mapping[str, Any], keys: Sequence[str], *, layers: bool = False
-) -> plots.Course | None:
-    """A figure of one stage of a run's history, in the epochs that have it; `None` where none has."""
+def _training_curve(
+    name: str, index: int, run: TrainingHistory, keys: Sequence[str], *, layers: bool
+) -> plots.TrainingCurve | None:
+    """Return a figure of one stage of a run, in the epochs that have it; `None` where none has.
+
+    Args:
+        keys: the path to the figure in a record.
+        layers: whether the stage is the one that matches layers. Both stages count epochs from 1, so they
+            must not share a curve.
+    """
     points = {}
     for record in run["history"]:
         value: Any = record
         for key in keys:
             value = (value or {}).get(key)
-        if value is not None and _of_layers(record, run) == layers:
+        if value is not None and _matches_layers(record, run) == layers:
             points[record["epoch"]] = value
     if not points:
         return None
     best = max(
-        (one["epoch"] for one in run["history"] if one["improved"] and _of_layers(one, run) == layers),
+        (
+            record["epoch"]
+            for record in run["history"]
+            if record["improved"] and _matches_layers(record, run) == layers
+        ),
         default=None,
     )
-    return plots.Course(name, place, list(points), list(points.values()), best)
+    return plots.TrainingCurve(name, index, list(points), list(points.values()), best)
 
 
-def _of_layers(record: Mapping[str, Any], run: Mapping[str, Any]) -> bool:
+def _matches_layers(record: Record, run: TrainingHistory) -> bool:
     return record.get("stage") == LAYERS or run["metric"] == LAYER_LOSS
 
 
 # --- tables -----------------------------------------------------------------------------------------------
 
 
-def _summary(found: Sequence[Mapping[str, Any]]) -> Table:
-    rows = []
-    for place, run in enumerate(found):
-        value = number(run["validation"].get(run["metric"]))
-        rows.append(
-            [
-                Cell(run["run"], place=place),
-                Cell(run["metric"]),
-                Cell(value, f"epoch {run['best_epoch']}"),
-                Cell(counted(run["parameters"])),
-                Cell(size(run["bytes"])),
-                Cell(f"{run['seconds']:,.0f} s"),
-                Cell(", ".join(run["teachers"]) or "none", wide=True),
-                Cell(run["loss"], wide=True),
-            ]
-        )
+def _summary_table(runs: Sequence[TrainingHistory]) -> Table:
+    rows = [
+        [
+            Cell(run["run"], index=index),
+            Cell(run["metric"]),
+            Cell(format_figure(run["validation"].get(run["metric"])), f"epoch {run['best_epoch']}"),
+            Cell(format_count(run["parameters"])),
+            Cell(format_bytes(run["bytes"])),
+            Cell(f"{run['seconds']:,.0f} s"),
+            Cell(", ".join(run["teachers"]) or "none", wide=True),
+            Cell(run["loss"], wide=True),
+        ]
+        for index, run in enumerate(runs)
+    ]
     head = ["run", "metric", "best", "parameters", "size", "time", "teacher", "loss"]
     return Table("Best epoch on validation", head, rows)
 
 
-def _evaluations(found: Sequence[Mapping[str, Any]]) -> Table:
-    names = ("accuracy", "f1", "f1_macro", "agreement", "ece")
+def _evaluations_table(runs: Sequence[TrainingHistory]) -> Table:
     rows = []
-    for place, run in enumerate(found):
-        for one in run["evaluations"]:
-            cells = [
-                Cell(number(one["metrics"].get(name)), summary.between(one, name, "{:.3f}".format))
-                for name in names
+    for index, run in enumerate(runs):
+        for evaluation in run["evaluations"]:
+            figures = [
+                Cell(
+                    format_figure(evaluation["metrics"].get(name)),
+                    format_interval(evaluation["intervals"].get(name), "{:.3f}".format),
+                )
+                for name in EVALUATION_METRICS
             ]
-            what = Cell(f"{one['dataset']} {one['split']}", f"{one['rows']:,} rows")
-            rows.append([Cell(run["run"], place=place), what, *cells])
+            data = Cell(f"{evaluation['dataset']} {evaluation['split']}", f"{evaluation['rows']:,} rows")
+            rows.append([Cell(run["run"], index=index), data, *figures])
     head = ["run", "data", "accuracy", "F1", "F1, macro", "agreement", "ECE"]
     return Table("Measured by evaluate", head, rows)
 
 
-def _epochs(run: Mapping[str, Any]) -> Table:
+def _epochs_table(run: TrainingHistory) -> Table:
     rows = []
-    for one in run["history"]:
-        stage = f"{one['stage']}, " if one.get("stage") else ""
+    for record in run["history"]:
+        stage = f"{record['stage']}, " if record.get("stage") else ""
         rows.append(
             [
-                Cell(f"{stage}epoch {one['epoch']}", "best so far" if one["improved"] else ""),
-                *(Cell(number(one.get(key))) for _, _, key in LOSSES),
-                Cell(number(one["validation"].get(run["metric"]))),
-                Cell(number(one["validation"].get("loss"))),
-                Cell(counted(one["examples_per_second"])),
+                Cell(f"{stage}epoch {record['epoch']}", "best so far" if record["improved"] else ""),
+                *(Cell(format_figure(record.get(key))) for _, _, key in LOSSES),
+                Cell(format_figure(record["validation"].get(run["metric"]))),
+                Cell(format_figure(record["validation"].get("loss"))),
+                Cell(format_count(record["examples_per_second"])),
             ]
         )
     head = ["epoch", "loss", "hard", "soft", "layers"]

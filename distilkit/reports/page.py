@@ -1,15 +1,15 @@
-"""A page that shows an evaluation: `evaluate --report`."""
+"""The page of an evaluation: `evaluate --report`."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distilkit.config import FIDELITY
-from distilkit.reports import plots, summary
+from distilkit.reports import plots
+from distilkit.reports.document import EvaluationDocument, InputStatistics, MistakeEntry, ModelEntry
 from distilkit.reports.parts import (
     ANSWERS,
     EVALUATION,
@@ -19,19 +19,20 @@ from distilkit.reports.parts import (
     Picture,
     Table,
     check_report_dir,
-    counted,
-    digits,
-    number,
-    percent,
+    format_bytes,
+    format_count,
+    format_figure,
+    format_millions,
+    format_milliseconds,
+    format_percent,
     render,
     short_names,
-    shortened,
-    size,
     write_pictures,
 )
 from distilkit.reports.published import PUBLISHED
-from distilkit.runs import folder as run
-from distilkit.scores.statistics import QUALITY, Answers, Bin, risk_coverage
+from distilkit.reports.summary import device_settings, format_interval, pluralize
+from distilkit.runs.folder import write_json, write_text, writing_folder
+from distilkit.scores.statistics import QUALITY, Answers, risk_coverage
 
 HEADINGS = {
     "f1": "F1",
@@ -50,15 +51,26 @@ HEADINGS = {
     "gap_recovered": "gap recovered",
 }
 SHARES = ("agreement", "accuracy_kept", "gap_recovered")  # shown in per cent
+KINDS = {"model": "", "predictions": "answers from a file", "endpoint": "answers from an endpoint"}
+# Heading, name of the cost, format.
+COST_COLUMNS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("ms p50", "latency_p50_ms", format_milliseconds),
+    ("ms p95", "latency_p95_ms", format_milliseconds),
+    ("ms p99", "latency_p99_ms", format_milliseconds),
+    ("rows/s", "rows_per_second", format_count),
+    ("parameters", "parameters", format_count),
+    ("without embeddings", "parameters_without_embeddings", format_count),
+    ("size", "bytes", format_bytes),
+    ("peak memory", "peak_memory_bytes", format_bytes),
+)
 
 
-def write_report(folder: Path, document: Mapping[str, Any], answers: Sequence[Answers]) -> Path:
+def write_report(folder: Path, document: EvaluationDocument, answers: Sequence[Answers]) -> Path:
     """Write an evaluation's page, figures, answers and pictures: whole, or not at all.
 
     Args:
         folder: made, or replaced where it holds an earlier report.
-        document: of schema distilkit.evaluation/2.
-        answers: of its models, in their order.
+        answers: of the document's models, in their order.
 
     Returns:
         The file to open.
@@ -66,388 +78,403 @@ def write_report(folder: Path, document: Mapping[str, Any], answers: Sequence[An
     Raises:
         UserError: as `check_report_dir`, or when the disk refuses.
     """
-    if len(answers) != len(document["models"]):
-        raise ValueError(f"{len(answers)} models answered, and {len(document['models'])} were measured")
+    if len(answers) != len(document.models):
+        raise ValueError(f"{len(answers)} models answered, and {len(document.models)} were measured")
     check = partial(check_report_dir, folder)
-    with run.writing_folder(folder, "--report", "report", check) as draft:
-        run.write_json(draft / EVALUATION, document)
+    with writing_folder(folder, "--report", "report", check) as draft:
+        write_json(draft / EVALUATION, document.as_json())
         _write_answers(draft / ANSWERS, document, answers)
-        context, pictures = _evaluation(document, answers)
+        context, pictures = _page(document, answers)
         write_pictures(draft, pictures)
-        run.write_text(draft / INDEX, render("evaluation.html", **context))
+        write_text(draft / INDEX, render("evaluation.html", **context))
     return folder / INDEX
 
 
-def _write_answers(file: Path, document: Mapping[str, Any], answers: Sequence[Answers]) -> None:
-    classes = [one["name"] for one in document["classes"]]
-    names = [one["model"] for one in document["models"]]
-    head = ["row", "label", *(f"{name} {what}" for name in names for what in ("answer", "confidence"))]
+def _write_answers(file: Path, document: EvaluationDocument, answers: Sequence[Answers]) -> None:
+    class_names = [entry.name for entry in document.classes]
+    models = [entry.model for entry in document.models]
+    head = ["row", "label", *(f"{model} {column}" for model in models for column in ("answer", "confidence"))]
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(head)
         for row, label in enumerate(answers[0].labels.tolist()):
-            said: list[str] = []
-            for one in answers:
-                sure = "" if one.confidence is None else f"{one.confidence[row]:.6g}"
-                said += [classes[int(one.answer[row])], sure]
-            writer.writerow([row + 1, classes[label], *said])
+            cells: list[str] = []
+            for answer in answers:
+                confidence = "" if answer.confidence is None else f"{answer.confidence[row]:.6g}"
+                cells += [class_names[int(answer.answer[row])], confidence]
+            writer.writerow([row + 1, class_names[label], *cells])
 
 
-# --- the page of an evaluation ----------------------------------------------------------------------------
+# --- the page ---------------------------------------------------------------------------------------------
 
 
-def _evaluation(
-    document: Mapping[str, Any], answers: Sequence[Answers]
-) -> tuple[dict[str, Any], list[Picture]]:
-    """What the template shows, and all pictures."""
-    entries = document["models"]
-    names = short_names([one["model"] for one in entries])
-    shared = _overlays(document, answers, names)
-    own = [
-        _pictures_of(entry, one, name, place, [known["name"] for known in document["classes"]])
-        for place, (entry, one, name) in enumerate(zip(entries, answers, names, strict=True))
+def _page(
+    document: EvaluationDocument, answers: Sequence[Answers]
+) -> tuple[dict[str, object], list[Picture]]:
+    """Return what the template shows, and all pictures."""
+    names = short_names([entry.model for entry in document.models])
+    shared_pictures = _shared_pictures(document, answers, names)
+    class_names = [entry.name for entry in document.classes]
+    model_pictures = [
+        _model_pictures(entry, answer, name, index, class_names)
+        for index, (entry, answer, name) in enumerate(zip(document.models, answers, names, strict=True))
     ]
-    rows = summary.many(document["rows"], "row")
-    known = document["classes"]
-    listed = ", ".join(f"{one['name']} {one['rows']:,}" for one in known)
-    classes = listed if len(known) <= 4 else f"{len(known)} classes"
-    whole = document["sampled_from"]
-    sample = f", a sample of {whole:,}," if whole else ""
-    precision = f" in {document['precision']}" if document["precision"] else ""
-    context = {
-        "title": f"{document['dataset']}, {document['split']}: {summary.many(len(entries), 'model')}",
-        "lead": f"{rows}{sample} of {document['dataset']}, split {document['split']} ({classes}), answered "
-        f"on {document['device']}{precision}.",
-        "confidence": f"{document['confidence']:.0%}",
-        "gates": document["gates"],
-        "summary": [_quality(document), _fidelity(document), _cost(document)],
-        "pairs": [_pair(pair) for pair in document["pairs"]],
-        "pictures": shared,
-        "published": _published(document),
-        "models": [
-            _model(document, entry, name, place, pictures)
-            for place, (entry, name, pictures) in enumerate(zip(entries, names, own, strict=True))
+    context: dict[str, object] = {
+        "title": f"{document.dataset}, {document.split}: {pluralize(len(document.models), 'model')}",
+        "lead": _lead(document),
+        "confidence": f"{document.confidence:.0%}",
+        "gates": document.gates,
+        "summary": [_quality_table(document), _fidelity_table(document), _cost_table(document)],
+        "pairs": [
+            {
+                "sentence": pair.sentence,
+                "counts": f"Only {pair.first} is right on {pluralize(pair.only_first, 'row')}, only "
+                f"{pair.second} on {pair.only_second:,}.",
+            }
+            for pair in document.pairs
         ],
-        "setting": _setting(document),
+        "pictures": shared_pictures,
+        "published": _published_table(document),
+        "models": [
+            _model_section(document, entry, name, index, pictures)
+            for index, (entry, name, pictures) in enumerate(
+                zip(document.models, names, model_pictures, strict=True)
+            )
+        ],
+        "settings": _settings(document),
         "method": _method(document),
     }
-    return context, [*shared, *(one for pictures in own for one in pictures)]
+    return context, [*shared_pictures, *(picture for pictures in model_pictures for picture in pictures)]
 
 
-def _overlays(document: Mapping[str, Any], answers: Sequence[Answers], names: Sequence[str]) -> list[Picture]:
-    """All models in one picture, for what can be drawn of at least one."""
-    found = []
-    numbered = [(name, place, one) for place, (name, one) in enumerate(zip(names, answers, strict=True))]
-    two = len(document["classes"]) == 2
-    positive = document["classes"][1]["name"] if two else ""
-    what = f"Of {positive}" if two else "Mean over the classes, each against the rest"
-    trades = [
-        plots.Trade(
-            name,
-            place,
-            entry["cost"]["latency_p50_ms"],
-            entry["metrics"]["accuracy"],
-            *entry["intervals"]["accuracy"],
-        )
-        for place, (name, entry) in enumerate(zip(names, document["models"], strict=True))
-        if entry["cost"].get("latency_p50_ms") is not None
-    ]
-    if trades:
-        text = (
-            "Accuracy with its interval, and the time that a row takes alone. Up and to the left is better."
-        )
-        found.append(Picture("latency", "Quality against latency.", text, plots.latency_picture(trades)))
-    if lines := [line for one in numbered if (line := plots.roc_line(*one))]:
-        text = f"{what}. Up and to the left is better; the diagonal is chance."
-        found.append(Picture("roc", "ROC.", text, plots.roc_curves(lines)))
-    if lines := [line for one in numbered if (line := plots.precision_recall_line(*one))]:
-        level = document["classes"][1]["rows"] / document["rows"] if two else 1 / len(document["classes"])
-        text = f"{what}. Up and to the right is better; the level line is an answer at random."
-        figure = plots.precision_recall_curves(lines, level)
-        found.append(Picture("precision-recall", "Precision and recall.", text, figure))
+def _lead(document: EvaluationDocument) -> str:
+    counts = ", ".join(f"{entry.name} {entry.rows:,}" for entry in document.classes)
+    classes = counts if len(document.classes) <= 4 else f"{len(document.classes)} classes"
+    sample = f" (a sample of {document.sampled_from:,})" if document.sampled_from else ""
+    precision = f" in {document.precision}" if document.precision else ""
+    return (
+        f"{pluralize(document.rows, 'row')}{sample} of {document.dataset}, split {document.split} "
+        f"({classes}), evaluated on {document.device}{precision}."
+    )
+
+
+def _shared_pictures(
+    document: EvaluationDocument, answers: Sequence[Answers], names: Sequence[str]
+) -> list[Picture]:
+    """Return the pictures that overlay all models, each with the models that have its figures."""
+    pictures = []
+    numbered = list(zip(names, range(len(names)), answers, strict=True))
+    binary = len(document.classes) == 2
+    subject = (
+        f"For class {document.classes[1].name}" if binary else "Mean over the classes, each against the rest"
+    )
+    if points := _latency_points(document, names):
+        text = "Accuracy with its interval, and the latency of a single row. Up and to the left is better."
+        pictures.append(Picture("latency", "Quality against latency.", text, plots.latency_plot(points)))
+    if lines := [line for numbers in numbered if (line := plots.roc_line(*numbers))]:
+        text = f"{subject}. Up and to the left is better; the diagonal is chance."
+        pictures.append(Picture("roc", "ROC.", text, plots.roc_curves(lines)))
+    if lines := [line for numbers in numbered if (line := plots.precision_recall_line(*numbers))]:
+        prevalence = document.classes[1].rows / document.rows if binary else 1 / len(document.classes)
+        text = f"{subject}. Up and to the right is better; the horizontal line is random guessing."
+        figure = plots.precision_recall_curves(lines, prevalence)
+        pictures.append(Picture("precision-recall", "Precision and recall.", text, figure))
     lines = [
-        plots.Line(name, place, *risk_coverage(one, one.confidence))
-        for name, place, one in numbered
-        if one.confidence is not None
+        plots.Line(name, index, *risk_coverage(answer, answer.confidence))
+        for name, index, answer in numbered
+        if answer.confidence is not None
     ]
     if lines:
         text = (
-            "Wrong answers if only the surest rows are answered and the rest is left to a person or a larger "
-            "model. Lower is better."
+            "Error rate if only the most confident rows are answered and the rest is passed on to a person "
+            "or a larger model. Lower is better."
         )
-        found.append(Picture("risk-coverage", "Risk and coverage.", text, plots.risk_coverage_curves(lines)))
-    return found
+        figure = plots.risk_coverage_curves(lines)
+        pictures.append(Picture("risk-coverage", "Risk and coverage.", text, figure))
+    return pictures
 
 
-def _pictures_of(
-    entry: Mapping[str, Any], answers: Answers, name: str, place: int, classes: Sequence[str]
+def _latency_points(document: EvaluationDocument, names: Sequence[str]) -> list[plots.LatencyPoint]:
+    points = []
+    for index, (name, entry) in enumerate(zip(names, document.models, strict=True)):
+        accuracy = entry.metrics["accuracy"]
+        if entry.cost.latency_p50_ms is not None and accuracy is not None:
+            low, high = entry.intervals["accuracy"]
+            points.append(plots.LatencyPoint(name, index, entry.cost.latency_p50_ms, accuracy, low, high))
+    return points
+
+
+def _model_pictures(
+    entry: ModelEntry, answers: Answers, name: str, index: int, class_names: Sequence[str]
 ) -> list[Picture]:
-    """A model's own."""
-    table = np.asarray(entry["confusion"])
-    figure = plots.confusion_matrix(table, classes, name)
-    text = "Rows by label, columns by answer; the darker, the greater the share of the label."
-    found = [Picture(f"{place + 1}-confusion", "Confusion.", text, figure)]
+    figure = plots.confusion_matrix(np.asarray(entry.confusion), class_names, name)
+    text = "Rows by label, columns by answer; darker cells hold a larger share of their label."
+    pictures = [Picture(f"{index + 1}-confusion", "Confusion.", text, figure)]
     if answers.confidence is not None:
         figure = plots.confidence_histogram(answers, name)
-        text = "How sure it was of its right answers and, on a scale of their own, of its wrong ones."
-        found.append(Picture(f"{place + 1}-confidence", "Confidence.", text, figure))
-    if entry["calibration"]:
-        figure = plots.reliability_diagram([Bin(**one) for one in entry["calibration"]["bins"]], name)
+        text = "Distribution of the confidence of right and of wrong answers; the y axes differ."
+        pictures.append(Picture(f"{index + 1}-confidence", "Confidence.", text, figure))
+    if entry.calibration:
+        figure = plots.reliability_diagram(entry.calibration.bins, name)
         text = (
-            "Accuracy of the rows that it was about so sure of, with Wilson's interval; on the diagonal, a "
-            "confidence is the chance to be right. Below, how many rows these are."
+            "Accuracy against confidence by bin, with Wilson's interval; a perfectly calibrated model lies "
+            "on the diagonal. Below: rows per bin."
         )
-        found.append(Picture(f"{place + 1}-reliability", "Reliability.", text, figure))
-    return found
+        pictures.append(Picture(f"{index + 1}-reliability", "Reliability.", text, figure))
+    return pictures
 
 
-def _quality(document: Mapping[str, Any]) -> Table:
-    return _figures(document, "Quality", QUALITY)
+# --- tables of all models ---------------------------------------------------------------------------------
 
 
-def _fidelity(document: Mapping[str, Any]) -> Table:
-    """Agreement with the teacher, and the rows on which one of them alone is right."""
-    measured = _figures(document, "Fidelity to the teacher", FIDELITY)
+def _quality_table(document: EvaluationDocument) -> Table:
+    return _figures_table(document, "Quality", QUALITY)
+
+
+def _fidelity_table(document: EvaluationDocument) -> Table:
+    """Show agreement with the teacher, and the rows that only one of the two has right."""
+    figures = _figures_table(document, "Fidelity to the teacher", FIDELITY)
     rows = []
-    for row, entry in zip(measured.rows, document["models"], strict=True):
-        if entry["teacher"] is not None:
-            student, teacher = _alone(document, entry["model"], entry["teacher"])
-            name = Cell(row[0].text, f"of {entry['teacher']}", row[0].place)
-            rows.append([name, *row[1:], Cell(student), Cell(teacher)])
-    head = [*measured.head, "only it is right", "only the teacher is"]
-    return Table(measured.caption, head, rows)
+    for row, entry in zip(figures.rows, document.models, strict=True):
+        if entry.teacher is not None:
+            student_alone, teacher_alone = _right_alone(document, entry.model, entry.teacher)
+            name = Cell(row[0].text, f"teacher: {entry.teacher}", row[0].index)
+            rows.append([name, *row[1:], Cell(student_alone), Cell(teacher_alone)])
+    head = [*figures.head, "right: student only", "right: teacher only"]
+    return Table(figures.caption, head, rows)
 
 
-def _alone(document: Mapping[str, Any], first: str, second: str) -> tuple[str, str]:
-    for pair in document["pairs"]:
-        if (pair["first"], pair["second"]) == (first, second):
-            return counted(pair["only_first"]), counted(pair["only_second"])
-        if (pair["second"], pair["first"]) == (first, second):
-            return counted(pair["only_second"]), counted(pair["only_first"])
+def _right_alone(document: EvaluationDocument, first: str, second: str) -> tuple[str, str]:
+    for pair in document.pairs:
+        if (pair.first, pair.second) == (first, second):
+            return format_count(pair.only_first), format_count(pair.only_second)
+        if (pair.second, pair.first) == (first, second):
+            return format_count(pair.only_second), format_count(pair.only_first)
     return UNKNOWN, UNKNOWN
 
 
-def _figures(document: Mapping[str, Any], caption: str, names: Sequence[str]) -> Table:
-    """A row per model, with those of the figures that any model has."""
-    entries = document["models"]
-    shown = [name for name in names if any(one["metrics"].get(name) is not None for one in entries)]
-    if "f1" in shown:  # two classes: their means say little beside it
+def _figures_table(document: EvaluationDocument, caption: str, metrics: Sequence[str]) -> Table:
+    """Show a row per model, with those of the figures that any model has."""
+    shown = [
+        name for name in metrics if any(entry.metrics.get(name) is not None for entry in document.models)
+    ]
+    if "f1" in shown:  # for two classes the macro figures add little
         shown = [name for name in shown if name not in ("precision_macro", "recall_macro")]
-    rows = []
-    for place, entry in enumerate(entries):
-        cells = [_interval(entry, name) for name in shown]
-        rows.append([Cell(entry["model"], place=place), *cells])
+    rows = [
+        [Cell(entry.model, index=index), *(_figure_cell(entry, name) for name in shown)]
+        for index, entry in enumerate(document.models)
+    ]
     return Table(caption, ["model", *(HEADINGS.get(name, name) for name in shown)], rows)
 
 
-def _interval(entry: Mapping[str, Any], name: str) -> Cell:
-    form, short = (percent, percent) if name in SHARES else (number, "{:.3f}".format)
-    return Cell(form(entry["metrics"].get(name)), summary.between(entry, name, short))
+def _figure_cell(entry: ModelEntry, name: str) -> Cell:
+    interval = entry.intervals.get(name)
+    if name in SHARES:
+        return Cell(format_percent(entry.metrics.get(name)), format_interval(interval, format_percent))
+    return Cell(format_figure(entry.metrics.get(name)), format_interval(interval, "{:.3f}".format))
 
 
-def _cost(document: Mapping[str, Any]) -> Table:
-    entries = document["models"]
+def _cost_table(document: EvaluationDocument) -> Table:
     columns = [
-        (heading, name, form)
-        for heading, name, form in (
-            ("ms p50", "latency_p50_ms", digits),
-            ("ms p95", "latency_p95_ms", digits),
-            ("ms p99", "latency_p99_ms", digits),
-            ("rows/s", "rows_per_second", counted),
-            ("parameters", "parameters", counted),
-            ("without embeddings", "parameters_without_embeddings", counted),
-            ("size", "bytes", size),
-            ("peak memory", "peak_memory_bytes", size),
-        )
-        if any(entry["cost"].get(name) is not None for entry in entries)
+        (heading, name, format_value)
+        for heading, name, format_value in COST_COLUMNS
+        if any(entry.cost.value(name) is not None for entry in document.models)
     ]
     rows = []
-    for place, entry in enumerate(entries):
-        cost, faster = entry["cost"], entry["cost"].get("speed_up") or {}
-        notes = {name: f"{value:.1f} times" for name, value in faster.items() if value is not None}
-        cells = [Cell(form(cost.get(name)), notes.get(name, "")) for _, name, form in columns]
-        if any(cost.get(name) is not None for _, name, _ in columns):
-            rows.append([Cell(entry["model"], place=place), *cells])
-    caption = f"Cost on {', '.join(summary.setting(document))}"
-    if any(entry["cost"].get("speed_up") for entry in entries):
-        caption += "; “times”: as fast as the teacher"
+    for index, entry in enumerate(document.models):
+        speed_up = entry.cost.speed_up.model_dump() if entry.cost.speed_up else {}
+        notes = {name: f"{value:.1f} times" for name, value in speed_up.items() if value is not None}
+        cells = [
+            Cell(format_value(entry.cost.value(name)), notes.get(name, ""))
+            for _, name, format_value in columns
+        ]
+        if any(entry.cost.value(name) is not None for _, name, _ in columns):
+            rows.append([Cell(entry.model, index=index), *cells])
+    caption = f"Cost on {', '.join(device_settings(document))}"
+    if any(entry.cost.speed_up for entry in document.models):
+        caption += "; “times”: speed relative to the teacher"
     return Table(caption, ["model", *(heading for heading, _, _ in columns)], rows)
 
 
-def _pair(pair: Mapping[str, Any]) -> dict[str, str]:
-    counts = (
-        f"Only {pair['first']} is right on {pair['only_first']:,} rows, only {pair['second']} on "
-        f"{pair['only_second']:,}."
-    )
-    return {"sentence": pair["sentence"], "counts": counts}
-
-
-def _published(document: Mapping[str, Any]) -> Table:
-    """Others' figures below ours of the same metric."""
-    known = () if document["sampled_from"] else PUBLISHED.get(document["dataset"], ())
+def _published_table(document: EvaluationDocument) -> Table:
+    """Show published figures below ours of the same metric."""
+    # A sample's figures are not comparable with those of the whole split.
+    published = () if document.sampled_from else PUBLISHED.get(document.dataset, ())
     rows = []
     for metric in ("accuracy", "f1"):
-        others = [one for one in known if one.metric == metric]
-        for place, entry in enumerate(document["models"] if others else ()):
-            value = entry["metrics"].get(metric)
+        figures = [figure for figure in published if figure.metric == metric]
+        heading = Cell(HEADINGS.get(metric, metric))
+        for index, entry in enumerate(document.models if figures else ()):
+            value = entry.metrics.get(metric)
             if value is not None:
-                name = Cell(entry["model"], place=place, kind="ours")
                 rows.append(
                     [
-                        name,
-                        Cell(HEADINGS.get(metric, metric)),
-                        Cell(percent(value)),
-                        Cell(document["split"]),
-                        Cell(shortened(entry["cost"].get("parameters"))),
+                        Cell(entry.model, index=index, kind="ours"),
+                        heading,
+                        Cell(format_percent(value)),
+                        Cell(document.split),
+                        Cell(format_millions(entry.cost.parameters)),
                         Cell("measured here", wide=True),
                     ]
                 )
         rows += [
             [
-                Cell(one.model),
-                Cell(HEADINGS.get(metric, metric)),
-                Cell(percent(one.value)),
-                Cell(one.split),
-                Cell(one.parameters or UNKNOWN),
-                Cell(f"published: {one.source}", wide=True),
+                Cell(figure.model),
+                heading,
+                Cell(format_percent(figure.value)),
+                Cell(figure.split),
+                Cell(figure.parameters or UNKNOWN),
+                Cell(f"published: {figure.source}", wide=True),
             ]
-            for one in others
+            for figure in figures
         ]
     head = ["model", "metric", "value", "split", "parameters", "source"]
-    return Table(f"{document['dataset']}: published by others, and measured here", head, rows)
+    return Table(f"{document.dataset}: published figures, and figures measured here", head, rows)
 
 
-def _model(
-    document: Mapping[str, Any], entry: Mapping[str, Any], name: str, place: int, pictures: list[Picture]
-) -> dict[str, Any]:
-    """What the page says of one model alone."""
+# --- the section of a model -------------------------------------------------------------------------------
+
+
+def _model_section(
+    document: EvaluationDocument, entry: ModelEntry, name: str, index: int, pictures: list[Picture]
+) -> dict[str, object]:
     facts = [
-        {"model": "", "predictions": "answers from a file", "endpoint": "answers from an endpoint"}[
-            entry["kind"]
-        ],
-        entry["architecture"],
-        f"reads {entry['max_length']:,} tokens at most" if entry["max_length"] else None,
-        f"teacher: {entry['teacher']}" if entry["teacher"] else None,
-        f"gap recovered counts from {entry['labels_only']}" if entry["labels_only"] else None,
-        f"weights {entry['fingerprint'][:12]}" if entry["fingerprint"] else None,
+        KINDS[entry.kind],
+        entry.architecture,
+        f"reads at most {entry.max_length:,} tokens" if entry.max_length else None,
+        f"teacher: {entry.teacher}" if entry.teacher else None,
+        f"labels-only baseline: {entry.labels_only}" if entry.labels_only else None,
+        f"weights {entry.fingerprint[:12]}" if entry.fingerprint else None,
     ]
-    tables = [_classes(entry), _calibration(entry), _coverage(entry), _slices(document, entry)]
     return {
-        "name": entry["model"],
+        "name": entry.model,
         "short": name,
-        "place": place,
+        "index": index,
         "facts": "; ".join(fact for fact in facts if fact),
         "pictures": pictures,
-        "tables": [*tables, _inputs(document, entry)],
-        "mistakes": [_mistake(one) for one in entry["mistakes"]],
+        "tables": [
+            _classes_table(entry),
+            _calibration_table(entry),
+            _coverage_table(entry),
+            _slices_table(document, entry),
+            _inputs_table(document, entry),
+        ],
+        "mistakes": [_mistake(mistake) for mistake in entry.mistakes],
     }
 
 
-def _classes(entry: Mapping[str, Any]) -> Table:
+def _classes_table(entry: ModelEntry) -> Table:
     rows = [
         [
-            Cell(one["class"]),
-            Cell(counted(one["rows"])),
-            *(Cell(number(one[name])) for name in ("precision", "recall", "f1")),
+            Cell(scores.class_name),
+            Cell(format_count(scores.rows)),
+            *(Cell(format_figure(value)) for value in (scores.precision, scores.recall, scores.f1)),
         ]
-        for one in entry["per_class"]
+        for scores in entry.per_class
     ]
     return Table("By class", ["class", "rows", "precision", "recall", "F1"], rows)
 
 
-def _calibration(entry: Mapping[str, Any]) -> Table:
-    """What the temperature that a run fitted does on these rows."""
-    found = entry["calibration"] or {}
-    names = ("ece", "brier", "loss")
-    rows = []
-    if found.get("temperature") and any(found.get(f"{name}_unscaled") is not None for name in names):
-        before = [Cell(number(found.get(f"{name}_unscaled"))) for name in names]
-        after = [Cell(number(entry["metrics"].get(name))) for name in names]
-        rows = [
-            [Cell("as trained"), *before],
-            [Cell(f"logits divided by {found['temperature']:.2f}, as the run saved it"), *after],
-        ]
-    head = ["calibration", *(HEADINGS[name] for name in names)]
-    return Table("What the fitted temperature does here (lower is better)", head, rows)
+def _calibration_table(entry: ModelEntry) -> Table:
+    """Compare calibration with and without the temperature that a run fitted."""
+    calibration, rows = entry.calibration, []
+    if calibration and calibration.temperature:
+        unscaled = (calibration.ece_unscaled, calibration.brier_unscaled, calibration.loss_unscaled)
+        scaled = [entry.metrics.get(name) for name in ("ece", "brier", "loss")]
+        if any(value is not None for value in unscaled):
+            rows = [
+                [Cell("as trained"), *(Cell(format_figure(value)) for value in unscaled)],
+                [
+                    Cell(f"logits divided by {calibration.temperature:.2f}, as the run saved it"),
+                    *(Cell(format_figure(value)) for value in scaled),
+                ],
+            ]
+    head = ["calibration", *(HEADINGS[name] for name in ("ece", "brier", "loss"))]
+    return Table("Effect of the fitted temperature (lower is better)", head, rows)
 
 
-def _coverage(entry: Mapping[str, Any]) -> Table:
+def _coverage_table(entry: ModelEntry) -> Table:
     rows = [
         [
-            Cell(f"surest {percent(one['coverage'])}"),
-            Cell(counted(one["rows"])),
-            Cell(number(one["confidence"])),
-            Cell(number(one["accuracy"])),
+            Cell(f"most confident {format_percent(point.coverage)}"),
+            Cell(format_count(point.rows)),
+            Cell(format_figure(point.confidence)),
+            Cell(format_figure(point.accuracy)),
         ]
-        for one in entry["coverage"] or ()
+        for point in entry.coverage or ()
     ]
-    caption = "Accuracy if only the surest rows are answered"
+    caption = "Accuracy if only the most confident rows are answered"
     return Table(caption, ["answered", "rows", "confidence ≥", "accuracy"], rows)
 
 
-def _slices(document: Mapping[str, Any], entry: Mapping[str, Any]) -> Table:
+def _slices_table(document: EvaluationDocument, entry: ModelEntry) -> Table:
     rows = [
         [
-            Cell(one["slice"]),
-            Cell(counted(one["rows"])),
-            Cell(number(one["accuracy"]), f"{number(one['low'])} to {number(one['high'])}"),
+            Cell(part.slice),
+            Cell(format_count(part.rows)),
+            Cell(format_figure(part.accuracy), format_interval((part.low, part.high), format_figure)),
         ]
-        for one in entry["slices"]
+        for part in entry.slices
     ]
-    caption = f"Accuracy by length and by label, with Wilson's {document['confidence']:.0%} interval"
+    caption = f"Accuracy by length and by label, with Wilson's {document.confidence:.0%} interval"
     return Table(caption, ["rows with", "rows", "accuracy"], rows)
 
 
-def _inputs(document: Mapping[str, Any], entry: Mapping[str, Any]) -> Table:
-    """What the rows are like to the model and, on a dataset that it did not learn, what its own were like."""
-    home, rows = entry["home"], []
-    places = [(f"here: {document['dataset']}", entry["inputs"], entry["metrics"].get("accuracy"))]
-    if home:
-        places.append((f"at home: {home['dataset']}", home["inputs"], home["accuracy"]))
-    for what, found, accuracy in places:
-        if found or home:
-            read = [UNKNOWN] * 4
-            if found:
-                tokens = f"{found['tokens_mean']:.1f}", f"{found['tokens_p95']:.0f}"
-                read = [*tokens, percent(found["truncated"]), percent(found["unknown"])]
-            rows.append([Cell(what), *map(Cell, read), Cell(number(accuracy))])
-    caption = "What it reads"
-    if home and home["drop"] > 0:
-        caption += f"; accuracy is {100 * home['drop']:.1f} points lower than at home"
-    head = ["texts", "tokens, mean", "p95", "cut", "unknown", "accuracy"]
+def _inputs_table(document: EvaluationDocument, entry: ModelEntry) -> Table:
+    """Show how the model reads the rows, here and, where it was trained on another dataset, there."""
+    in_domain, caption, rows = entry.in_domain, "Inputs", []
+    accuracy = entry.metrics.get("accuracy")
+    if entry.inputs or in_domain:
+        rows.append(_inputs_row(f"here: {document.dataset}", entry.inputs, accuracy))
+    if in_domain:
+        rows.append(_inputs_row(f"training data: {in_domain.dataset}", in_domain.inputs, in_domain.accuracy))
+        if in_domain.drop > 0:
+            caption += f"; accuracy is {100 * in_domain.drop:.1f} points lower than on the training data"
+    head = ["texts", "tokens, mean", "p95", "truncated", "unknown", "accuracy"]
     return Table(caption, head, rows)
 
 
-def _mistake(one: Mapping[str, Any]) -> dict[str, Any]:
-    sure = "" if one["confidence"] is None else f", confidence {number(one['confidence'])}"
+def _inputs_row(name: str, inputs: InputStatistics | None, accuracy: float | None) -> list[Cell]:
+    cells = [UNKNOWN] * 4
+    if inputs:
+        shares = format_percent(inputs.truncated), format_percent(inputs.unknown)
+        cells = [f"{inputs.tokens_mean:.1f}", f"{inputs.tokens_p95:.0f}", *shares]
+    return [Cell(name), *map(Cell, cells), Cell(format_figure(accuracy))]
+
+
+def _mistake(mistake: MistakeEntry) -> dict[str, object]:
+    confidence = "" if mistake.confidence is None else f", confidence {format_figure(mistake.confidence)}"
     return {
-        "texts": [text for text in (one["text"], one["text_pair"]) if text is not None],
-        "said": f"row {one['row']:,}: {one['label']}, answered {one['answer']}{sure}",
+        "texts": [text for text in (mistake.text, mistake.text_pair) if text is not None],
+        "summary": f"row {mistake.row:,}: label {mistake.label}, answer {mistake.answer}{confidence}",
     }
 
 
-def _setting(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+# --- how it was measured ----------------------------------------------------------------------------------
+
+
+def _settings(document: EvaluationDocument) -> list[tuple[str, str]]:
     return [
-        ("Device", str(document["device"])),
-        ("Precision", str(document["precision"] or UNKNOWN)),
-        ("Threads", counted(document["threads"])),
-        ("Rows", counted(document["rows"])),
-        ("Seed of the intervals", str(document["seed"])),
-        ("Fingerprint of the rows", str(document["fingerprint"])[:12]),
-        ("Schema of evaluation.json", str(document["schema"])),
+        ("Device", document.device),
+        ("Precision", document.precision or UNKNOWN),
+        ("Threads", format_count(document.threads)),
+        ("Rows", format_count(document.rows)),
+        ("Seed of the intervals", str(document.seed)),
+        ("Fingerprint of the rows", document.fingerprint[:12]),
+        ("Schema of evaluation.json", document.schema_version),
     ]
 
 
-def _method(document: Mapping[str, Any]) -> list[str]:
-    level, times = f"{document['confidence']:.0%}", f"{document['replicates']:,}"
+def _method(document: EvaluationDocument) -> list[str]:
     return [
-        f"Intervals: the middle {level} of the figure over {times} samples of the rows with replacement "
-        "(percentile bootstrap), the same samples for every model. They say how far other rows of the same "
-        "kind may move a figure, and nothing of other training seeds.",
-        "Pairs: McNemar's exact test, two-sided, on the rows that only one of the two has right; the "
-        "interval is of the difference within the same samples. Many pairs are not corrected for.",
-        "Milliseconds: one row at a time, text in and logits out, after a warm-up. Rows/s: all rows, in "
-        "batches, after a warm-up. Both hold for this device and these settings alone.",
+        f"Intervals: percentile bootstrap, {document.confidence:.0%}, over {document.replicates:,} samples "
+        "of the rows with replacement, the same samples for every model. They cover the choice of rows, and "
+        "not the variance between training seeds.",
+        "Pairs: McNemar's exact test, two-sided, on the rows that only one of the two models has right; the "
+        "interval is that of the difference on the same samples. There is no correction for multiple "
+        "comparisons.",
+        "Milliseconds: one row at a time, from text to logits, after a warm-up. Rows/s: all rows, in "
+        "batches, after a warm-up. Both depend on this device and these settings.",
         "ECE: 15 bins of equal width. Macro figures are means over classes; with more than two classes "
-        "ROC AUC and average precision are means over one against the rest.",
+        "ROC AUC and average precision are means over one-vs-rest.",
     ]

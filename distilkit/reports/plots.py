@@ -1,9 +1,9 @@
-"""Pictures of evaluations and trainings: arrays in, a matplotlib `Figure` out.
+"""Plots of evaluations and trainings: arrays in, a matplotlib `Figure` out.
 
-Everything that is neither a model nor a number's size is drawn in `INK`, the one colour that `inline` gives
-over to the page; what is filled is so pale that ink is legible on it on white and on black. Nothing is said
-by colour alone: models differ in dashes and markers too, and wrong answers are hatched. Names are anybody's,
-so no text is read as a formula.
+Axes and text are drawn in `INK`, which `inline` replaces by the page's own text colour; filled areas are so
+pale that text on them is legible on white and on black. Colour never carries information alone: models differ
+in dashes and markers too, and wrong answers are hatched. Names come from users, so no text is read as a
+formula.
 """
 
 import html
@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from matplotlib import style
@@ -26,18 +25,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from distilkit.scores.statistics import Answers, Bin, Floats, Integers, precision_recall, roc, wilson
 
 INK = "#1b1f24"
-# Told apart by people who do not see red or green, and at least 3 : 1 on white and on near black.
+# Distinct with red-green colour blindness, and a contrast of at least 3 : 1 on white and on near black.
 PALETTE = ("#2f7fc6", "#d0720a", "#0b9376", "#bd5c9c", "#7f7f85", "#9a8210")
-DASHES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
+Dashes = str | tuple[int, tuple[float, ...]]
+DASHES: tuple[Dashes, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RIGHT, WRONG = PALETTE[0], PALETTE[1]
-WIDTH, HEIGHT = 4.5, 3.3  # inches: at this width text of 10 points is 10 pixels on a phone
-LEGEND_ROW = 0.2  # inches
-SHORT = 24  # characters of a name in a narrow place
-POINTS = 1_000  # of a curve, at most
-GRID = np.linspace(0, 1, 201)  # where the curves of several classes are averaged
-HISTOGRAM = 20  # bars
-MOST_NAMES = 15  # classes that are named in a confusion matrix, and whose cells hold numbers
+RIGHT_COLOUR, WRONG_COLOUR = PALETTE[0], PALETTE[1]
+WIDTH, HEIGHT = 4.5, 3.3  # inches; at this width 10-point text is 10 pixels high on a phone
+LEGEND_ROW_HEIGHT = 0.2  # inches
+SHORT_NAME_CHARACTERS = 24
+MAX_CURVE_POINTS = 1_000
+AVERAGING_GRID = np.linspace(0, 1, 201)  # where the curves of several classes are averaged
+HISTOGRAM_BARS = 20
+MAX_NAMED_CLASSES = 15  # of a confusion matrix; with more, cells have no numbers and axes no names
 STYLE = {
     "figure.facecolor": "none",
     "figure.constrained_layout.use": True,
@@ -68,20 +68,20 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Line:
-    """A model's or run's curve, `y` against `x`; `place` is its number, which picks colour and dashes."""
+    """Hold a model's curve, `y` against `x`; `index`, its position from 0, picks colour and dashes."""
 
     name: str
-    place: int
+    index: int
     x: Floats
     y: Floats
 
 
 @dataclass(frozen=True)
-class Trade:
-    """What a model costs and what one gets for it, with the ends of its interval."""
+class LatencyPoint:
+    """Hold a model's latency and its accuracy with the ends of its interval."""
 
     name: str
-    place: int
+    index: int
     milliseconds: float
     accuracy: float
     low: float | None
@@ -89,23 +89,23 @@ class Trade:
 
 
 @dataclass(frozen=True)
-class Course:
-    """A figure of a training, epoch by epoch, and the epoch that was kept (`None` where none is of these)."""
+class TrainingCurve:
+    """Hold a figure of a training by epoch, and the best epoch; `None` where it is none of these."""
 
     name: str
-    place: int
+    index: int
     epochs: Sequence[int]
     values: Sequence[float]
     best: int | None
 
 
-def colour(place: int) -> str:
-    """The colour of model number `place`, from 0 on."""
-    return PALETTE[place % len(PALETTE)]
+def colour(index: int) -> str:
+    """Return the colour of a model by its position, from 0."""
+    return PALETTE[index % len(PALETTE)]
 
 
-def elided(name: str, length: int = SHORT) -> str:
-    """`name` without its middle where it is longer, on one line."""
+def elide(name: str, length: int = SHORT_NAME_CHARACTERS) -> str:
+    """Return `name` on one line, its middle replaced by an ellipsis where it is longer than `length`."""
     name = " ".join(name.split())
     if len(name) <= length:
         return name
@@ -116,34 +116,22 @@ def elided(name: str, length: int = SHORT) -> str:
 # --- quality ----------------------------------------------------------------------------------------------
 
 
-def confusion_matrix(table: Integers, classes: Sequence[str], title: str) -> Figure:
-    """Rows of label i that were answered j, `[C, C]`; the darker, the greater its share of the label."""
-    number = len(classes)
-    side = min(7.5, max(WIDTH - 0.6, 0.55 * number))
-    named = number <= MOST_NAMES
+def confusion_matrix(table: Integers, class_names: Sequence[str], title: str) -> Figure:
+    """Draw the rows with label i and answer j, `[C, C]`; darker cells hold a larger share of their label."""
+    classes = len(class_names)
+    side = min(7.5, max(WIDTH - 0.6, 0.55 * classes))
     with _styled():
         figure = Figure(figsize=(side + 0.6, side))
         axes: Axes = figure.add_subplot()
-        labelled = table.sum(axis=1)
+        rows_of_label = table.sum(axis=1)
         for row, column in zip(*np.nonzero(table), strict=True):
-            share = table[row, column] / labelled[row]
-            box = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor=RIGHT, alpha=0.06 + 0.5 * share, lw=0)
-            axes.add_patch(box)
-        if named:
-            size = 11 if number <= 4 else 8
-            for row in range(number):
-                for column in range(number):
-                    text = f"{table[row, column]:,}"
-                    if number <= 4 and labelled[row]:
-                        text += f"\n{table[row, column] / labelled[row]:.1%}"
-                    axes.text(column, row, text, ha="center", va="center", fontsize=size)
-        names = [_cut(name) for name in classes] if named else [str(place) for place in range(number)]
-        places = range(number) if named else range(0, number, -(-number // 10))
-        slanted = number > 3 or max(map(len, names)) > 10
-        turned: Any = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if slanted else {}
-        axes.set_xticks(places, [names[place] for place in places], **turned)
-        axes.set_yticks(places, [names[place] for place in places])
-        axes.set(xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5), aspect="equal")
+            alpha = 0.06 + 0.5 * table[row, column] / rows_of_label[row]
+            corner = (column - 0.5, row - 0.5)
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=RIGHT_COLOUR, alpha=alpha, lw=0))
+        if classes <= MAX_NAMED_CLASSES:
+            _write_cells(axes, table, rows_of_label)
+        _label_classes(axes, class_names)
+        axes.set(xlim=(-0.5, classes - 0.5), ylim=(classes - 0.5, -0.5), aspect="equal")
         axes.set(xlabel="answer", ylabel="label", title=title)
         axes.grid(False)
         axes.tick_params(length=0)
@@ -151,116 +139,153 @@ def confusion_matrix(table: Integers, classes: Sequence[str], title: str) -> Fig
         return figure
 
 
-def _cut(name: str, length: int = 14) -> str:
+def _write_cells(axes: Axes, table: Integers, rows_of_label: Integers) -> None:
+    classes = len(table)
+    for row in range(classes):
+        for column in range(classes):
+            text = f"{table[row, column]:,}"
+            if classes <= 4 and rows_of_label[row]:
+                text += f"\n{table[row, column] / rows_of_label[row]:.1%}"
+            size = 11 if classes <= 4 else 8
+            axes.text(column, row, text, ha="center", va="center", fontsize=size)
+
+
+def _label_classes(axes: Axes, class_names: Sequence[str]) -> None:
+    """Write class names at the ticks; of many classes every tenth of the ids."""
+    classes = len(class_names)
+    if classes <= MAX_NAMED_CLASSES:
+        ticks, labels = range(classes), [_shorten(name) for name in class_names]
+    else:
+        ticks = range(0, classes, -(-classes // 10))
+        labels = [str(tick) for tick in ticks]
+    axes.set_yticks(ticks, labels)
+    if classes > 3 or max(map(len, labels)) > 10:
+        axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor")
+    else:
+        axes.set_xticks(ticks, labels)
+
+
+def _shorten(name: str, length: int = 14) -> str:
     name = " ".join(name.split())
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
-def roc_line(name: str, place: int, answers: Answers) -> Line | None:
-    """Of two classes the curve of class 1, of more the mean over one against the rest.
+def roc_line(name: str, index: int, answers: Answers) -> Line | None:
+    """Compute the ROC curve of class 1 for two classes, the mean over one-vs-rest for more.
 
-    `None` where the figure under it is none: probabilities are not known, or a class has no row, or all.
+    Returns:
+        `None` where the area under it is undefined: without probabilities, or where a class has no rows
+        or all rows.
     """
-    curves = [roc(*one) for one in _one_against_rest(answers)]
+    curves = [roc(scores, targets) for scores, targets in _one_vs_rest(answers)]
     if not curves or any(np.isnan(curve).any() for curve in curves):
         return None
     if len(curves) == 1:
-        return Line(name, place, *_thinned(*curves[0]))
-    mean = np.mean([np.interp(GRID, false, true) for false, true in curves], axis=0)
-    return Line(name, place, np.insert(GRID, 0, 0.0), np.insert(mean, 0, 0.0))
+        return Line(name, index, *_thin_out(*curves[0]))
+    mean = np.mean([np.interp(AVERAGING_GRID, false, true) for false, true in curves], axis=0)
+    return Line(name, index, np.insert(AVERAGING_GRID, 0, 0.0), np.insert(mean, 0, 0.0))
 
 
-def precision_recall_line(name: str, place: int, answers: Answers) -> Line | None:
-    """As `roc_line`, recall and precision."""
-    curves = [precision_recall(*one) for one in _one_against_rest(answers)]
+def precision_recall_line(name: str, index: int, answers: Answers) -> Line | None:
+    """Compute precision against recall, of the same classes and `None` in the same cases as `roc_line`."""
+    curves = [precision_recall(scores, targets) for scores, targets in _one_vs_rest(answers)]
     if not curves or any(np.isnan(curve).any() for curve in curves):
         return None
     if len(curves) == 1:
-        return Line(name, place, *_thinned(*curves[0]))
-    # At a recall between two thresholds' one has the precision of the later of them.
-    heights = [precision[np.searchsorted(recall, GRID[1:])] for recall, precision in curves]
-    return Line(name, place, GRID[1:], np.mean(heights, axis=0))
+        return Line(name, index, *_thin_out(*curves[0]))
+    # Precision is a step function of recall: between two thresholds, the later one's precision applies.
+    precisions = [precision[np.searchsorted(recall, AVERAGING_GRID[1:])] for recall, precision in curves]
+    return Line(name, index, AVERAGING_GRID[1:], np.mean(precisions, axis=0))
 
 
-def _one_against_rest(answers: Answers) -> Iterator[tuple[Floats, Floats]]:
+def _one_vs_rest(answers: Answers) -> Iterator[tuple[Floats, Floats]]:
     if answers.probabilities is not None:
-        for number in range(answers.scores.shape[1]):
-            yield answers.scores[:, number], answers.targets[:, number]
+        for column in range(answers.scores.shape[1]):
+            yield answers.scores[:, column], answers.targets[:, column]
 
 
 def roc_curves(lines: Sequence[Line]) -> Figure:
-    """True against false positive rate; the diagonal is chance."""
+    """Draw the true against the false positive rate; the diagonal is chance."""
     with _styled():
-        figure, axes = _one_plot(lines)
+        figure, axes = _figure_with_legend(lines)
         axes.plot([0, 1], [0, 1], color=INK, lw=0.8, alpha=0.5)
-        _draw(axes, lines)
-        _unit(axes, "false positive rate", "true positive rate")
+        _plot_lines(axes, lines)
+        _set_unit_axes(axes, "false positive rate", "true positive rate")
         return figure
 
 
 def precision_recall_curves(lines: Sequence[Line], prevalence: float | None) -> Figure:
-    """Precision against recall; the level line, `prevalence`, is what answering at random has."""
+    """Draw precision against recall; the horizontal line, `prevalence`, is random guessing."""
     with _styled():
-        figure, axes = _one_plot(lines)
+        figure, axes = _figure_with_legend(lines)
         if prevalence is not None:
             axes.axhline(prevalence, color=INK, lw=0.8, alpha=0.5)
-        _draw(axes, lines)
-        _unit(axes, "recall", "precision")
+        _plot_lines(axes, lines)
+        _set_unit_axes(axes, "recall", "precision")
         return figure
 
 
-def latency_picture(trades: Sequence[Trade]) -> Figure:
-    """Accuracy with its interval against the median time of a request."""
+def latency_plot(points: Sequence[LatencyPoint]) -> Figure:
+    """Draw the accuracy with its interval against the median latency."""
     with _styled():
-        figure = _figure(len(trades))
+        figure = _figure(len(points))
         axes: Axes = figure.add_subplot()
-        for one in trades:
-            ends = None
-            if one.low is not None and one.high is not None:
-                ends = [[max(0, one.accuracy - one.low)], [max(0, one.high - one.accuracy)]]
-            look: Any = {"color": colour(one.place), "marker": _marker(one.place), "ms": 7, "ls": ""}
-            axes.errorbar(one.milliseconds, one.accuracy, ends, capsize=3, elinewidth=1.2, **look)
-        times = [one.milliseconds for one in trades]
+        for point in points:
+            error_bar = None
+            if point.low is not None and point.high is not None:
+                error_bar = [[max(0, point.accuracy - point.low)], [max(0, point.high - point.accuracy)]]
+            axes.errorbar(
+                point.milliseconds,
+                point.accuracy,
+                error_bar,
+                capsize=3,
+                elinewidth=1.2,
+                color=colour(point.index),
+                marker=marker(point.index),
+                ms=7,
+                ls="",
+            )
+        times = [point.milliseconds for point in points]
         if max(times) > 4 * min(times):
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(_Ladder())
+            axes.xaxis.set_major_locator(_LogLocator())
             axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.margins(x=0.15)
-        axes.set(xlabel="median milliseconds a row, one at a time", ylabel="accuracy")
-        if len(trades) > 1:
-            _number_points(figure, axes, trades)
-        _legend(figure, [(one.name, one.place) for one in trades], marked=True, dashed=False)
+        axes.set(xlabel="median latency of a single row, ms", ylabel="accuracy")
+        if len(points) > 1:
+            _number_points(figure, axes, points)
+        _add_legend(figure, [(point.name, point.index) for point in points], marked=True, dashed=False)
         return figure
 
 
-class _Ladder(MaxNLocator):
-    """1, 2, 5, 10, 20 … over a logarithmic axis, the whole of it, so that even a short one has ticks."""
+class _LogLocator(MaxNLocator):
+    """Set ticks at 1, 2, 5, 10, 20 …: matplotlib's own locators leave an axis of less than a decade bare."""
 
-    def tick_values(self, vmin: float, vmax: float) -> Any:
-        rungs = [m * 10.0**e for e in range(-9, 10) for m in (1, 2, 5)]
-        inside = [rung for rung in rungs if vmin <= rung <= vmax]
-        return np.asarray(inside if len(inside) <= 7 else [rung for rung in inside if f"{rung:e}"[0] == "1"])
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        ticks = [m * 10.0**e for e in range(-9, 10) for m in (1, 2, 5)]
+        inside = [tick for tick in ticks if vmin <= tick <= vmax]
+        return inside if len(inside) <= 7 else [tick for tick in inside if f"{tick:e}"[0] == "1"]
 
 
-def _number_points(figure: Figure, axes: Axes, trades: Sequence[Trade]) -> None:
-    """The number that a name begins with, beside its point, where nothing else is."""
-    axes.autoscale_view()  # else places are not yet those of the finished picture
-    pixels = axes.transData.transform([(one.milliseconds, one.accuracy) for one in trades])
-    points = pixels * 72 / figure.dpi
-    taken = [*points]
-    beside = [
-        np.asarray(offset) for offset in ((13, 0), (-13, 0), (13, 11), (-13, 11), (13, -11), (-13, -11))
-    ]
-    for one, point in zip(trades, points, strict=True):
+def _number_points(figure: Figure, axes: Axes, points: Sequence[LatencyPoint]) -> None:
+    """Write the number that a name begins with next to its point, where nothing else is."""
+    axes.autoscale_view()  # else the transform below is not yet that of the finished plot
+    pixels = axes.transData.transform([(point.milliseconds, point.accuracy) for point in points])
+    positions = pixels * 72 / figure.dpi
+    occupied = [*positions]
+    offsets = [np.asarray(xy) for xy in ((13, 0), (-13, 0), (13, 11), (-13, 11), (13, -11), (-13, -11))]
+    for point, position in zip(points, positions, strict=True):
         free = [
-            offset for offset in beside if all(np.abs(point + offset - other).max() > 10 for other in taken)
+            offset
+            for offset in offsets
+            if all(np.abs(position + offset - taken).max() > 10 for taken in occupied)
         ]
-        offset = free[0] if free else beside[0]
-        taken.append(point + offset)
+        offset = free[0] if free else offsets[0]
+        occupied.append(position + offset)
         axes.annotate(
-            str(one.place + 1),
-            (one.milliseconds, one.accuracy),
+            str(point.index + 1),
+            (point.milliseconds, point.accuracy),
             xytext=tuple(offset),
             textcoords="offset points",
             ha="center",
@@ -273,50 +298,54 @@ def _number_points(figure: Figure, axes: Axes, trades: Sequence[Trade]) -> None:
 
 
 def confidence_histogram(answers: Answers, title: str) -> Figure:
-    """How sure it was of its right and of its wrong answers."""
+    """Draw the distribution of the confidence, of right and of wrong answers, each with its own y axis."""
     assert answers.confidence is not None
     right = answers.right == 1
+    # A file's scores may lie below 1 / C, the least that a predicted class can have.
     low = min(1 / answers.classes, float(answers.confidence.min()))
-    edges = np.linspace(low, 1, HISTOGRAM + 1)
+    edges = np.linspace(low, 1, HISTOGRAM_BARS + 1)
     with _styled():
         figure = Figure(figsize=(WIDTH, HEIGHT + 0.5))
-        both = figure.subplots(2, 1, sharex=True)
-        looks: Any = ({"color": RIGHT}, {"color": WRONG, "hatch": "////"})
-        for axes, these, name, look in zip(both, (right, ~right), ("right", "wrong"), looks, strict=True):
-            counts, _ = np.histogram(answers.confidence[these], edges)
-            axes.bar(edges[:-1], counts, np.diff(edges), align="edge", edgecolor=INK, lw=0.4, **look)
-            axes.set(ylabel=f"{name} ({int(these.sum()):,})", xlim=(low, 1))
+        above, below = figure.subplots(2, 1, sharex=True)
+        for axes, inside, name, face, hatch in (
+            (above, right, "right", RIGHT_COLOUR, None),
+            (below, ~right, "wrong", WRONG_COLOUR, "////"),
+        ):
+            counts, _ = np.histogram(answers.confidence[inside], edges)
+            widths = np.diff(edges)
+            axes.bar(edges[:-1], counts, widths, align="edge", edgecolor=INK, lw=0.4, color=face, hatch=hatch)
+            axes.set(ylabel=f"{name} ({int(inside.sum()):,})", xlim=(low, 1))
             axes.set_ylim(0, max(1, 1.08 * counts.max()))
             axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
             axes.grid(axis="x", visible=False)
-        both[0].set_title(title)
-        both[1].set_xlabel("confidence")
+        above.set_title(title)
+        below.set_xlabel("confidence")
         return figure
 
 
-def reliability_diagram(found: Sequence[Bin], title: str) -> Figure:
-    """Accuracy against confidence, bin by bin with Wilson's interval; below, how many rows a bin has."""
-    used = [one for one in found if one.rows]
-    low = used[0].low
+def reliability_diagram(bins: Sequence[Bin], title: str) -> Figure:
+    """Draw accuracy against confidence by bin, with Wilson's interval; below, the rows of each bin."""
+    bins = [bar for bar in bins if bar.rows]
+    low = bins[0].low
     with _styled():
         figure = Figure(figsize=(WIDTH, HEIGHT + 0.5))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([low, 1], [low, 1], color=INK, lw=0.8, alpha=0.5)
-        for one in used:
-            assert one.confidence is not None and one.accuracy is not None
-            ends = wilson(round(one.rows * one.accuracy), one.rows)
-            above.plot([one.confidence] * 2, ends, color=RIGHT, lw=1.2, alpha=0.7)
-        x, y = [one.confidence for one in used], [one.accuracy for one in used]
-        above.plot(x, y, color=RIGHT, marker="o", ms=5, lw=1.2)
+        for bar in bins:
+            assert bar.confidence is not None and bar.accuracy is not None
+            interval = wilson(round(bar.rows * bar.accuracy), bar.rows)
+            above.plot([bar.confidence] * 2, interval, color=RIGHT_COLOUR, lw=1.2, alpha=0.7)
+        x, y = [bar.confidence for bar in bins], [bar.accuracy for bar in bins]
+        above.plot(x, y, color=RIGHT_COLOUR, marker="o", ms=5, lw=1.2)
         above.set(ylabel="accuracy", xlim=(low, 1), ylim=(-0.03, 1.03), title=title)
-        middles = [(one.low + one.high) / 2 for one in used]
-        widths = [one.high - one.low for one in used]
-        below.bar(middles, [one.rows for one in used], widths, color=RIGHT, edgecolor=INK, lw=0.4)
-        if len(used) <= 10:
-            for middle, one in zip(middles, used, strict=True):
+        centres = [(bar.low + bar.high) / 2 for bar in bins]
+        widths = [bar.high - bar.low for bar in bins]
+        below.bar(centres, [bar.rows for bar in bins], widths, color=RIGHT_COLOUR, edgecolor=INK, lw=0.4)
+        if len(bins) <= 10:
+            for centre, bar in zip(centres, bins, strict=True):
                 below.annotate(
-                    _compact(one.rows),
-                    (middle, one.rows),
+                    _abbreviate(bar.rows),
+                    (centre, bar.rows),
                     xytext=(0, 2),
                     textcoords="offset points",
                     ha="center",
@@ -329,16 +358,16 @@ def reliability_diagram(found: Sequence[Bin], title: str) -> Figure:
         return figure
 
 
-def _compact(number: int) -> str:
-    return f"{number:,}" if number < 10_000 else f"{number / 1000:.0f}k"
+def _abbreviate(count: int) -> str:
+    return f"{count:,}" if count < 10_000 else f"{count / 1000:.0f}k"
 
 
 def risk_coverage_curves(lines: Sequence[Line]) -> Figure:
-    """Share of wrong answers among the surest rows, against the share of rows that these are."""
+    """Draw the error rate of the most confident rows against their share of all rows."""
     with _styled():
-        figure, axes = _one_plot(lines)
-        _draw(axes, [Line(one.name, one.place, *_thinned(one.x, one.y)) for one in lines])
-        axes.set(xlim=(0, 1), xlabel="share of rows answered, the surest first", ylabel="wrong among them")
+        figure, axes = _figure_with_legend(lines)
+        _plot_lines(axes, [Line(line.name, line.index, *_thin_out(line.x, line.y)) for line in lines])
+        axes.set(xlim=(0, 1), xlabel="share of rows answered, most confident first", ylabel="error rate")
         axes.set_ylim(bottom=0)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
@@ -348,24 +377,30 @@ def risk_coverage_curves(lines: Sequence[Line]) -> Figure:
 # --- trainings --------------------------------------------------------------------------------------------
 
 
-def history_curves(courses: Sequence[Course], quantity: str) -> Figure:
-    """A figure of several trainings, epoch by epoch; the epoch that was kept has a ring."""
+def history_curves(curves: Sequence[TrainingCurve], quantity: str) -> Figure:
+    """Draw a figure of several trainings by epoch, a ring around the best epoch."""
     with _styled():
-        figure = _figure(len(courses))
+        figure = _figure(len(curves))
         axes: Axes = figure.add_subplot()
-        for one in courses:
-            look = {"color": colour(one.place), "ls": _dashes(one.place), "marker": _marker(one.place)}
-            axes.plot(one.epochs, one.values, ms=4.5, **look)
-            if one.best is not None and one.best in one.epochs:
-                value = one.values[list(one.epochs).index(one.best)]
-                ring: Any = {"mfc": "none", "mec": colour(one.place), "ms": 12, "mew": 1.4, "ls": ""}
-                axes.plot([one.best], [value], marker="o", **ring)
+        for curve in curves:
+            shade = colour(curve.index)
+            axes.plot(
+                curve.epochs,
+                curve.values,
+                ms=4.5,
+                color=shade,
+                ls=dashes(curve.index),
+                marker=marker(curve.index),
+            )
+            if curve.best is not None and curve.best in curve.epochs:
+                value = curve.values[list(curve.epochs).index(curve.best)]
+                axes.plot([curve.best], [value], marker="o", mfc="none", mec=shade, ms=12, mew=1.4, ls="")
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         axes.margins(x=0.08, y=0.12)
         axes.set(xlabel="epoch", ylabel=quantity)
-        if max(len(one.epochs) for one in courses) == 1:  # the axis has no length of its own
-            axes.set_xlim(courses[0].epochs[0] - 1, courses[0].epochs[0] + 1)
-        _legend(figure, [(one.name, one.place) for one in courses], marked=True)
+        if max(len(curve.epochs) for curve in curves) == 1:  # a single epoch gives the axis no extent
+            axes.set_xlim(curves[0].epochs[0] - 1, curves[0].epochs[0] + 1)
+        _add_legend(figure, [(curve.name, curve.index) for curve in curves], marked=True)
         return figure
 
 
@@ -373,7 +408,7 @@ def history_curves(courses: Sequence[Course], quantity: str) -> Figure:
 
 
 def raster(figure: Figure) -> bytes:
-    """A PNG on white, the same bytes for the same figure."""
+    """Return a PNG on white, the same bytes for the same figure."""
     buffer = io.BytesIO()
     with _styled():
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
@@ -381,91 +416,94 @@ def raster(figure: Figure) -> bytes:
 
 
 def vector(figure: Figure) -> str:
-    """An SVG file on white, the same text for the same figure."""
+    """Return an SVG file on white, the same text for the same figure."""
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with _styled():
-        figure.savefig(buffer, format="svg", facecolor="white", metadata=nothing)
+        figure.savefig(buffer, format="svg", facecolor="white", metadata=no_metadata)
     return buffer.getvalue()
 
 
-def inline(drawn: str, described: str) -> str:
-    """An `<svg>` element to put into a page, on its ground and in its colour of text.
+def inline(svg: str, description: str) -> str:
+    """Return an `<svg>` element for a page, with the page's background and text colour.
 
     Args:
-        drawn: as `vector` gives it.
-        described: what is to be said where it is not seen; plain text.
+        svg: a file as `vector` returns it.
+        description: plain text that screen readers read out.
     """
-    element = drawn[drawn.index("<svg") :]
+    element = svg[svg.index("<svg") :]
     element = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
-    element = re.sub(r'<g id="[^"]*"', "<g", element)  # the same in every picture of the page
+    element = re.sub(r'<g id="[^"]*"', "<g", element)  # ids are the same in every plot of the page
     head, _, rest = element.partition(">")
     box = re.search(r'viewBox="0 0 ([\d.]+) [\d.]+"', head)
     assert box
-    # What is wider than the others is not made smaller for a phone: its text would be illegible.
+    # Wide plots scroll on a phone: made smaller, their text would be illegible.
     wide = f' style="min-width: {float(box[1]):.0f}px"' if float(box[1]) > 72 * WIDTH + 1 else ""
-    label = html.escape(described)
+    label = html.escape(description)
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {box[0]}{wide} role="img" aria-label="{label}"'
-    rest = rest.replace("fill: #ffffff", "fill: none", 1)  # the ground is what is drawn first
+    rest = rest.replace("fill: #ffffff", "fill: none", 1)  # the background is drawn first
     rest = rest.replace("xlink:href", "href").replace(INK, "currentColor")
     return re.sub(r"\s*\n\s*", "\n", f"{head}>{rest}").strip()
 
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """Within, matplotlib draws as `STYLE` says, whatever the user has set; after it, as before."""
+    """Draw with `STYLE`, whatever the user's matplotlib settings are, and restore these afterwards."""
     with warnings.catch_warnings(), style.context([STYLE], after_reset=True):
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks
         yield
 
 
 def _figure(legend_entries: int) -> Figure:
-    """Room for the plot and, below it, for a legend of so many names."""
-    return Figure(figsize=(WIDTH, HEIGHT + LEGEND_ROW * legend_entries))
+    """Make a figure with room for the plot and, below it, for the legend."""
+    return Figure(figsize=(WIDTH, HEIGHT + LEGEND_ROW_HEIGHT * legend_entries))
 
 
-def _one_plot(lines: Sequence[Line]) -> tuple[Figure, Axes]:
+def _figure_with_legend(lines: Sequence[Line]) -> tuple[Figure, Axes]:
     figure = _figure(len(lines))
     axes: Axes = figure.add_subplot()
-    _legend(figure, [(one.name, one.place) for one in lines])
+    _add_legend(figure, [(line.name, line.index) for line in lines])
     return figure, axes
 
 
-def _draw(axes: Axes, lines: Sequence[Line]) -> None:
-    for one in lines:
-        axes.plot(one.x, one.y, color=colour(one.place), ls=_dashes(one.place))
+def _plot_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    for line in lines:
+        axes.plot(line.x, line.y, color=colour(line.index), ls=dashes(line.index))
 
 
-def _legend(
-    figure: Figure, names: Sequence[tuple[str, int]], *, marked: bool = False, dashed: bool = True
+def _add_legend(
+    figure: Figure, entries: Sequence[tuple[str, int]], *, marked: bool = False, dashed: bool = True
 ) -> None:
+    # Handles are made here because matplotlib leaves names that begin with an underscore out.
     handles = [
         Line2D(
             [],
             [],
-            color=colour(place),
-            ls=_dashes(place) if dashed else "",
-            marker=_marker(place) if marked else "",
+            color=colour(index),
+            ls=dashes(index) if dashed else "",
+            marker=marker(index) if marked else "",
         )
-        for _, place in names
+        for _, index in entries
     ]
-    labels = [name for name, _ in names]
+    labels = [name for name, _ in entries]
     figure.legend(handles=handles, labels=labels, loc="outside lower center", handlelength=2.6)
 
 
-def _dashes(place: int) -> Any:
-    return DASHES[place % len(DASHES)]
+def dashes(index: int) -> Dashes:
+    """Return the dashes of a model by its position, from 0."""
+    return DASHES[index % len(DASHES)]
 
 
-def _marker(place: int) -> str:
-    return MARKERS[place % len(MARKERS)]
+def marker(index: int) -> str:
+    """Return the marker of a model by its position, from 0."""
+    return MARKERS[index % len(MARKERS)]
 
 
-def _unit(axes: Axes, across: str, up: str) -> None:
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=across, ylabel=up)
+def _set_unit_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02), xlabel=xlabel, ylabel=ylabel)
 
 
-def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """At most `POINTS` of them, spread evenly, the first and the last among them."""
-    kept = np.unique(np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(np.int64))
-    return x[kept], y[kept]
+def _thin_out(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Return at most `MAX_CURVE_POINTS` points, spread evenly, with the first and the last."""
+    rows = np.unique(np.linspace(0, len(x) - 1, min(MAX_CURVE_POINTS, len(x))).round().astype(np.int64))
+    return x[rows], y[rows]

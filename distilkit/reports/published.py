@@ -1,10 +1,10 @@
-"""What others have published on the known datasets, to be shown beside what was measured here."""
+"""Published figures on the known datasets, which reports show below measured ones."""
 
 from typing import Literal, NamedTuple
 
 
 class Published(NamedTuple):
-    """One figure of somebody else's: `value` and `parameters` as the source gives them."""
+    """Hold a published figure; `value` and `parameters` as the source gives them."""
 
     model: str
     metric: Literal["accuracy", "f1"]
@@ -20,7 +20,7 @@ JIAO = "Jiao et al. 2020 (TinyBERT)"
 SUN = "Sun et al. 2019 (PKD), results of their repository"
 PADDLE = "PaddleNLP, distill_lstm"
 
-# In the order of their accuracy (F1) within a split. GLUE calls its validation split dev.
+# Sorted by value within a split. GLUE calls its validation split dev.
 PUBLISHED: dict[str, tuple[Published, ...]] = {
     "sst2": (
         Published("BERT-base", "accuracy", 0.927, "validation", SANH),

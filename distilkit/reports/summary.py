@@ -1,75 +1,11 @@
-"""An evaluation as Markdown: what a pull request shows of it."""
+"""An evaluation as Markdown, for a pull request, and the text that its tables share."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
-SCHEMA = "distilkit.evaluation/2"  # of the document
-MARKS = {True: "pass", False: "**fail**"}
+from distilkit.reports.document import EvaluationDocument, ModelEntry
 
-
-def markdown(document: Mapping[str, Any]) -> str:
-    """A table of the models, a sentence for each pair, and the gates."""
-    heading = f"{document['dataset']} {document['split']}, {document['rows']:,} rows"
-    columns = columns_of(document["models"])
-    lines = [
-        f"### distilkit: {heading}",
-        "",
-        _row(["model", *columns.values()]),
-        _row(["---"] * (len(columns) + 1)),
-    ]
-    for model in document["models"]:
-        lines.append(_row([f"`{model['model']}`", *(cell(model, name) for name in columns)]))
-    ends = f"{document['confidence']:.0%} bootstrap interval, {document['replicates']:,} samples"
-    lines += ["", f"In brackets: {ends}. {', '.join(setting(document))}."]
-    sentences = [pair["sentence"] for pair in document["pairs"]] + shifts(document)
-    if sentences:
-        lines += ["", *(f"- {one}" for one in sentences)]
-    if document["gates"]:
-        lines += ["", _row(["gate", "model", "result"]), _row(["---"] * 3)]
-        for gate in document["gates"]:
-            result = f"{MARKS[gate['passed']]}: {gate['why']}"
-            lines.append(_row([gate_name(gate), f"`{gate['model']}`", result]))
-    return "\n".join(lines) + "\n"
-
-
-def setting(document: Mapping[str, Any]) -> list[str]:
-    """Device, precision where a model computed, threads."""
-    computed = [document["precision"]] if document["precision"] else []
-    return [document["device"], *computed, many(document["threads"], "thread")]
-
-
-def gate_name(gate: Mapping[str, Any]) -> str:
-    """As it was asked for."""
-    return f"{gate['kind'].replace('_', '-')} {gate['metric']}={gate['threshold']:g}"
-
-
-def shifts(document: Mapping[str, Any]) -> list[str]:
-    """A sentence for each run that learned other data: what that does to its accuracy, and to its inputs."""
-    found = []
-    for model in document["models"]:
-        home, inputs = model["home"], model["inputs"]
-        if not home:
-            continue
-        points = -100 * home["drop"]
-        text = (
-            f"{model['model']}: accuracy {model['metrics']['accuracy']:.4f} on {document['dataset']}, "
-            f"{home['accuracy']:.4f} on {home['dataset']}, which it learned ({points:+.1f} points)"
-        )
-        if home["inputs"]:
-            text += (
-                f"; {inputs['truncated']:.1%} of rows are cut here and {home['inputs']['truncated']:.1%} "
-                f"there, {inputs['unknown']:.1%} and {home['inputs']['unknown']:.1%} of tokens unknown"
-            )
-        found.append(f"{text}.")
-    return found
-
-
-def many(count: int, noun: str) -> str:
-    """1 row, 2 rows."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
-
-
-# What people read first: a figure's name, what to call it, and how to write it.
+VERDICTS = {True: "pass", False: "**fail**"}
+# The figures of the short tables: a figure's name, its heading and its format.
 SHOWN: dict[str, tuple[str, str]] = {
     "accuracy": ("accuracy", "{:.4f}"),
     "f1": ("F1", "{:.4f}"),
@@ -87,45 +23,96 @@ COUNTS = ("parameters", "bytes")
 WITH_INTERVAL = ("accuracy", "gap_recovered")
 
 
-def value(model: Mapping[str, Any], name: str) -> float | None:
-    """A figure of quality, fidelity or cost."""
-    found: float | None = model["metrics"].get(name, model["cost"].get(name))
-    return found
+def markdown(document: EvaluationDocument) -> str:
+    """Return a table of the models, a sentence for each pair, and the gates."""
+    columns = shown_columns(document.models)
+    lines = [
+        f"### distilkit: {document.dataset} {document.split}, {document.rows:,} rows",
+        "",
+        _format_row(["model", *columns.values()]),
+        _format_row(["---"] * (len(columns) + 1)),
+    ]
+    for entry in document.models:
+        lines.append(_format_row([f"`{entry.model}`", *(format_cell(entry, name) for name in columns)]))
+    interval = f"{document.confidence:.0%} bootstrap interval, {document.replicates:,} samples"
+    lines += ["", f"In brackets: {interval}. {', '.join(device_settings(document))}."]
+    sentences = [pair.sentence for pair in document.pairs] + describe_domain_shifts(document)
+    if sentences:
+        lines += ["", *(f"- {sentence}" for sentence in sentences)]
+    if document.gates:
+        lines += ["", _format_row(["gate", "model", "result"]), _format_row(["---"] * 3)]
+        for gate in document.gates:
+            lines.append(_format_row([gate.name, f"`{gate.model}`", f"{VERDICTS[gate.passed]}: {gate.why}"]))
+    return "\n".join(lines) + "\n"
 
 
-def between(model: Mapping[str, Any], name: str, form: Callable[[float], str]) -> str:
-    """The interval around a figure, `low to high`; empty where the figure has none."""
-    low, high = model["intervals"].get(name) or (None, None)
-    return "" if low is None or high is None else f"{form(low)} to {form(high)}"
+def device_settings(document: EvaluationDocument) -> list[str]:
+    """Return device, precision (where a model was run) and threads."""
+    precision = [document.precision] if document.precision else []
+    return [document.device, *precision, pluralize(document.threads, "thread")]
 
 
-def columns_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Names and titles of the figures of `SHOWN` that any of the models has."""
-    there = {
-        name: title
-        for name, (title, _) in SHOWN.items()
-        if any(value(one, name) is not None for one in models)
+def describe_domain_shifts(document: EvaluationDocument) -> list[str]:
+    """Return a sentence for each run that was trained on another dataset: its accuracy and inputs on both."""
+    sentences = []
+    for entry in document.models:
+        in_domain, inputs = entry.in_domain, entry.inputs
+        if not in_domain:
+            continue
+        points = -100 * in_domain.drop
+        text = (
+            f"{entry.model}: accuracy {entry.metrics['accuracy']:.4f} on {document.dataset}, "
+            f"{in_domain.accuracy:.4f} on {in_domain.dataset}, its training data ({points:+.1f} points)"
+        )
+        if in_domain.inputs and inputs:
+            text += (
+                f"; rows truncated: {inputs.truncated:.1%} against {in_domain.inputs.truncated:.1%}, "
+                f"unknown tokens: {inputs.unknown:.1%} against {in_domain.inputs.unknown:.1%}"
+            )
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def pluralize(count: int, noun: str) -> str:
+    """Return `1 row`, `2 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def format_interval(
+    ends: tuple[float | None, float | None] | None, format_value: Callable[[float], str]
+) -> str:
+    """Return `low to high`; empty where the figure has no interval."""
+    low, high = ends or (None, None)
+    return "" if low is None or high is None else f"{format_value(low)} to {format_value(high)}"
+
+
+def shown_columns(entries: Sequence[ModelEntry]) -> dict[str, str]:
+    """Return names and headings of the figures of `SHOWN` that at least one of the models has."""
+    columns = {
+        name: heading
+        for name, (heading, _) in SHOWN.items()
+        if any(entry.value(name) is not None for entry in entries)
     }
-    if "f1" in there:
-        there.pop("f1_macro", None)
-    return there
+    if "f1" in columns:
+        columns.pop("f1_macro", None)
+    return columns
 
 
-def cell(model: Mapping[str, Any], name: str, count: Callable[[float], str] = "{:,.0f}".format) -> str:
-    """A figure as it is written, with its interval where that is what people ask first.
+def format_cell(entry: ModelEntry, name: str, format_count: Callable[[float], str] = "{:,.0f}".format) -> str:
+    """Return a figure as text, with its interval where readers ask for it first.
 
     Args:
-        count: how numbers of parameters and bytes are written.
+        format_count: formats numbers of parameters and bytes.
     """
-    found = value(model, name)
-    if found is None:
+    value = entry.value(name)
+    if value is None:
         return ""
     if name in COUNTS:
-        return count(found)
-    form = SHOWN[name][1].format
-    ends = between(model, name, form) if name in WITH_INTERVAL else ""
-    return f"{form(found)} ({ends})" if ends else form(found)
+        return format_count(value)
+    format_value = SHOWN[name][1].format
+    interval = format_interval(entry.intervals.get(name), format_value) if name in WITH_INTERVAL else ""
+    return f"{format_value(value)} ({interval})" if interval else format_value(value)
 
 
-def _row(cells: Sequence[str]) -> str:
+def _format_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"

@@ -1,11 +1,11 @@
-"""Several models' answers to the same rows: quality, agreement with a teacher, pairs, slices."""
+"""Several models on the same rows: quality, agreement with a teacher, pairwise tests, slices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distilkit.scores.statistics import (
     CONFIDENCE,
@@ -23,15 +23,16 @@ from distilkit.scores.statistics import (
     wilson,
 )
 
-COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
-MISTAKES = 10
-SLICES = 4
-SIGNIFICANT = 1 - CONFIDENCE
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)  # shares of the rows, the most confident first
+MAX_MISTAKES = 10
+LENGTH_SLICES = 4
+SIGNIFICANCE_LEVEL = 1 - CONFIDENCE
+Figure = tuple[int, str] | tuple[int, int, str]  # (model, metric), or (first, second, "difference")
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A name, its answers, and the places (in the list of contestants) of what it is compared with."""
+    """A name, its answers, and the indices (in the list of contestants) of what it is compared with."""
 
     name: str
     answers: Answers
@@ -41,7 +42,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models on the same rows: `difference` is second less first, of accuracy."""
+    """Two models on the same rows: `difference` is the second's accuracy less the first's."""
 
     first: str
     second: str
@@ -50,171 +51,203 @@ class Pair:
     sentence: str
 
 
+@dataclass(frozen=True)
+class ClassScores:
+    """Precision, recall and F1 of a class; `None` where nothing is to be divided by."""
+
+    name: str
+    rows: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class CoveragePoint:
+    """Accuracy if only the rows with at least this `confidence` are answered; `coverage` is their share."""
+
+    coverage: float
+    rows: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Accuracy on some of the rows, with Wilson's interval; `slice` says which rows."""
+
+    slice: str
+    rows: int
+    accuracy: float
+    low: float
+    high: float
+
+
 def compare(
     contestants: Sequence[Contestant], seed: int, replicates: int = REPLICATES
 ) -> tuple[list[dict[str, Interval]], list[Pair]]:
-    """Every contestant's figures, and every pair's difference, all of the same bootstrap samples.
+    """Compute every contestant's figures and every pair's difference on the same bootstrap samples.
 
-    Figures are those of `quality`, and for a contestant with a teacher those of `fidelity`. The calibration
+    Figures are those of `quality` and, for a contestant with a teacher, those of `fidelity`. The calibration
     error has no interval: it is a sum of absolute values, which every sample makes larger, so that the
-    bootstrap's would lie above the truth.
+    bootstrap's interval would lie above the truth.
     """
     rows = len(contestants[0].answers.labels)
     pairs = list(combinations(range(len(contestants)), 2))
 
-    def measure(counts: Floats) -> dict[Any, Floats]:
-        found: dict[Any, Floats] = {}
-        of_each = [quality(one.answers, counts) for one in contestants]
-        for number, (one, own) in enumerate(zip(contestants, of_each, strict=True)):
-            if one.teacher is not None:
-                own |= fidelity(contestants, number, of_each, counts)
-            found |= {(number, name): values for name, values in own.items()}
+    def measure(counts: Floats) -> dict[Figure, Floats]:
+        figures: dict[Figure, Floats] = {}
+        qualities = [quality(contestant.answers, counts) for contestant in contestants]
+        for i, contestant in enumerate(contestants):
+            if contestant.teacher is not None:
+                qualities[i] |= fidelity(contestants, i, qualities, counts)
+            figures |= {(i, name): values for name, values in qualities[i].items()}
         for first, second in pairs:
-            found[first, second, "difference"] = of_each[second]["accuracy"] - of_each[first]["accuracy"]
-        return found
+            difference = qualities[second]["accuracy"] - qualities[first]["accuracy"]
+            figures[first, second, "difference"] = difference
+        return figures
 
-    tables = max(one.answers.classes for one in contestants) ** 2
-    intervals = bootstrap(measure, rows, seed, replicates, tables)
+    confusion_cells = max(contestant.answers.classes for contestant in contestants) ** 2
+    intervals = bootstrap(measure, rows, seed, replicates, confusion_cells)
     figures: list[dict[str, Interval]] = [{} for _ in contestants]
     for key, interval in intervals.items():
         if len(key) == 2:
-            biased = key[1] == "ece"
-            figures[key[0]][key[1]] = Interval(interval.value, None, None) if biased else interval
+            i, name = key
+            figures[i][name] = Interval(interval.value, None, None) if name == "ece" else interval
     compared = [
-        _pair(contestants[first], contestants[second], intervals[first, second, "difference"])
+        _compare_pair(contestants[first], contestants[second], intervals[first, second, "difference"])
         for first, second in pairs
     ]
     return figures, compared
 
 
 def fidelity(
-    contestants: Sequence[Contestant], number: int, quality: Sequence[Mapping[str, Floats]], counts: Floats
+    contestants: Sequence[Contestant], student: int, qualities: Sequence[Mapping[str, Floats]], counts: Floats
 ) -> dict[str, Floats]:
-    """How close a student is to its teacher.
+    """Measure how close a student is to its teacher.
+
+    Args:
+        student: index of the student in `contestants`.
+        qualities: `quality` of every contestant on the same `counts`.
 
     Returns:
         `agreement`, the share of rows with the teacher's answer (Stanton et al. 2021); `kl`, the mean of
-        KL(teacher || student) in nats; `accuracy_kept`, of the teacher's; and, where a student of the same
-        kind that had labels alone is known, `gap_recovered`: how much of the way from its accuracy to the
-        teacher's, NaN where the teacher is no better than that.
+        KL(teacher || student) in nats; `accuracy_kept`, the student's accuracy over the teacher's; and, where
+        a labels-only baseline is known, `gap_recovered`: (student - baseline) / (teacher - baseline) of the
+        accuracies, NaN where the teacher is no better than the baseline.
     """
-    student = contestants[number]
-    assert student.teacher is not None
-    teacher = contestants[student.teacher]
+    answers = contestants[student].answers
+    teacher, labels_only = contestants[student].teacher, contestants[student].labels_only
+    assert teacher is not None
+    teacher_answers = contestants[teacher].answers
     total = counts.sum(axis=1)
-    same = (student.answers.answer == teacher.answers.answer).astype(np.float64)
-    own, best = quality[number]["accuracy"], quality[student.teacher]["accuracy"]
-    found = {"agreement": counts @ same / total}
-    one, other = student.answers.probabilities, teacher.answers.probabilities
-    if one is not None and other is not None:
-        divergence = (other * (np.log(other.clip(TINY)) - np.log(one.clip(TINY)))).sum(axis=1)
-        found["kl"] = counts @ divergence / total
+    same = (answers.answer == teacher_answers.answer).astype(np.float64)
+    student_accuracy, teacher_accuracy = qualities[student]["accuracy"], qualities[teacher]["accuracy"]
+    figures = {"agreement": counts @ same / total}
+    q, p = answers.probabilities, teacher_answers.probabilities
+    if q is not None and p is not None:
+        divergence = (p * (np.log(p.clip(TINY)) - np.log(q.clip(TINY)))).sum(axis=1)
+        figures["kl"] = counts @ divergence / total
     with np.errstate(divide="ignore", invalid="ignore"):
-        found["accuracy_kept"] = np.where(best > 0, own / best, np.nan)
-        if student.labels_only is not None:
-            base = quality[student.labels_only]["accuracy"]
-            found["gap_recovered"] = np.where(best > base, (own - base) / (best - base), np.nan)
-    return found
+        kept = student_accuracy / teacher_accuracy
+        figures["accuracy_kept"] = np.where(teacher_accuracy > 0, kept, np.nan)
+        if labels_only is not None:
+            baseline = qualities[labels_only]["accuracy"]
+            recovered = (student_accuracy - baseline) / (teacher_accuracy - baseline)
+            figures["gap_recovered"] = np.where(teacher_accuracy > baseline, recovered, np.nan)
+    return figures
 
 
-def _pair(first: Contestant, second: Contestant, difference: Interval) -> Pair:
+def _compare_pair(first: Contestant, second: Contestant, difference: Interval) -> Pair:
     test = mcnemar(first.answers.right, second.answers.right)
-    rows = len(first.answers.labels)
-    return Pair(
-        first.name, second.name, difference, test, sentence(first.name, second.name, rows, difference, test)
-    )
+    text = describe_pair(first.name, second.name, len(first.answers.labels), difference, test)
+    return Pair(first.name, second.name, difference, test, text)
 
 
-def sentence(first: str, second: str, rows: int, difference: Interval, test: McNemar) -> str:
-    """What the test says, in words that claim no more than it does."""
+def describe_pair(first: str, second: str, rows: int, difference: Interval, test: McNemar) -> str:
+    """Return a sentence that claims no more than the interval and the test both show."""
     assert difference.value is not None and difference.low is not None and difference.high is not None
     points = (100 * value for value in (difference.value, difference.low, difference.high))
     by = "{:+.1f} points of accuracy ({:+.1f} to {:+.1f})".format(*points)
-    chance = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
+    p_value = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
     if test.only_first + test.only_second == 0:
         return f"{second} and {first} are right on the same {test.both:,} of {rows:,} rows."
-    surely = test.p_value < SIGNIFICANT
-    if surely == (difference.low <= 0 <= difference.high):
+    significant = test.p_value < SIGNIFICANCE_LEVEL
+    if significant == (difference.low <= 0 <= difference.high):
         return (
-            f"{second} against {first}: at the edge of evidence on {rows:,} rows, where interval and test "
-            f"disagree; {by}, {chance}."
+            f"{second} against {first}: inconclusive on {rows:,} rows, as interval and test disagree; "
+            f"{by}, {p_value}."
         )
-    if not surely:
-        return f"{second} against {first}: no evidence of a difference on {rows:,} rows; {by}, {chance}."
+    if not significant:
+        return f"{second} against {first}: no evidence of a difference on {rows:,} rows; {by}, {p_value}."
     better, worse = (second, first) if test.only_second > test.only_first else (first, second)
-    return f"{better} is better than {worse} on {rows:,} rows; {second} has {by}, {chance}."
+    return f"{better} is better than {worse} on {rows:,} rows; {second} has {by}, {p_value}."
 
 
 # --- where a model is right and where not -----------------------------------------------------------------
 
 
-def per_class(answers: Answers, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows, precision, recall and F1 of every class."""
-    found = []
-    for number, name in enumerate(classes):
-        labelled, answered = answers.labels == number, answers.answer == number
+def per_class(answers: Answers, class_names: Sequence[str]) -> list[ClassScores]:
+    """Return rows, precision, recall and F1 of every class."""
+    scores = []
+    for class_id, name in enumerate(class_names):
+        labelled, answered = answers.labels == class_id, answers.answer == class_id
         hits = int((labelled & answered).sum())
-        rows, said = int(labelled.sum()), int(answered.sum())
-        found.append(
-            {
-                "class": name,
-                "rows": rows,
-                "precision": hits / said if said else None,
-                "recall": hits / rows if rows else None,
-                "f1": 2 * hits / (rows + said) if rows + said else None,
-            }
+        rows, answers_of_class = int(labelled.sum()), int(answered.sum())
+        scores.append(
+            ClassScores(
+                name,
+                rows,
+                precision=hits / answers_of_class if answers_of_class else None,
+                recall=hits / rows if rows else None,
+                f1=2 * hits / (rows + answers_of_class) if rows + answers_of_class else None,
+            )
         )
-    return found
+    return scores
 
 
-def coverage(answers: Answers, confidence: Floats) -> list[dict[str, float]]:
-    """Accuracy on the surest rows: what is left to a person, or to the teacher, if the rest is refused."""
+def coverage(answers: Answers, confidence: Floats) -> list[CoveragePoint]:
+    """Return the accuracy on the most confident rows, for several shares of rows (selective prediction)."""
     shares, risks = risk_coverage(answers, confidence)
     confidence = np.sort(confidence)[::-1]
-    found: list[dict[str, float]] = []
-    for wanted in COVERAGES:
-        place = min(int(np.searchsorted(shares, wanted - 1e-12)), len(shares) - 1)
-        rows = round(float(shares[place]) * len(confidence))
-        if found and rows == found[-1]["rows"]:  # rows of one confidence are answered together or not at all
+    points: list[CoveragePoint] = []
+    for target in COVERAGES:
+        i = min(int(np.searchsorted(shares, target - 1e-12)), len(shares) - 1)
+        rows = round(float(shares[i]) * len(confidence))
+        if points and rows == points[-1].rows:  # no threshold separates rows of equal confidence
             continue
-        found.append(
-            {
-                "coverage": float(shares[place]),
-                "rows": rows,
-                "confidence": float(confidence[rows - 1]),
-                "accuracy": 1 - float(risks[place]),
-            }
+        points.append(
+            CoveragePoint(float(shares[i]), rows, float(confidence[rows - 1]), accuracy=1 - float(risks[i]))
         )
-    return found
+    return points
 
 
-def mistakes(answers: Answers, number: int = MISTAKES) -> Integers:
-    """Row numbers of the wrong answers it was surest of, the surest first; of all where it did not say."""
+def mistakes(answers: Answers, limit: int = MAX_MISTAKES) -> Integers:
+    """Return the rows of the most confident wrong answers; in row order where no confidence is known."""
     wrong = np.flatnonzero(answers.right == 0)
     if answers.confidence is None:
-        return wrong[:number]
-    return wrong[np.argsort(-answers.confidence[wrong], kind="stable")[:number]]
+        return wrong[:limit]
+    return wrong[np.argsort(-answers.confidence[wrong], kind="stable")[:limit]]
 
 
-def slices(answers: Answers, lengths: Integers, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Accuracy by length, in quarters of the rows, and by class, each with Wilson's interval (1927).
+def slices(answers: Answers, lengths: Integers, class_names: Sequence[str]) -> list[Slice]:
+    """Return the accuracy by length, in quarters of the rows, and by class, with Wilson's interval (1927).
 
     Args:
         lengths: int64 `[N]`, words.
     """
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, SLICES + 1)).round().astype(np.int64))
-    parts: list[tuple[str, Any]] = []
-    for number, (low, high) in enumerate(pairwise(edges)):
-        low = low if number == 0 else low + 1
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_SLICES + 1)).round().astype(np.int64))
+    parts: list[tuple[str, NDArray[np.bool_]]] = []
+    for i, (low, high) in enumerate(pairwise(edges)):
+        low = low if i == 0 else low + 1
         name = f"{low} words" if low == high else f"{low:,} to {high:,} words"
         parts.append((name, (lengths >= low) & (lengths <= high)))
     if len(edges) == 1:
         parts.append((f"{edges[0]:,} words", np.ones(len(lengths), dtype=bool)))
-    parts += [(f"label {name}", answers.labels == number) for number, name in enumerate(classes)]
-    found = []
+    parts += [(f"label {name}", answers.labels == class_id) for class_id, name in enumerate(class_names)]
+    scored_slices = []
     for name, inside in parts:
         rows, right = int(inside.sum()), int(answers.right[inside].sum())
         if rows:
-            low, high = wilson(right, rows)
-            found.append({"slice": name, "rows": rows, "accuracy": right / rows, "low": low, "high": high})
-    return found
+            scored_slices.append(Slice(name, rows, right / rows, *wilson(right, rows)))
+    return scored_slices

@@ -1,24 +1,23 @@
-"""Classification metrics as `evaluate.Metric`s that ship with the package, so that none is downloaded."""
+"""Metrics of logits: `evaluate.Metric`s that ship with the package (none is downloaded), and calibration."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
-import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from distilkit.errors import UserError
+from distilkit.scores import statistics
 
 FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")})
 INPUTS = "predictions, references: class ids, one per row."
 
 
 class Accuracy(evaluate.Metric):
-    """Share of rows whose predicted class is the label."""
+    """Compute the share of rows whose predicted class is the label."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -30,7 +29,7 @@ class Accuracy(evaluate.Metric):
 
 
 class F1(evaluate.Metric):
-    """Macro F1 and, for two classes, F1 of class 1, as GLUE scores MRPC."""
+    """Compute macro F1 and, for two classes, F1 of class 1, as GLUE scores MRPC."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
@@ -47,7 +46,7 @@ class F1(evaluate.Metric):
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy, F1 and mean cross-entropy of `logits` `[N, C]` against `labels` `[N]`.
+    """Compute accuracy, F1 and mean cross-entropy of `logits` `[N, C]` against `labels` `[N]`.
 
     Returns:
         `accuracy`, `f1` (two classes only), `f1_macro` and `loss`.
@@ -71,11 +70,8 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
     return {name: scores[name] for name in order if name in scores} | {"loss": loss}
 
 
-def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """How far a model's confidence is from its accuracy (ECE, Guo et al. 2017, section 2).
-
-    Rows are put into `bins` equally wide intervals by the probability of their answer, each open below and
-    closed above: `sum over bins of n / N * |accuracy - mean confidence|`.
+def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = statistics.BINS) -> float:
+    """Compute the calibration error of `statistics.expected_calibration_error` from logits.
 
     Args:
         logits: float `[N, C]`.
@@ -84,12 +80,11 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = 15) -
     if logits.ndim != 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise ValueError(f"labels {tuple(labels.shape)} do not fit logits {tuple(logits.shape)}")
     confidence, answer = logits.double().softmax(dim=1).max(dim=1)
-    number = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    gaps = torch.zeros(bins, dtype=torch.float64, device=logits.device)
-    gaps.index_add_(0, number, (answer == labels).double() - confidence)
-    return float(gaps.abs().sum() / len(labels))
+    right = (answer == labels).double()
+    error = statistics.expected_calibration_error(confidence.cpu().numpy(), right.cpu().numpy(), bins=bins)
+    return float(error[0])
 
 
-def _offline(metric: type[Any]) -> Any:
-    # In memory: nothing is written to a cache folder, so processes side by side cannot disturb each other.
+def _offline(metric: type[evaluate.Metric]) -> evaluate.Metric:
+    # In memory: nothing is written to a cache folder, so parallel processes cannot disturb each other.
     return metric(keep_in_memory=True)

@@ -1,9 +1,9 @@
-"""What a classifier's answers on N rows are worth, and how sure that is: metrics, intervals, tests.
+"""Metrics of a classifier's answers on N rows, their confidence intervals, and significance tests.
 
-A metric takes *counts*, float64 `[B, N]`: how often each row is there in each of B samples. Once each is the
-figure of the rows themselves; drawn with replacement they are the bootstrap's samples, and all B figures come
-from a few matrix products. Figures are float64 `[B]`; one that a sample leaves undefined (ROC AUC where only
-one class occurs) is NaN there.
+A metric takes *counts*, float64 `[B, N]`: how often each row occurs in each of B samples. All ones give the
+figure of the rows themselves; counts of rows drawn with replacement are bootstrap samples, and all B figures
+come from a few matrix products. Figures are float64 `[B]`; a figure that is undefined in a sample (ROC AUC
+where only one class occurs) is NaN there.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -19,27 +19,27 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Key = TypeVar("Key", bound=Hashable)
 
-# What `quality` measures, in the order in which it is shown.
+# The figures of `quality`, in the order in which they are shown.
 QUALITY = (
     *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
     *("roc_auc", "average_precision", "loss", "brier", "ece"),
 )
-BINS = 15
+BINS = 15  # of the calibration error and the reliability diagram
 CONFIDENCE = 0.95
 REPLICATES = 1_000
-AT_ONCE = 4_000_000  # counts in memory: 32 MB of them
+MAX_COUNTS = 4_000_000  # float64 values of a chunk of samples: 32 MB
 TINY = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said of N rows.
+    """A model's answers on N rows, with their labels.
 
     Args:
-        labels: int64 `[N]`, what is right.
-        answer: int64 `[N]`, the class it chose.
-        confidence: float64 `[N]`, the probability it gave that class; `None` where it did not say.
-        probabilities: float64 `[N, C]`, rows add up to 1; `None` where not all are known.
+        labels: int64 `[N]`.
+        answer: int64 `[N]`, the predicted class.
+        confidence: float64 `[N]`, the probability of the predicted class; `None` where it is not known.
+        probabilities: float64 `[N, C]`, rows add up to 1; `None` where they are not known.
         classes: C.
     """
 
@@ -50,33 +50,33 @@ class Answers:
     classes: int
 
     @staticmethod
-    def of(probabilities: Floats, labels: Integers) -> "Answers":
-        """Of all classes' probabilities."""
+    def from_probabilities(probabilities: Floats, labels: Integers) -> "Answers":
+        """Make answers of the probabilities of all classes, `[N, C]`."""
         answer = probabilities.argmax(axis=1)
         confidence = probabilities[np.arange(len(answer)), answer]
         return Answers(labels, answer, confidence, probabilities, probabilities.shape[1])
 
     @cached_property
     def right(self) -> Floats:
-        """`[N]`, 1 where the answer is the label."""
+        """Return 1 where the answer is the label, else 0, `[N]`."""
         right: Floats = (self.answer == self.labels).astype(np.float64)
         return right
 
     @cached_property
     def cells(self) -> Integers:
-        """`[N]`: which cell of the confusion matrix, read row by row, a row falls in."""
+        """Return the cell of the confusion matrix that each row counts in, row-major, `[N]`."""
         return self.labels * self.classes + self.answer
 
     @cached_property
     def scores(self) -> Floats:
-        """`[N, S]`: of two classes the probability of class 1, of more every class's."""
+        """Return the probability of class 1 for two classes, of every class for more, `[N, S]`."""
         assert self.probabilities is not None
         scores: Floats = self.probabilities[:, 1:] if self.classes == 2 else self.probabilities
         return scores
 
     @cached_property
     def targets(self) -> Floats:
-        """`[N, S]`, 1 where the row is of the class that the score is of."""
+        """Return 1 where the label is the class that the score is for, else 0, `[N, S]`."""
         ids = np.arange(self.classes)[1:] if self.classes == 2 else np.arange(self.classes)
         targets: Floats = (self.labels[:, None] == ids).astype(np.float64)
         return targets
@@ -86,7 +86,7 @@ class Answers:
 
 
 def confusion(answers: Answers, counts: Floats) -> Floats:
-    """`[B, C, C]`: rows of label i that were answered j."""
+    """Count the rows with label i and answer j in each sample, `[B, C, C]`."""
     size = answers.classes**2
     cells = answers.cells + size * np.arange(len(counts))[:, None]
     table = np.bincount(cells.ravel(), weights=counts.ravel(), minlength=size * len(counts))
@@ -94,40 +94,39 @@ def confusion(answers: Answers, counts: Floats) -> Floats:
 
 
 def quality(answers: Answers, counts: Floats) -> dict[str, Floats]:
-    """Every metric of every sample, as scikit-learn defines them.
+    """Compute every metric of every sample, as scikit-learn defines them.
 
     For two classes `precision`, `recall` and `f1` are of class 1; the `_macro` ones are means over classes.
-    Where nothing was answered (or nothing is) a class, its precision (recall, F1) is 0. `mcc` is Matthews'
+    A class that is never answered has precision 0, one that never occurs recall 0. `mcc` is Matthews'
     coefficient, for more classes Gorodkin's R_K. For more than two classes `roc_auc` and `average_precision`
-    are means over one-against-the-rest. `brier` is the mean of (p_1 - y)^2 for two classes and of the sum
-    over classes for more (Brier 1950). `ece`: Guo et al. 2017, equation 3.
+    are means over one-vs-rest. `brier` is the mean of (p_1 - y)^2 for two classes and of the sum over classes
+    for more (Brier 1950). `ece`: Guo et al. 2017, equation 3.
     """
-    table = confusion(answers, counts)
-    found = _of_confusion(table)
+    metrics = _confusion_metrics(confusion(answers, counts))
     if answers.confidence is not None:
-        found["ece"] = calibration_error(answers, answers.confidence, counts)
+        metrics["ece"] = expected_calibration_error(answers.confidence, answers.right, counts)
     if answers.probabilities is None:
-        return found
+        return metrics
     rows = counts.sum(axis=1)
-    copied_layers = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
-    found["loss"] = counts @ -np.log(copied_layers.clip(TINY)) / rows
+    label_probabilities = answers.probabilities[np.arange(len(answers.labels)), answers.labels]
+    metrics["loss"] = counts @ -np.log(label_probabilities.clip(TINY)) / rows
     squares = ((answers.scores - answers.targets) ** 2).sum(axis=1)
-    found["brier"] = counts @ squares / rows
+    metrics["brier"] = counts @ squares / rows
     curves = [
         _ranking(answers.scores[:, s], answers.targets[:, s], counts) for s in range(answers.scores.shape[1])
     ]
-    found["roc_auc"] = np.mean([auc for auc, _ in curves], axis=0)
-    found["average_precision"] = np.mean([precision for _, precision in curves], axis=0)
-    return found
+    metrics["roc_auc"] = np.mean([auc for auc, _ in curves], axis=0)
+    metrics["average_precision"] = np.mean([precision for _, precision in curves], axis=0)
+    return metrics
 
 
-def defined(labelled: Sequence[int], confidence: bool, probabilities: bool) -> set[str]:
-    """The figures of `quality` that will be numbers, told before anything is answered.
+def defined_metrics(labelled: Sequence[int], confidence: bool, probabilities: bool) -> set[str]:
+    """Return the names of the figures of `quality` that will not be NaN, before any answer is known.
 
     Args:
         labelled: `[C]`, rows of each class.
-        confidence: whether the probability of the chosen class will be known.
-        probabilities: whether those of all classes will.
+        confidence: whether the probability of the predicted class will be known.
+        probabilities: whether the probabilities of all classes will be known.
     """
     without = {"f1", "precision", "recall"} if len(labelled) > 2 else set()
     if not confidence:
@@ -141,23 +140,23 @@ def defined(labelled: Sequence[int], confidence: bool, probabilities: bool) -> s
     return set(QUALITY) - without
 
 
-def _of_confusion(table: Floats) -> dict[str, Floats]:
+def _confusion_metrics(table: Floats) -> dict[str, Floats]:
     total = table.sum(axis=(1, 2))
     hits = np.einsum("bcc->bc", table)
     labelled, answered = table.sum(axis=2), table.sum(axis=1)
     precision, recall = _ratio(hits, answered), _ratio(hits, labelled)
     f1 = _ratio(2 * hits, labelled + answered)
-    found = {"accuracy": hits.sum(axis=1) / total}
+    metrics = {"accuracy": hits.sum(axis=1) / total}
     if table.shape[1] == 2:
-        found |= {"f1": f1[:, 1], "precision": precision[:, 1], "recall": recall[:, 1]}
-    # As scikit-learn: over the classes that occur, as labels or as answers.
-    there = (labelled + answered) > 0
+        metrics |= {"f1": f1[:, 1], "precision": precision[:, 1], "recall": recall[:, 1]}
+    # As scikit-learn does: means over the classes that occur, as labels or as answers.
+    occurs = (labelled + answered) > 0
     for name, values in (("f1_macro", f1), ("precision_macro", precision), ("recall_macro", recall)):
-        found[name] = (values * there).sum(axis=1) / there.sum(axis=1)
+        metrics[name] = (values * occurs).sum(axis=1) / occurs.sum(axis=1)
     agreement = hits.sum(axis=1) * total - (labelled * answered).sum(axis=1)
     spread = (total**2 - (labelled**2).sum(axis=1)) * (total**2 - (answered**2).sum(axis=1))
-    found["mcc"] = _ratio(agreement, np.sqrt(spread))
-    return found
+    metrics["mcc"] = _ratio(agreement, np.sqrt(spread))
+    return metrics
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
@@ -165,7 +164,7 @@ def _ratio(above: Floats, below: Floats) -> Floats:
 
 
 def _ranking(scores: Floats, targets: Floats, counts: Floats) -> tuple[Floats, Floats]:
-    """ROC AUC and average precision of one class against the rest; ties share a threshold."""
+    """Compute ROC AUC and average precision of a class against the rest; ties share a threshold."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
     ordered = counts[:, order]
@@ -180,15 +179,27 @@ def _ranking(scores: Floats, targets: Floats, counts: Floats) -> tuple[Floats, F
     return auc, np.where(positives > 0, average, np.nan)
 
 
-def bins(confidence: Floats, number: int = BINS) -> Integers:
-    """`[N]`: which of `number` equally wide intervals, open below and closed above, the confidence is in."""
-    return (np.ceil(confidence * number).astype(np.int64).clip(1, number)) - 1
+def bin_indices(confidence: Floats, bins: int = BINS) -> Integers:
+    """Return which of `bins` equally wide intervals, open below and closed above, each confidence is in."""
+    return (np.ceil(confidence * bins).astype(np.int64).clip(1, bins)) - 1
 
 
-def calibration_error(answers: Answers, confidence: Floats, counts: Floats, number: int = BINS) -> Floats:
-    """`sum over bins of n / N * |accuracy - mean confidence|` (ECE, Guo et al. 2017, equation 3)."""
-    gaps = np.zeros((len(answers.labels), number))
-    gaps[np.arange(len(gaps)), bins(confidence, number)] = answers.right - confidence
+def expected_calibration_error(
+    confidence: Floats, right: Floats, counts: Floats | None = None, bins: int = BINS
+) -> Floats:
+    """Compute `sum over bins of n / N * |accuracy - mean confidence|` (ECE, Guo et al. 2017, equation 3).
+
+    Args:
+        confidence: float64 `[N]`, the probability of the predicted class.
+        right: float64 `[N]`, 1 where the predicted class is the label.
+        counts: float64 `[B, N]`; every row once by default.
+
+    Returns:
+        float64 `[B]`.
+    """
+    counts = np.ones((1, len(right))) if counts is None else counts
+    gaps = np.zeros((len(right), bins))
+    gaps[np.arange(len(gaps)), bin_indices(confidence, bins)] = right - confidence
     error: Floats = np.abs(counts @ gaps).sum(axis=1) / counts.sum(axis=1)
     return error
 
@@ -198,21 +209,24 @@ def calibration_error(answers: Answers, confidence: Floats, counts: Floats, numb
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure and the bootstrap's interval around it; the ends are `None` where no sample had the figure."""
+    """A figure with its bootstrap interval; the ends are `None` where no sample had the figure."""
 
     value: float | None
     low: float | None
     high: float | None
 
 
-def samples(rows: int, seed: int, replicates: int = REPLICATES, held: int = 0) -> Iterator[Floats]:
-    """Counts `[b, N]` of samples of N rows drawn with replacement, a few at a time, the same for a seed.
+def samples(
+    rows: int, seed: int, replicates: int = REPLICATES, values_per_sample: int = 0
+) -> Iterator[Floats]:
+    """Yield counts `[b, N]` of samples of N rows drawn with replacement, in chunks; equal for equal seeds.
 
     Args:
-        held: numbers that are made of each sample, where these are more than N: fewer at a time then.
+        values_per_sample: how many values the caller computes of each sample; where these are more than N,
+            chunks are smaller, so that they fit in memory.
     """
     generator = np.random.default_rng(seed)
-    step = max(1, AT_ONCE // max(rows, held))
+    step = max(1, MAX_COUNTS // max(rows, values_per_sample))
     for start in range(0, replicates, step):
         size = min(step, replicates - start)
         drawn = generator.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
@@ -224,32 +238,32 @@ def bootstrap(
     rows: int,
     seed: int,
     replicates: int = REPLICATES,
-    held: int = 0,
+    values_per_sample: int = 0,
 ) -> dict[Key, Interval]:
-    """Every figure of `measure` with its percentile interval (Efron and Tibshirani 1993, chapter 13).
+    """Compute every figure of `measure` with its percentile interval (Efron and Tibshirani 1993, chapter 13).
 
-    Figures measured together are of the same samples, so a difference that `measure` computes is a paired
-    one. Samples that leave a figure undefined are left out of its interval.
+    Figures measured together use the same samples, so a difference that `measure` computes is a paired one.
+    Samples in which a figure is undefined do not count in its interval.
 
     Args:
         measure: counts `[B, N]` to figures `[B]`, by name.
         rows: N, at least 1.
-        held: as `samples`, by `measure`.
+        values_per_sample: see `samples`.
     """
     if rows < 1:
         raise ValueError("there is no row to sample")
     values = measure(np.ones((1, rows)))
-    drawn: dict[Key, list[Floats]] = {name: [] for name in values}
-    for counts in samples(rows, seed, replicates, held):
-        for name, found in measure(counts).items():
-            drawn[name].append(found)
-    ends = (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2)
+    resampled: dict[Key, list[Floats]] = {name: [] for name in values}
+    for counts in samples(rows, seed, replicates, values_per_sample):
+        for name, figures in measure(counts).items():
+            resampled[name].append(figures)
+    quantiles = (0.5 - CONFIDENCE / 2, 0.5 + CONFIDENCE / 2)
     intervals = {}
-    for name, one in values.items():
-        known = np.concatenate(drawn[name])
-        known = known[~np.isnan(known)]
-        low, high = np.quantile(known, ends) if len(known) and not np.isnan(one[0]) else (None, None)
-        intervals[name] = Interval(*(_plain(value) for value in (one[0], low, high)))
+    for name, (value,) in values.items():
+        defined = np.concatenate(resampled[name])
+        defined = defined[~np.isnan(defined)]
+        low, high = np.quantile(defined, quantiles) if len(defined) and not np.isnan(value) else (None, None)
+        intervals[name] = Interval(_plain(value), _plain(low), _plain(high))
     return intervals
 
 
@@ -261,8 +275,9 @@ def _plain(value: float | None) -> float | None:
 class McNemar:
     """The exact test of McNemar (1947) between two models on the same rows.
 
-    `both` have that many rows right, the first alone `only_first`, the second alone `only_second`;
-    `p_value`, two-sided: how often a fair coin thrown for each of the latter comes out as unequal, or more.
+    `both` rows are right in both models, `only_first` in the first alone, `only_second` in the second alone.
+    `p_value` is two-sided: how likely a split of the discordant rows at least as uneven is, if each of them
+    falls to either model with probability 1/2.
     """
 
     both: int
@@ -272,28 +287,36 @@ class McNemar:
 
 
 def mcnemar(first: npt.ArrayLike, second: npt.ArrayLike) -> McNemar:
-    """Of which answers are right, each `[N]`, nonzero where they are."""
-    one, two = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
-    if one.shape != two.shape or one.ndim != 1:
-        raise ValueError(f"{one.shape} and {two.shape} are not answers to the same rows")
-    only_first, only_second = int((one & ~two).sum()), int((two & ~one).sum())
-    either = only_first + only_second
-    p_value = float(stats.binomtest(only_first, either).pvalue) if either else 1.0
-    return McNemar(int((one & two).sum()), only_first, only_second, p_value)
+    """Test whether two models have equal accuracy.
+
+    Args:
+        first: `[N]`, nonzero where the first model is right.
+        second: `[N]`, nonzero where the second model is right.
+    """
+    right_first, right_second = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if right_first.shape != right_second.shape or right_first.ndim != 1:
+        raise ValueError(f"{right_first.shape} and {right_second.shape} are not answers to the same rows")
+    only_first, only_second = (
+        int((right_first & ~right_second).sum()),
+        int((right_second & ~right_first).sum()),
+    )
+    discordant = only_first + only_second
+    p_value = float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return McNemar(int((right_first & right_second).sum()), only_first, only_second, p_value)
 
 
 def wilson(right: int, rows: int) -> tuple[float, float]:
-    """The interval of a share (Wilson 1927, *Probable Inference*): within [0, 1] and right for few rows."""
+    """Return the interval of a share, within [0, 1] and valid for few rows (Wilson 1927)."""
     ends = stats.binomtest(right, rows).proportion_ci(CONFIDENCE, method="wilson")
     return float(ends.low), float(ends.high)
 
 
-# --- pictures' points -------------------------------------------------------------------------------------
+# --- points of plots --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Bin:
-    """A bar of the reliability diagram."""
+    """A bar of the reliability diagram; means are `None` in a bin without rows."""
 
     low: float
     high: float
@@ -302,25 +325,25 @@ class Bin:
     accuracy: float | None
 
 
-def reliability(answers: Answers, confidence: Floats, number: int = BINS) -> list[Bin]:
-    """Confidence against accuracy, bin by bin; `None` in a bin without rows."""
-    which = bins(confidence, number)
-    found = []
-    for one in range(number):
-        inside = which == one
+def reliability(answers: Answers, confidence: Floats, bins: int = BINS) -> list[Bin]:
+    """Return mean confidence and accuracy, bin by bin."""
+    indices = bin_indices(confidence, bins)
+    bars = []
+    for i in range(bins):
+        inside = indices == i
         rows = int(inside.sum())
         means = (
             (float(confidence[inside].mean()), float(answers.right[inside].mean())) if rows else (None, None)
         )
-        found.append(Bin(one / number, (one + 1) / number, rows, *means))
-    return found
+        bars.append(Bin(i / bins, (i + 1) / bins, rows, *means))
+    return bars
 
 
 def risk_coverage(answers: Answers, confidence: Floats) -> tuple[Floats, Floats]:
-    """Error among the most confident rows, against the share of rows they are (El-Yaniv and Wiener 2010).
+    """Return the error rate of the most confident rows against their share (El-Yaniv and Wiener 2010).
 
     Returns:
-        Coverage and risk, each `[T]`, a point for each distinct confidence, from the surest row on.
+        Coverage and risk, each `[T]`, a point for each distinct confidence, in falling order of confidence.
     """
     order = np.argsort(-confidence, kind="stable")
     confidence = confidence[order]
@@ -330,20 +353,20 @@ def risk_coverage(answers: Answers, confidence: Floats) -> tuple[Floats, Floats]
 
 
 def roc(scores: Floats, targets: Floats) -> tuple[Floats, Floats]:
-    """False and true positive rates, each `[T + 1]`, thresholds falling; NaN without both classes."""
-    true, false = _cumulated(scores, targets)
+    """Return false and true positive rates, each `[T + 1]`, thresholds falling; NaN without both classes."""
+    true, false = _cumulative_counts(scores, targets)
     with np.errstate(invalid="ignore"):
         return false / false[-1], true / true[-1]
 
 
 def precision_recall(scores: Floats, targets: Floats) -> tuple[Floats, Floats]:
-    """Recall and precision, each `[T]`, thresholds falling; NaN without a positive row."""
-    true, false = (one[1:] for one in _cumulated(scores, targets))
+    """Return recall and precision, each `[T]`, thresholds falling; NaN without a positive row."""
+    true, false = (counts[1:] for counts in _cumulative_counts(scores, targets))
     with np.errstate(invalid="ignore"):
         return true / true[-1], true / (true + false)
 
 
-def _cumulated(scores: Floats, targets: Floats) -> tuple[Floats, Floats]:
+def _cumulative_counts(scores: Floats, targets: Floats) -> tuple[Floats, Floats]:
     order = np.argsort(-scores, kind="stable")
     last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
     true = targets[order].cumsum()[last]

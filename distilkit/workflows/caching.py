@@ -1,4 +1,4 @@
-"""`cache`: look at, check and clear the teacher logits on disk."""
+"""`cache`: list, verify and remove the teacher logits on disk."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,66 +16,74 @@ SCHEMA = "distilkit.cache/1"
 
 @dataclass(frozen=True)
 class CachePath:
-    """Where the cache is; `document()` is the JSON of `--json`, here and below."""
+    """Hold the folder of the cache; `document()` is the JSON of `--json`, here and below."""
 
     path: Path
 
     def document(self) -> dict[str, Any]:
-        """The versioned JSON document."""
+        """Return the versioned JSON document."""
         return {"schema": SCHEMA, "path": str(self.path)}
 
 
 @dataclass(frozen=True)
 class Listing(CachePath):
-    """What is stored."""
+    """List the stored entries."""
 
     entries: tuple[Entry, ...]
 
     def document(self) -> dict[str, Any]:
-        """The versioned JSON document."""
+        """Return the versioned JSON document."""
         return super().document() | {"entries": [asdict(entry) for entry in self.entries]}
 
 
 @dataclass(frozen=True)
 class Verification(CachePath):
-    """What was found wrong among how many shards."""
+    """List the damaged shards, with the number and the bytes of all shards."""
 
     shards: int
     bytes: int
     damaged: tuple[Check, ...]
 
     def document(self) -> dict[str, Any]:
-        """The versioned JSON document."""
+        """Return the versioned JSON document."""
         damaged = [asdict(check) for check in self.damaged]
         return super().document() | {"shards": self.shards, "bytes": self.bytes, "damaged": damaged}
 
 
 @dataclass(frozen=True)
 class Pruning(CachePath):
-    """What was removed, what had to stay, and the bytes that are free again."""
+    """List what was removed and what could not be, with the bytes that were freed."""
 
     removed: tuple[Removed, ...]
     kept: tuple[Kept, ...]
     bytes: int
 
     def document(self) -> dict[str, Any]:
-        """The versioned JSON document."""
-        removed, kept = [asdict(one) for one in self.removed], [asdict(one) for one in self.kept]
+        """Return the versioned JSON document."""
+        removed, kept = [asdict(entry) for entry in self.removed], [asdict(entry) for entry in self.kept]
         return super().document() | {"removed": removed, "kept": kept, "bytes": self.bytes}
 
 
 def locate(config: CacheConfig) -> CachePath:
-    """The folder of the cache: `$DISTILKIT_CACHE`, else the user's cache folder. It may not exist yet."""
+    """Return the cache folder, which may not exist: `$DISTILKIT_CACHE`, else the user's cache folder."""
     return CachePath(_root())
 
 
 def list_entries(config: CacheConfig) -> Listing:
-    """What is stored, by key. Raises `UserError` when the folder cannot be read."""
+    """List what is stored, by key.
+
+    Raises:
+        UserError: when the folder cannot be read.
+    """
     return Listing(_root(), _entries())
 
 
 def verify(config: CacheConfig, reporter: Reporter = SILENT) -> Verification:
-    """Read every shard again. Raises `UserError` when the folder cannot be read."""
+    """Read every shard and check it.
+
+    Raises:
+        UserError: when the folder cannot be read.
+    """
     root = _root()
     try:
         checks = maintenance.verify(root, lambda done, total: reporter.advance("shards", done, total))
@@ -86,7 +94,7 @@ def verify(config: CacheConfig, reporter: Reporter = SILENT) -> Verification:
 
 
 def check_damage(verification: Verification) -> None:
-    """Raise `DamageFound` when `verify` found something."""
+    """Raise `DamageFound` when a shard is damaged."""
     if verification.damaged:
         raise DamageFound(
             f"{len(verification.damaged)} of {verification.shards} shards in {verification.path} are damaged "
@@ -95,38 +103,38 @@ def check_damage(verification: Verification) -> None:
 
 
 def prune(config: CachePruneConfig) -> Pruning:
-    """Remove what is damaged or left over, and the entries that `config` names.
+    """Remove damaged shards, leftovers, and the entries that `config` names.
 
     Raises:
-        UserError: when `config.key` fits no entry or several, or the folder cannot be read.
+        UserError: when a `config.key` fits no entry or several, or the folder cannot be read.
     """
     root = _root()
-    known = [entry.key for entry in _entries()]
-    keys = [_one_key(prefix, known) for prefix in config.key]
+    stored = [entry.key for entry in _entries()]
+    keys = [_match_key(prefix, stored) for prefix in config.key]
     try:
-        done = maintenance.prune(root, keys=keys, unused_days=config.unused_days, everything=config.all)
+        pruned = maintenance.prune(root, keys=keys, unused_days=config.unused_days, everything=config.all)
     except OSError as error:
         raise _unreadable(root, error) from None
-    return Pruning(root, done.removed, done.kept, sum(one.bytes for one in done.removed))
+    return Pruning(root, pruned.removed, pruned.kept, sum(entry.bytes for entry in pruned.removed))
 
 
-def _one_key(prefix: str, known: list[str]) -> str:
-    fitting = [key for key in known if key.startswith(prefix.lower())]
-    if not fitting:
-        raise UserError(f"--key {prefix}: no entry's key begins so. See: distilkit cache list")
-    if len(fitting) > 1:
+def _match_key(prefix: str, stored: list[str]) -> str:
+    matches = [key for key in stored if key.startswith(prefix.lower())]
+    if not matches:
+        raise UserError(f"--key {prefix}: no entry's key begins with it. See: distilkit cache list")
+    if len(matches) > 1:
         raise UserError(
-            f"--key {prefix}: the keys of {len(fitting)} entries begin so. "
-            "Give more of it; see: distilkit cache list"
+            f"--key {prefix}: the keys of {len(matches)} entries begin with it. "
+            "Give more characters; see: distilkit cache list"
         )
-    return fitting[0]
+    return matches[0]
 
 
 def _root() -> Path:
     try:
         return cache_root()
-    except RuntimeError as error:  # `~nobody`
-        raise UserError(f"DISTILKIT_CACHE is no folder: {error}") from None
+    except RuntimeError as error:  # `~user` with an unknown user
+        raise UserError(f"DISTILKIT_CACHE is not a folder: {error}") from None
 
 
 def _entries() -> tuple[Entry, ...]:

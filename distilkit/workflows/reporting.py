@@ -1,35 +1,40 @@
-"""`report`: draw how runs were trained, of what they wrote; no model is loaded."""
+"""`report`: draw how runs were trained, from the files in them; no model is loaded."""
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from distilkit.config import ReportConfig
 from distilkit.errors import UserError
 from distilkit.progress import SILENT, Reporter
-from distilkit.reports import summary
-from distilkit.reports.histories import write_histories
+from distilkit.reports.document import EvaluationDocument, describe_error
+from distilkit.reports.histories import (
+    EvaluationSummary,
+    HistoryDocument,
+    TrainingHistory,
+    write_histories,
+)
 from distilkit.reports.parts import check_report_dir
 from distilkit.runs import run as runs
 from distilkit.runs.run import Run
 
 SCHEMA = "distilkit.report/1"
 OPTION = "--output-dir"
-DRAWN = ("epoch", "improved", "validation", "examples_per_second")  # what every line of a history has
+RECORD_FIELDS = ("epoch", "improved", "validation", "examples_per_second")  # of every line of a history
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and of what; `document()` is the JSON of `--json`."""
+    """Hold what was written, and the data behind it; `document()` is the JSON of `--json`."""
 
     path: Path
     pictures: tuple[Path, ...]
-    series: Mapping[str, Any]
+    series: HistoryDocument
 
     def document(self) -> dict[str, Any]:
-        """The versioned JSON document: what report.json holds, and where the files are."""
+        """Return the versioned JSON document: the content of report.json, and the paths of the files."""
         return {**self.series, "path": str(self.path), "pictures": [str(file) for file in self.pictures]}
 
 
@@ -40,25 +45,25 @@ def report(config: ReportConfig, reporter: Reporter = SILENT) -> Report:
         UserError: when one of them is not a run or has no history, or the folder cannot receive a report.
     """
     check_report_dir(config.output_dir, OPTION)
-    told = [_told(Run.load(path), reporter) for path in dict.fromkeys(config.runs)]
-    series = {"schema": SCHEMA, "runs": told}
+    histories = [_read_history(Run.load(path), reporter) for path in dict.fromkeys(config.runs)]
+    series: HistoryDocument = {"schema": SCHEMA, "runs": histories}
     page, *pictures = write_histories(config.output_dir, series, OPTION)
     return Report(page, tuple(pictures), series)
 
 
-def _told(run: Run, reporter: Reporter) -> dict[str, Any]:
-    """What the page says of a run.
+def _read_history(run: Run, reporter: Reporter) -> TrainingHistory:
+    """Read what the page shows of a run.
 
     Raises:
-        UserError: on a run without a history, or with files that hold something else.
+        UserError: when the run has no history, or its files lack what is drawn.
     """
     history, metrics, environment = run.history, run.metrics, run.environment
     if not history:
         raise UserError(f"{run.path} has an empty {runs.HISTORY}: there is nothing to draw. Leave it out.")
     for line, record in enumerate(history, start=1):
-        if missing := [name for name in DRAWN if name not in record]:
+        if missing := [name for name in RECORD_FIELDS if name not in record]:
             file = run.path / runs.HISTORY
-            raise UserError(f"{file}, line {line}, has no {missing[0]}. The run is damaged; make it anew.")
+            raise UserError(f"{file}, line {line}, has no {missing[0]}. The run is damaged; train it again.")
     try:
         return {
             "run": str(run.path),
@@ -77,20 +82,28 @@ def _told(run: Run, reporter: Reporter) -> dict[str, Any]:
             "evaluations": _evaluations(run, reporter),
         }
     except (KeyError, TypeError) as error:
-        raise UserError(f"{run.path} does not say {error}. The run is damaged; make it anew.") from None
+        raise UserError(f"{run.path} does not say {error}. The run is damaged; train it again.") from None
 
 
-def _evaluations(run: Run, reporter: Reporter) -> list[dict[str, Any]]:
-    """What `evaluate` has left in the run, but for what another version of it wrote."""
-    found = []
+def _evaluations(run: Run, reporter: Reporter) -> list[EvaluationSummary]:
+    """Return the results that `evaluate` saved in the run, without those of other schemas."""
+    summaries: list[EvaluationSummary] = []
     for file in sorted((run.path / runs.EVALUATION).glob("*.json")):
         try:
-            document = json.loads(file.read_text(encoding="utf-8"))
-            if document["schema"] != summary.SCHEMA:
-                raise ValueError(f"its schema is {document['schema']}")
-            (entry,) = document["models"]
-            kept = {name: document[name] for name in ("dataset", "split", "rows", "confidence")}
-            found.append(kept | {name: entry[name] for name in ("metrics", "intervals")})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reporter.note(f"{file} is left out ({error}); evaluate the run again to have it")
-    return found
+            document = EvaluationDocument.model_validate_json(file.read_text(encoding="utf-8"))
+            (entry,) = document.models
+        except (OSError, ValueError) as error:
+            reason = describe_error(error) if isinstance(error, ValidationError) else error
+            reporter.note(f"{file} is left out ({reason}); evaluate the run again to include it")
+            continue
+        summaries.append(
+            {
+                "dataset": document.dataset,
+                "split": document.split,
+                "rows": document.rows,
+                "confidence": document.confidence,
+                "metrics": entry.metrics,
+                "intervals": entry.intervals,
+            }
+        )
+    return summaries

@@ -13,6 +13,7 @@ import pytest
 
 from distilkit import UserError
 from distilkit.reports import page, parts, plots
+from distilkit.reports.document import EvaluationDocument
 from distilkit.reports.page import write_report
 from distilkit.reports.parts import check_report_dir, short_names
 from distilkit.reports.published import PUBLISHED
@@ -22,6 +23,7 @@ from distilkit.scores.statistics import Answers, confusion, reliability
 HOSTILE = (
     "</title></svg></style><script>alert(1)</script><img src=http://x.example/a.png onerror=a()> --> $x$ \"'&"
 )
+CLASS_SCORES = ("rows", "precision", "recall", "f1")
 MODEL_COST = {
     "parameters": 12_484_250,
     "parameters_without_embeddings": 763_802,
@@ -40,7 +42,7 @@ def answers(rows: int = 60, classes: int = 2, seed: int = 0) -> Answers:
     logits = generator.normal(size=(rows, classes))
     logits[np.arange(rows), labels] += 1
     odds = np.exp(logits)
-    return Answers.of(odds / odds.sum(axis=1, keepdims=True), labels)
+    return Answers.from_probabilities(odds / odds.sum(axis=1, keepdims=True), labels)
 
 
 def documented(
@@ -77,11 +79,14 @@ def documented(
                 "home": {"dataset": f"{mark}home", "accuracy": 0.9, "drop": 0.125, "inputs": inputs}
                 if cost
                 else None,
-                "per_class": per_class(one, classes),
+                "per_class": [
+                    {"class": scores.name} | {name: getattr(scores, name) for name in CLASS_SCORES}
+                    for scores in per_class(one, classes)
+                ],
                 "confusion": confusion(one, np.ones((1, rows)))[0].astype(int).tolist(),
-                "coverage": None if sure is None else coverage(one, sure),
+                "coverage": None if sure is None else [vars(point) for point in coverage(one, sure)],
                 "calibration": None if bins is None else {"bins": bins, "temperature": None},
-                "slices": slices(one, np.arange(rows) + 1, classes),
+                "slices": [vars(part) for part in slices(one, np.arange(rows) + 1, classes)],
                 "mistakes": [
                     {
                         "row": int(row),
@@ -161,7 +166,7 @@ class Seen(HTMLParser):
 
 
 def written(folder: Path, document: dict[str, Any], told: Sequence[Answers]) -> Seen:
-    index = write_report(folder, document, told)
+    index = write_report(folder, EvaluationDocument.model_validate(document), told)
     seen = Seen(index.read_text(encoding="utf-8"))
     assert not seen.open
     return seen
@@ -176,6 +181,8 @@ def loads(seen: Seen) -> list[str]:
 
 
 THREE = [answers(seed=seed) for seed in range(3)]
+ONE_CLASS = Answers.from_probabilities(THREE[0].probabilities, np.zeros(60, dtype=np.int64))
+ALL_RIGHT = Answers.from_probabilities(np.eye(2)[THREE[0].labels], THREE[0].labels)
 SAID = Answers(THREE[0].labels, THREE[1].answer, None, None, 2)  # labels and nothing more
 SCORED = Answers(THREE[0].labels, THREE[1].answer, np.linspace(0.3, 1, 60), None, 2)
 
@@ -293,9 +300,9 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     assert pair["sentence"] in words
     assert f"{100 * second['metrics']['agreement']:.1f} %" in words
     # Of the second model, the rows that it alone has right and those that its teacher alone has.
-    assert f"{pair['only_second']} {pair['only_first']} " in words[words.index("only it is right") :]
+    assert f"{pair['only_second']} {pair['only_first']} " in words[words.index("right: student only") :]
     assert f"as trained 0.1234 0.2500 {parts.UNKNOWN} logits divided by 1.62" in words
-    assert "accuracy is 12.5 points lower than at home" in words
+    assert "accuracy is 12.5 points lower than on the training data" in words
     assert "bf16" in words and "1 thread" in words and "40 samples" in words and "McNemar" in words
 
 
@@ -304,12 +311,12 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     [
         ([answers(1)], ()),
         ([answers(classes=10, rows=40)], ()),
-        ([Answers.of(THREE[0].probabilities, np.zeros(60, dtype=np.int64))], ()),  # one class alone occurs
+        ([ONE_CLASS], ()),
         ([SAID], [None]),
         ([SCORED], [None]),
         ([SAID, THREE[0], SCORED], [None, MODEL_COST, None]),
         ([answers(classes=3), Answers(answers(classes=3).labels, np.ones(60, np.int64), None, None, 3)], ()),
-        ([Answers.of(np.eye(2)[THREE[0].labels], THREE[0].labels)] * 2, ()),  # without a mistake
+        ([ALL_RIGHT] * 2, ()),
     ],
     ids=["one row", "ten classes", "one class", "labels", "scores", "mixed", "three", "all right"],
 )
@@ -340,14 +347,14 @@ def test_the_same_document_is_the_same_report_to_the_byte(tmp_path: Path) -> Non
     told = THREE[:1]
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
-        write_report(folder, documented(told), told)
+        write_report(folder, EvaluationDocument.model_validate(documented(told)), told)
     first, second = ({f.name: f.read_bytes() for f in one.rglob("*") if f.is_file()} for one in folders)
     assert first == second and len(first) == 3 + 2 * 7
 
 
 def test_answers_that_are_not_the_documents_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 models answered, and 3"):
-        write_report(tmp_path / "a", documented(THREE), THREE[:2])
+        write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(THREE)), THREE[:2])
 
 
 # --- published figures -------------------------------------------------------------------------------------
@@ -383,11 +390,11 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "report"
     check_report_dir(folder)
     assert not folder.parent.exists()
-    write_report(folder, documented(told), told)
+    write_report(folder, EvaluationDocument.model_validate(documented(told)), told)
     old = folder / "plots" / "1-of-an-older-report.png"
     old.write_bytes(b"")
     check_report_dir(folder)
-    write_report(folder, documented(told), told)
+    write_report(folder, EvaluationDocument.model_validate(documented(told)), told)
     assert not old.exists()
     assert [file.name for file in folder.parent.iterdir()] == ["report"]
 
@@ -396,14 +403,14 @@ def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_png")
 def test_a_report_that_somebody_added_to_is_refused(stray: str, tmp_path: Path) -> None:
     """Replacing it would delete what is not ours."""
-    write_report(tmp_path / "a", documented(THREE[:1]), THREE[:1])
+    write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(THREE[:1])), THREE[:1])
     file = tmp_path / "a" / stray
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine")
     with pytest.raises(UserError, match=r"--report .*would be lost"):
         check_report_dir(tmp_path / "a")
     with pytest.raises(UserError, match="would be lost"):
-        write_report(tmp_path / "a", documented(THREE[:1]), THREE[:1])
+        write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(THREE[:1])), THREE[:1])
     assert file.read_text() == "mine"
 
 
@@ -428,7 +435,7 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("no_png")
 def test_what_fails_on_the_way_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = THREE[:1]
-    index = write_report(tmp_path / "a", documented(told), told)
+    index = write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(told)), told)
     before = index.read_bytes()
 
     def full(*_: object) -> None:
@@ -436,7 +443,7 @@ def test_what_fails_on_the_way_leaves_the_old_report(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(page, "write_pictures", full)
     with pytest.raises(UserError, match=r"--report .*No space left on device. Nothing was kept"):
-        write_report(tmp_path / "a", documented(told, seed=2), told)
+        write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(told, seed=2)), told)
     assert index.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from distilkit.reports import plots
-from distilkit.reports.plots import Course, Line, Trade, inline, raster, vector
+from distilkit.reports.plots import LatencyPoint, Line, TrainingCurve, inline, raster, vector
 from distilkit.scores.statistics import Answers, Bin, confusion, quality, reliability, risk_coverage
 
 HOSTILE = '_</text><script>alert(1)</script> $\\frac{$ " & 模型'
@@ -29,7 +29,7 @@ def answers(rows: int = 200, classes: int = 2, seed: int = 0) -> Answers:
     logits = generator.normal(size=(rows, classes))
     logits[np.arange(rows), labels] += 1.5
     odds = np.exp(logits)
-    return Answers.of(odds / odds.sum(axis=1, keepdims=True), labels)
+    return Answers.from_probabilities(odds / odds.sum(axis=1, keepdims=True), labels)
 
 
 def counted(one: Answers) -> Any:
@@ -49,9 +49,12 @@ def all_figures(one: Answers, name: str) -> Iterator[tuple[str, Figure]]:
         yield "roc", plots.roc_curves([line])
     if line := plots.precision_recall_line(name, 0, one):
         yield "precision-recall", plots.precision_recall_curves([line], 0.5)
-    trades = [Trade(name, 0, 2.5, 0.9, 0.85, 0.95), Trade(name, 1, 40.0, 0.92, None, None)]
-    yield "latency", plots.latency_picture(trades)
-    courses = [Course(name, 0, [1, 2, 3], [0.7, 0.8, 0.75], 2), Course(name, 1, [1], [0.6], None)]
+    trades = [LatencyPoint(name, 0, 2.5, 0.9, 0.85, 0.95), LatencyPoint(name, 1, 40.0, 0.92, None, None)]
+    yield "latency", plots.latency_plot(trades)
+    courses = [
+        TrainingCurve(name, 0, [1, 2, 3], [0.7, 0.8, 0.75], 2),
+        TrainingCurve(name, 1, [1], [0.6], None),
+    ]
     yield "history", plots.history_curves(courses, "accuracy")
 
 
@@ -60,9 +63,9 @@ SUBJECTS = {
     "ten classes": answers(400, 10),
     "forty classes": answers(400, 40),
     "one row": answers(1),
-    "one class": Answers.of(answers().probabilities, np.zeros(200, dtype=np.int64)),
-    "all right": Answers.of(np.eye(2)[np.arange(50) % 2], np.arange(50) % 2),
-    "all wrong": Answers.of(np.eye(2)[np.arange(50) % 2], 1 - np.arange(50) % 2),
+    "one class": Answers.from_probabilities(answers().probabilities, np.zeros(200, dtype=np.int64)),
+    "all right": Answers.from_probabilities(np.eye(2)[np.arange(50) % 2], np.arange(50) % 2),
+    "all wrong": Answers.from_probabilities(np.eye(2)[np.arange(50) % 2], 1 - np.arange(50) % 2),
 }
 
 
@@ -118,7 +121,7 @@ def test_no_curve_is_drawn_where_a_class_has_no_rows_and_the_figure_is_none() ->
     one = answers(300, 4)
     assert one.probabilities is not None
     there = one.labels != 3
-    kept = Answers.of(one.probabilities[there], one.labels[there])
+    kept = Answers.from_probabilities(one.probabilities[there], one.labels[there])
     assert plots.roc_line("a", 0, kept) is None and plots.precision_recall_line("a", 0, kept) is None
     figures = quality(kept, np.ones((1, len(kept.labels))))
     assert np.isnan(figures["roc_auc"]).all() and np.isnan(figures["average_precision"]).all()
@@ -127,13 +130,13 @@ def test_no_curve_is_drawn_where_a_class_has_no_rows_and_the_figure_is_none() ->
 def test_a_long_curve_keeps_its_ends_and_no_more_points_than_can_be_seen() -> None:
     """25,000 reviews and five models would be a page of tens of megabytes."""
     line = plots.roc_line("a", 0, answers(20_000))
-    assert line is not None and len(line.x) <= plots.POINTS
+    assert line is not None and len(line.x) <= plots.MAX_CURVE_POINTS
     assert (line.x[0], line.y[0], line.x[-1], line.y[-1]) == (0, 0, 1, 1)
     one = answers(20_000)
     assert one.confidence is not None
     figure = plots.risk_coverage_curves([Line("a", 0, *risk_coverage(one, one.confidence))])
     drawn: Any = figure.axes[0].lines[0].get_xydata()
-    assert len(drawn) <= plots.POINTS and drawn[-1, 0] == 1
+    assert len(drawn) <= plots.MAX_CURVE_POINTS and drawn[-1, 0] == 1
 
 
 def test_the_histogram_holds_every_row() -> None:
@@ -162,14 +165,14 @@ def test_the_reliability_diagram_has_the_bins_with_rows_and_their_counts() -> No
 
 
 def test_the_epoch_that_was_kept_has_the_ring() -> None:
-    figure = plots.history_curves([Course("a", 0, [1, 2, 4], [0.7, 0.9, 0.8], 2)], "accuracy")
+    figure = plots.history_curves([TrainingCurve("a", 0, [1, 2, 4], [0.7, 0.9, 0.8], 2)], "accuracy")
     ring = figure.axes[0].lines[1]
     assert ring.get_xydata().tolist() == [[2, 0.9]] and ring.get_markerfacecolor() == "none"
 
 
 def test_numbers_beside_points_do_not_lie_on_each_other() -> None:
-    trades = [Trade(f"{n + 1} m", n, 2.0 + 0.001 * n, 0.9, 0.88, 0.92) for n in range(3)]
-    figure = plots.latency_picture([*trades, Trade("4 t", 3, 30.0, 0.92, 0.9, 0.94)])
+    trades = [LatencyPoint(f"{n + 1} m", n, 2.0 + 0.001 * n, 0.9, 0.88, 0.92) for n in range(3)]
+    figure = plots.latency_plot([*trades, LatencyPoint("4 t", 3, 30.0, 0.92, 0.9, 0.94)])
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     overlaps = [(a, b) for n, a in enumerate(boxes) for b in boxes[:n] if a.overlaps(b)]
@@ -178,7 +181,9 @@ def test_numbers_beside_points_do_not_lie_on_each_other() -> None:
 
 @pytest.mark.parametrize("times", [(2.0, 30.0), (0.4, 0.5), (17.0, 17.0), (3.0, 4_000.0)])
 def test_the_axis_of_times_has_ticks_that_are_plain_numbers(times: tuple[float, float]) -> None:
-    figure = plots.latency_picture([Trade(str(n), n, time, 0.9, 0.9, 0.9) for n, time in enumerate(times)])
+    figure = plots.latency_plot(
+        [LatencyPoint(str(n), n, time, 0.9, 0.9, 0.9) for n, time in enumerate(times)]
+    )
     figure.canvas.draw()
     axes = figure.axes[0]
     low, high = axes.get_xlim()
@@ -205,7 +210,7 @@ def test_every_colour_stands_out_on_a_light_page_and_on_a_dark_one(colour: str, 
 
 
 def test_a_dozen_models_differ_in_more_than_their_colour() -> None:
-    looks = [(plots.colour(place), str(plots._dashes(place))) for place in range(12)]
+    looks = [(plots.colour(place), str(plots.dashes(place))) for place in range(12)]
     assert len(set(looks)) == 12
     assert all(one[1] != other[1] for one, other in pairwise(looks))
 
@@ -228,12 +233,12 @@ def test_a_wide_picture_is_not_made_smaller_than_its_text_is_legible() -> None:
 
 def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
     """matplotlib once left such names out."""
-    assert "_x $y$" in vector(plots.history_curves([Course("_x $y$", 0, [1], [1.0], 1)], "loss"))
+    assert "_x $y$" in vector(plots.history_curves([TrainingCurve("_x $y$", 0, [1], [1.0], 1)], "loss"))
 
 
 def test_the_users_settings_neither_matter_nor_change() -> None:
     def drawn() -> tuple[bytes, str]:
-        figure = plots.history_curves([Course("a", 0, [1, 2], [1.0, 0.5], 2)], "loss")
+        figure = plots.history_curves([TrainingCurve("a", 0, [1, 2], [1.0, 0.5], 2)], "loss")
         return raster(figure), vector(figure)
 
     plain = drawn()
@@ -265,6 +270,6 @@ def test_the_same_figure_is_the_same_file() -> None:
 
 
 def test_a_name_is_cut_in_its_middle() -> None:
-    assert plots.elided("runs/a") == "runs/a"
-    assert plots.elided("x" * 30 + "\n" + "y" * 30, 20) == "xxxxxx…yyyyyyyyyyyyy"
-    assert len(plots.elided("x" * 300)) == plots.SHORT
+    assert plots.elide("runs/a") == "runs/a"
+    assert plots.elide("x" * 30 + "\n" + "y" * 30, 20) == "xxxxxx…yyyyyyyyyyyyy"
+    assert len(plots.elide("x" * 300)) == plots.SHORT_NAME_CHARACTERS

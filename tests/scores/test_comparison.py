@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distilkit.scores.comparison import coverage, sentence
+from distilkit.scores.comparison import coverage, describe_pair
 from distilkit.scores.statistics import Answers, Interval, McNemar
 
 
@@ -12,14 +12,14 @@ from distilkit.scores.statistics import Answers, Interval, McNemar
     [
         (0.01, 0.05, 0.01, "b is better than a"),
         (-0.01, 0.05, 0.2, "no evidence of a difference"),
-        (0.001, 0.05, 0.06, "at the edge of evidence"),
-        (0.0, 0.05, 0.04, "at the edge of evidence"),
+        (0.001, 0.05, 0.06, "inconclusive"),
+        (0.0, 0.05, 0.04, "inconclusive"),
     ],
 )
 def test_a_sentence_claims_what_both_the_test_and_the_interval_show(
     low: float, high: float, p_value: float, said: str
 ) -> None:
-    told = sentence("a", "b", 400, Interval(0.03, low, high), McNemar(300, 10, 22, p_value))
+    told = describe_pair("a", "b", 400, Interval(0.03, low, high), McNemar(300, 10, 22, p_value))
     assert said in told and "+3.0 points" in told
 
 
@@ -28,4 +28,4 @@ def test_rows_of_one_confidence_are_one_row_of_the_coverage() -> None:
     labels = np.asarray([0, 1, 1, 0])
     one = Answers(labels, labels, np.full(4, 0.7), None, 2)
     assert one.confidence is not None
-    assert [found["coverage"] for found in coverage(one, one.confidence)] == [1.0]
+    assert [point.coverage for point in coverage(one, one.confidence)] == [1.0]

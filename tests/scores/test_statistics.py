@@ -50,7 +50,7 @@ def answers(draw: Any) -> Answers:
         to = labels if wanted == "right" else (labels + 1) % classes
         for row in range(rows):
             probabilities[row, [best[row], to[row]]] = probabilities[row, [to[row], best[row]]]
-    return Answers.of(probabilities, labels.astype(np.int64))
+    return Answers.from_probabilities(probabilities, labels.astype(np.int64))
 
 
 def once(rows: int) -> Any:
@@ -123,7 +123,7 @@ def test_the_calibration_error_is_that_of_torchmetrics() -> None:
         expected = multiclass_calibration_error(
             torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=4, n_bins=15, norm="l1"
         )
-        found = quality(Answers.of(probabilities, labels), once(200))["ece"][0]
+        found = quality(Answers.from_probabilities(probabilities, labels), once(200))["ece"][0]
         assert found == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_a_sample_is_scored_as_the_rows_it_drew(one: Answers, seed: int) -> None
     for number, count in enumerate(counts):
         drawn = np.repeat(np.arange(len(count)), count.astype(int))
         assert one.probabilities is not None
-        again = Answers.of(one.probabilities[drawn], one.labels[drawn])
+        again = Answers.from_probabilities(one.probabilities[drawn], one.labels[drawn])
         expected = quality(again, once(len(drawn)))
         for name, values in expected.items():
             assert found[name][number] == pytest.approx(float(values[0]), abs=1e-9, nan_ok=True), name
@@ -171,11 +171,11 @@ def test_samples_are_the_same_for_a_seed_and_of_as_many_rows() -> None:
 
 def test_samples_in_pieces_are_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 25,000 rows a thousand samples do not fit in memory at once."""
-    monkeypatch.setattr(statistics, "AT_ONCE", 30)
+    monkeypatch.setattr(statistics, "MAX_COUNTS", 30)
     pieces = list(samples(7, seed=3, replicates=10))
     assert [len(piece) for piece in pieces] == [4, 4, 2]
     assert len({tuple(row) for piece in pieces for row in piece}) > 8
-    of_many_classes = list(samples(7, seed=3, replicates=10, held=15))
+    of_many_classes = list(samples(7, seed=3, replicates=10, values_per_sample=15))
     assert [len(piece) for piece in of_many_classes] == [2] * 5
     assert (np.concatenate(of_many_classes) == np.concatenate(pieces)).all(), "the same samples"
 
@@ -213,7 +213,7 @@ def test_a_difference_is_paired() -> None:
 
 
 def test_what_is_not_defined_has_neither_figure_nor_interval() -> None:
-    one = Answers.of(np.asarray([[0.4, 0.6], [0.3, 0.7]]), np.asarray([1, 1]))
+    one = Answers.from_probabilities(np.asarray([[0.4, 0.6], [0.3, 0.7]]), np.asarray([1, 1]))
     found = bootstrap(lambda counts: quality(one, counts), 2, 0)
     assert found["roc_auc"] == statistics.Interval(None, None, None)
     assert found["accuracy"] == statistics.Interval(1.0, 1.0, 1.0)
@@ -294,5 +294,5 @@ def test_what_will_be_defined_is_what_is(one: Answers, known: str) -> None:
         one = Answers(one.labels, one.answer, sure, None, one.classes)
     found = quality(one, np.ones((1, len(one.labels))))
     labelled = np.bincount(one.labels, minlength=one.classes).tolist()
-    expected = statistics.defined(labelled, known != "neither", known == "probabilities")
+    expected = statistics.defined_metrics(labelled, known != "neither", known == "probabilities")
     assert {name for name, value in found.items() if not np.isnan(value[0])} == expected

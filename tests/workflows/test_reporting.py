@@ -13,7 +13,7 @@ from conftest import Notes, write_jsonl
 
 from distilkit import EvaluateConfig, ReportConfig, UserError, evaluate, report
 from distilkit.reports import histories, plots
-from distilkit.reports.plots import Course
+from distilkit.reports.plots import TrainingCurve
 from distilkit.runs.run import Run
 from distilkit.workflows import reporting
 
@@ -59,9 +59,9 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Course]]:
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[TrainingCurve]]:
     """The curves of every picture, by what its axis says."""
-    found: dict[str, list[Course]] = {}
+    found: dict[str, list[TrainingCurve]] = {}
     ordinary = plots.history_curves
 
     def watched(courses: Any, quantity: str) -> Any:
@@ -74,15 +74,15 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Course]]:
 
 
 def test_curves_are_the_histories_overlaid(
-    make_run: MakeRun, drawn: dict[str, list[Course]], tmp_path: Path
+    make_run: MakeRun, drawn: dict[str, list[TrainingCurve]], tmp_path: Path
 ) -> None:
     """Another run's values under a run's name would decide for the wrong one."""
     a = make_run("a", [record(1, 0.6), record(2, 0.8), record(3, 0.7, improved=False)])
     b = make_run("b", [record(1, 0.5, hard_loss=0.3, soft_loss=None)], best_epoch=1)
     made = report(ReportConfig(runs=(str(a), str(b)), output_dir=tmp_path / "out"))
     assert drawn["validation accuracy"] == [
-        Course("1 a", 0, [1, 2, 3], [0.6, 0.8, 0.7], 2),
-        Course("2 b", 1, [1], [0.5], 1),
+        TrainingCurve("1 a", 0, [1, 2, 3], [0.6, 0.8, 0.7], 2),
+        TrainingCurve("2 b", 1, [1], [0.5], 1),
     ]
     assert [one.values for one in drawn["validation log loss"]] == [[1.4, 1.2, 1.3], [1.5]]
     assert [(one.name, one.values) for one in drawn["hard loss, against the labels"]] == [("2 b", [0.3])]
@@ -101,7 +101,7 @@ def test_curves_are_the_histories_overlaid(
 
 
 def test_epochs_that_match_layers_are_a_curve_of_their_own(
-    make_run: MakeRun, drawn: dict[str, list[Course]], tmp_path: Path
+    make_run: MakeRun, drawn: dict[str, list[TrainingCurve]], tmp_path: Path
 ) -> None:
     """They count from 1 too: put among the others they would be drawn over them."""
     alone = {"stage": "layers", "soft_loss": None}
@@ -123,17 +123,17 @@ def test_epochs_that_match_layers_are_a_curve_of_their_own(
     )
     report(ReportConfig(runs=(str(run), str(general)), output_dir=tmp_path / "out"))
     assert drawn["layers alone, training loss"] == [
-        Course("1 tiny", 0, [1, 2], [9.0, 7.0], 2),
-        Course("2 general", 1, [1], [5.0], 1),
+        TrainingCurve("1 tiny", 0, [1, 2], [9.0, 7.0], 2),
+        TrainingCurve("2 general", 1, [1], [5.0], 1),
     ]
     assert [one.values for one in drawn["layers alone, validation loss"]] == [[8.5, 6.5], [4.0]]
-    assert drawn["validation accuracy"] == [Course("1 tiny", 0, [1, 2], [0.6, 0.7], 2)]
-    assert drawn["loss, as trained"] == [Course("1 tiny", 0, [1, 2], [0.4, pytest.approx(0.3)], 2)]
+    assert drawn["validation accuracy"] == [TrainingCurve("1 tiny", 0, [1, 2], [0.6, 0.7], 2)]
+    assert drawn["loss, as trained"] == [TrainingCurve("1 tiny", 0, [1, 2], [0.4, pytest.approx(0.3)], 2)]
     assert "loss of matched layers" not in drawn
 
 
 def test_a_real_run_and_its_evaluation_are_shown(
-    teacher_run: Run, sst2_dir: Path, drawn: dict[str, list[Course]], tmp_path: Path
+    teacher_run: Run, sst2_dir: Path, drawn: dict[str, list[TrainingCurve]], tmp_path: Path
 ) -> None:
     """What `train` and `evaluate` write is what is read here."""
     run = tmp_path / "teacher"
@@ -229,7 +229,7 @@ def test_a_folder_of_somebody_elses_is_refused_before_any_work(make_run: MakeRun
 
 
 def test_a_run_named_twice_is_drawn_once(
-    make_run: MakeRun, drawn: dict[str, list[Course]], tmp_path: Path
+    make_run: MakeRun, drawn: dict[str, list[TrainingCurve]], tmp_path: Path
 ) -> None:
     run = str(make_run("a", [record(1, 0.6)]))
     report(ReportConfig(runs=(run, run), output_dir=tmp_path / "out"))

@@ -1,4 +1,4 @@
-"""Who is scored side by side, and what each is compared with."""
+"""The models, files and endpoints of an evaluation, and what each is compared with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,79 +11,87 @@ from distilkit.workflows.evaluation.scoring import ModelScores, load
 
 @dataclass(frozen=True)
 class Contestants:
-    """Models, then files, then endpoints, and for each the place of its teacher and of its labels-only twin.
+    """List models, then files, then endpoints, with the index of each one's teacher and labels-only baseline.
 
-    A twin is where `gap_recovered` begins: the student that is named, for any model, else the only run of the
-    same architecture at alpha 1.
+    `gap_recovered` is counted from the labels-only baseline: `--labels-only` for every model, else the only
+    run with the same architecture and alpha 1.
     """
 
     models: list[Classifier]
     files: tuple[str, ...]
     endpoints: tuple[str, ...]
     teachers: list[int | None]
-    twins: list[int | None]
+    labels_only_baselines: list[int | None]
 
     @property
     def names(self) -> list[str]:
-        """As on the command line."""
-        return _names(self.models, self.files, self.endpoints)
+        """Return the names as on the command line."""
+        return _all_names(self.models, self.files, self.endpoints)
 
-    def contestants(self, answered: Sequence[ModelScores]) -> list[Contestant]:
-        """Their answers, and what these are compared with."""
+    def with_answers(self, model_scores: Sequence[ModelScores]) -> list[Contestant]:
+        """Return the contestants with their answers."""
         return [
-            Contestant(one.name, one.answers, self.teachers[place], self.twins[place])
-            for place, one in enumerate(answered)
+            Contestant(scores.name, scores.answers, teacher, labels_only)
+            for scores, teacher, labels_only in zip(
+                model_scores, self.teachers, self.labels_only_baselines, strict=True
+            )
         ]
 
 
 def choose_contestants(config: EvaluateConfig) -> Contestants:
-    """Load the models of `config`, and find out who was whose teacher.
+    """Load the models of `config`, and find the teacher and the labels-only baseline of each.
 
     Raises:
-        UserError: when one cannot be loaded.
+        UserError: when a model cannot be loaded.
     """
-    others = {*config.predictions, *config.endpoint}
-    extra = [name for name in (config.teacher, config.labels_only) if name and name not in others]
-    models = [load(name, config) for name in dict.fromkeys([*config.models, *extra])]
-    names = _names(models, config.predictions, config.endpoint)
-    places = range(len(names))
-    teachers = [_teacher_of(place, names, models, config) for place in places]
-    twins = [_twin_of(place, names, models, config) for place in places]
-    twins = [twin if twin != teacher else None for twin, teacher in zip(twins, teachers, strict=True)]
-    return Contestants(models, config.predictions, config.endpoint, teachers, twins)
-
-
-def _names(models: list[Classifier], files: tuple[str, ...], endpoints: tuple[str, ...]) -> list[str]:
-    return [*(one.name for one in models), *files, *endpoints]
-
-
-def _teacher_of(place: int, names: list[str], models: list[Classifier], config: EvaluateConfig) -> int | None:
-    if config.teacher:
-        wanted = names.index(config.teacher)
-        return None if wanted == place else wanted
-    run = models[place].run if place < len(models) else None
-    named = run.environment.get("teachers", []) if run else []
-    if len(named) != 1:  # a mean of several is none of the models here
-        return None
-    return next(
-        (i for i, one in enumerate(models) if i != place and one.fingerprint == named[0]["fingerprint"]),
-        None,
-    )
-
-
-def _twin_of(place: int, names: list[str], models: list[Classifier], config: EvaluateConfig) -> int | None:
-    if config.labels_only:
-        twin = names.index(config.labels_only)
-        return twin if twin != place else None
-    if place >= len(models):
-        return None
-    kind = type(models[place].model)
-    found = [
-        number for number, one in enumerate(models) if type(one.model) is kind and _had_labels_alone(one)
+    not_models = {*config.predictions, *config.endpoint}
+    references = [name for name in (config.teacher, config.labels_only) if name and name not in not_models]
+    models = [load(name, config) for name in dict.fromkeys([*config.models, *references])]
+    names = _all_names(models, config.predictions, config.endpoint)
+    teachers = [_find_teacher(i, names, models, config) for i in range(len(names))]
+    baselines = [_find_labels_only(i, names, models, config) for i in range(len(names))]
+    # A gap between a teacher and itself cannot be recovered.
+    baselines = [
+        baseline if baseline != teacher else None
+        for baseline, teacher in zip(baselines, teachers, strict=True)
     ]
-    return found[0] if len(found) == 1 and found[0] != place else None
+    return Contestants(models, config.predictions, config.endpoint, teachers, baselines)
 
 
-def _had_labels_alone(one: Classifier) -> bool:
-    config = one.run.config if one.run else None
+def _all_names(models: list[Classifier], files: tuple[str, ...], endpoints: tuple[str, ...]) -> list[str]:
+    return [*(model.name for model in models), *files, *endpoints]
+
+
+def _find_teacher(i: int, names: list[str], models: list[Classifier], config: EvaluateConfig) -> int | None:
+    if config.teacher:
+        teacher = names.index(config.teacher)
+        return None if teacher == i else teacher
+    run = models[i].run if i < len(models) else None
+    recorded = run.environment.get("teachers", []) if run else []
+    if len(recorded) != 1:  # the mean of several teachers is none of the models here
+        return None
+    # By weights and not by path: runs are moved and copied.
+    fingerprint = recorded[0]["fingerprint"]
+    return next((j for j, model in enumerate(models) if j != i and model.fingerprint == fingerprint), None)
+
+
+def _find_labels_only(
+    i: int, names: list[str], models: list[Classifier], config: EvaluateConfig
+) -> int | None:
+    if config.labels_only:
+        baseline = names.index(config.labels_only)
+        return baseline if baseline != i else None
+    if i >= len(models):
+        return None
+    architecture = type(models[i].model)
+    candidates = [
+        j
+        for j, model in enumerate(models)
+        if type(model.model) is architecture and _was_trained_on_labels_alone(model)
+    ]
+    return candidates[0] if len(candidates) == 1 and candidates[0] != i else None
+
+
+def _was_trained_on_labels_alone(model: Classifier) -> bool:
+    config = model.run.config if model.run else None
     return isinstance(config, DistillConfig) and not config.runs_teacher

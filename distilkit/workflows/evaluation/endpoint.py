@@ -1,4 +1,4 @@
-"""A classifier behind a URL: rows are posted, labels and scores come back, as with Hugging Face endpoints."""
+"""A client for classifiers behind a URL: rows are posted, labels and scores returned, as on Hugging Face."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from math import ceil
-from typing import Any
+from typing import TypedDict
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -15,20 +15,30 @@ from urllib3 import Retry
 
 from distilkit.errors import UserError
 
-BUSY = (408, 429, 500, 502, 503, 504)  # what may go better a moment later
-FIRST_WAIT = 0.5  # seconds before a request is sent again, each time twice as many
-AHEAD = 4  # requests a worker that are made before the first is answered: memory does not grow with rows
+RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # errors that may pass
+FIRST_WAIT_SECONDS = 0.5  # before the first retry; doubled for each further one
+# A bound on the requests in memory: a split of a million rows must not be read before it is sent.
+REQUESTS_AHEAD_PER_WORKER = 4
+
+Row = str | dict[str, str]
+
+
+class Item(TypedDict):
+    """Describe the answer to one row."""
+
+    label: str
+    score: float
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where rows are posted and how.
+    """Describe where and how rows are posted.
 
     Args:
-        batch_size: rows a request.
+        batch_size: rows per request.
         concurrency: requests at a time.
-        timeout: seconds for one request, and the most that a server may ask to be left alone for.
-        retries: how often one is sent again when the connection fails or the answer is one of `BUSY`.
+        timeout: seconds for a request, and the longest `Retry-After` that is obeyed.
+        retries: how often a request is repeated after a failed connection or one of `RETRIED_STATUSES`.
         token: sent as `Authorization: Bearer`.
     """
 
@@ -42,90 +52,90 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class EndpointAnswers:
-    """The answers to the rows, in order, and the seconds that each request took until it was answered."""
+    """Hold the answers in the order of the rows, and the seconds that each request took."""
 
-    labels: list[Any]
-    scores: list[Any]
+    labels: list[str]
+    scores: list[float]
     seconds: list[float]
 
 
-def ask(
+def post_rows(
     endpoint: Endpoint,
-    rows: Iterator[Any],
+    rows: Iterator[Row],
     *,
     advance: Callable[[int], None] = lambda done: None,
 ) -> EndpointAnswers:
-    """Post `{"inputs": [...]}` for all rows; each answer is a list with `{"label", "score"}` for each.
+    """Post `{"inputs": [...]}` for all rows, and read a list with `{"label", "score"}` per row.
 
-    An item that lists all classes is taken for the likeliest of them.
+    Where an item lists all classes, the likeliest of them is the answer.
 
     Args:
         rows: texts, or for pairs `{"text", "text_pair"}`.
         advance: called with the number of finished rows.
 
     Raises:
-        UserError: when the endpoint cannot be reached, goes on failing, or answers something else.
+        UserError: when the endpoint cannot be reached, keeps failing, or answers in another format.
     """
-    said = EndpointAnswers([], [], [])
+    answers = EndpointAnswers([], [], [])
     with requests.Session() as session, ThreadPoolExecutor(endpoint.concurrency) as pool:
-        again = Retry(
+        retry = Retry(
             endpoint.retries,
-            backoff_factor=FIRST_WAIT,
-            status_forcelist=BUSY,
+            backoff_factor=FIRST_WAIT_SECONDS,
+            status_forcelist=RETRIED_STATUSES,
             allowed_methods=None,
             raise_on_status=False,
-            retry_after_max=ceil(endpoint.timeout),  # what a server may ask for; else six hours
+            retry_after_max=ceil(endpoint.timeout),  # urllib3's default would wait up to six hours
         )
         for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(pool_maxsize=endpoint.concurrency, max_retries=again))
+            session.mount(scheme, HTTPAdapter(pool_maxsize=endpoint.concurrency, max_retries=retry))
         if endpoint.token:
             session.headers["Authorization"] = f"Bearer {endpoint.token}"
         batches = iter(lambda: list(islice(rows, endpoint.batch_size)), [])
-        while group := list(islice(batches, AHEAD * endpoint.concurrency)):
+        while group := list(islice(batches, REQUESTS_AHEAD_PER_WORKER * endpoint.concurrency)):
             for items, seconds in pool.map(partial(_post, session, endpoint), group):
-                said.labels.extend(item["label"] for item in items)
-                said.scores.extend(item["score"] for item in items)
-                said.seconds.append(seconds)
-                advance(len(said.labels))
-    return said
+                answers.labels.extend(item["label"] for item in items)
+                answers.scores.extend(item["score"] for item in items)
+                answers.seconds.append(seconds)
+                advance(len(answers.labels))
+    return answers
 
 
-def _post(session: requests.Session, endpoint: Endpoint, inputs: list[Any]) -> tuple[list[Any], float]:
+def _post(session: requests.Session, endpoint: Endpoint, inputs: list[Row]) -> tuple[list[Item], float]:
     started = time.perf_counter()
     try:
         response = session.post(endpoint.url, json={"inputs": inputs}, timeout=endpoint.timeout)
     except (requests.RequestException, ValueError) as error:
         raise UserError(
-            f"--endpoint {endpoint.url}: {_reason(error, endpoint)}. Nothing was scored."
+            f"--endpoint {endpoint.url}: {_describe_failure(error, endpoint)}. Nothing was scored."
         ) from None
     if not response.ok:
-        said = " ".join(response.text.split())[:200]
+        body = " ".join(response.text.split())[:200]
         raise UserError(
-            f"--endpoint {endpoint.url}: status {response.status_code}, {said!r}. Nothing was scored."
+            f"--endpoint {endpoint.url}: status {response.status_code}, {body!r}. Nothing was scored."
         )
-    return _items(endpoint, response, len(inputs)), time.perf_counter() - started
+    return _parse_items(endpoint, response, len(inputs)), time.perf_counter() - started
 
 
-def _reason(error: Exception, endpoint: Endpoint) -> str:
-    asked = "" if not endpoint.retries else f", asked {endpoint.retries + 1} times"
+def _describe_failure(error: Exception, endpoint: Endpoint) -> str:
+    attempts = f" after {endpoint.retries + 1} attempts" if endpoint.retries else ""
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return f"no answer within {endpoint.timeout:g} s{asked}"
+        return f"no answer within {endpoint.timeout:g} s{attempts}"
     if isinstance(error, requests.ConnectionError):
-        return f"it cannot be reached{asked}"
+        return f"it cannot be reached{attempts}"
     return str(error)
 
 
-def _items(endpoint: Endpoint, response: requests.Response, rows: int) -> list[Any]:
+def _parse_items(endpoint: Endpoint, response: requests.Response, rows: int) -> list[Item]:
     try:
-        found = response.json()
-        found = [
-            max(item, key=lambda one: one["score"]) if isinstance(item, list) else item for item in found
+        items: list[Item] = [
+            max(item, key=lambda candidate: candidate["score"]) if isinstance(item, list) else item
+            for item in response.json()
         ]
-        if len(found) == rows and all({"label", "score"} <= set(item) for item in found):
-            return found
+        if len(items) == rows and all({"label", "score"} <= set(item) for item in items):
+            return items
     except (ValueError, TypeError, KeyError, AttributeError):
         pass
     raise UserError(
-        f"--endpoint {endpoint.url}: to {rows} rows it answered {response.text[:200]!r}, "
-        'not a list with {"label", "score"} for each.'
+        f"--endpoint {endpoint.url}: it answered {rows} rows with {response.text[:200]!r}, "
+        'not with a list of {"label", "score"} per row.'
     )

@@ -1,8 +1,8 @@
-"""The answers to GLUE's hidden test split, as gluebenchmark.com takes them."""
+"""Write the answers to GLUE's hidden test split in the format of gluebenchmark.com."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,34 +11,38 @@ from distilkit.data import sources
 from distilkit.hardware.precision import Resolved
 from distilkit.models.classifier import Classifier
 from distilkit.progress import Reporter
-from distilkit.runs import folder as run
+from distilkit.runs.folder import write_text
 from distilkit.workflows.evaluation.scoring import read_all
 
 
 @dataclass(frozen=True)
-class Hidden:
-    """The rows of the test split, whose labels are not looked at, and the file that takes their answers."""
+class HiddenRows:
+    """Hold the rows of the test split, without their labels, and the name of the file for the answers."""
 
-    texts: Any
-    pairs: Any
+    texts: Sequence[str]
+    pairs: Sequence[str] | None
     file: str
 
 
-def read_hidden(config: EvaluateConfig) -> Hidden | None:
-    """The rows that --glue-submission asks for. Raises `UserError` when they are not there."""
+def read_hidden(config: EvaluateConfig) -> HiddenRows | None:
+    """Read the rows that --glue-submission needs.
+
+    Raises:
+        UserError: when the data has no test split.
+    """
     if not config.glue_submission:
         return None
     assert config.dataset
     rows, _ = sources.read_split(config, "test")
     text, pair = sources.text_columns(config)
-    return Hidden(rows[text], rows[pair] if pair else None, GLUE_FILES[config.dataset])
+    return HiddenRows(rows[text], rows[pair] if pair else None, GLUE_FILES[config.dataset])
 
 
-def submit(
+def write_submission(
     folder: Path,
-    one: Classifier,
-    columns: list[int],
-    hidden: Hidden,
+    classifier: Classifier,
+    class_order: list[int],
+    hidden: HiddenRows,
     precision: Resolved,
     device: torch.device,
     reporter: Reporter,
@@ -46,22 +50,22 @@ def submit(
     """Write `SST-2.tsv` or `MRPC.tsv`: `index` and `prediction`, a class id, for the rows of the test split.
 
     Args:
-        columns: the model's output for each class of the data.
+        class_order: the model's output for each class of the data.
     """
     rows = len(hidden.texts)
-    model: torch.nn.Module = one.model
+    model: torch.nn.Module = classifier.model
     logits = read_all(
         model.to(device),
-        one,
+        classifier,
         hidden.texts,
         hidden.pairs,
         precision,
         advance=lambda done: reporter.advance("GLUE test", done, rows),
     )
     model.cpu()
-    answers = logits[:, columns].argmax(dim=1).tolist()
+    answers = logits[:, class_order].argmax(dim=1).tolist()
     lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
     file = folder / hidden.file
-    run.write_text(file, "\n".join(lines) + "\n")
-    reporter.note(f"written: {file}, {rows:,} answers; its labels are hidden, so nothing is scored")
+    write_text(file, "\n".join(lines) + "\n")
+    reporter.note(f"written: {file}, {rows:,} answers; the labels are hidden, so nothing is scored")
     return file

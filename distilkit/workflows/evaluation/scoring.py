@@ -1,10 +1,10 @@
-"""What models, files and endpoints say of the rows of a split, and what it costs them."""
+"""Score models, predictions files and endpoints on the rows of a split, and measure what they cost."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,53 +23,46 @@ from distilkit.models.classifier import Classifier, load_classifier
 from distilkit.models.loading import count_parameters
 from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
-from distilkit.scores.statistics import Answers
-from distilkit.workflows.evaluation.endpoint import Endpoint, ask
+from distilkit.scores.statistics import Answers, Integers
+from distilkit.workflows.evaluation.endpoint import Endpoint, Row, post_rows
 
-Kind = Literal["model", "predictions", "endpoint"]
-
-
-WARM_UP = 64  # rows
-
-
-LOW = 0.05  # of the scores that may be below one half
-
-
-TOKEN = "DISTILKIT_ENDPOINT_TOKEN"
+WARM_UP_ROWS = 64
+MAX_LOW_SCORE_SHARE = 0.05  # of the scores for two classes that may be below one half
+TOKEN_VARIABLE = "DISTILKIT_ENDPOINT_TOKEN"
 
 
 @dataclass(frozen=True)
 class ModelScores:
-    """What one of them said, and what is known of it."""
+    """Hold the answers of one model, file or endpoint, and what they cost."""
 
     name: str
-    kind: Kind
+    kind: Literal["model", "predictions", "endpoint"]
     answers: Answers
     cost: Cost
     inputs: Inputs | None = None
-    loaded: Classifier | None = None
+    classifier: Classifier | None = None
 
 
 def load(name: str, config: EvaluateConfig) -> Classifier:
-    """The model, its tokenizer, and how much of a text it will read."""
+    """Load a model with its tokenizer, and decide how many tokens of a text it reads."""
     classifier = load_classifier(find_model(name))
     if config.max_length:
         check_length(config.max_length, classifier.tokenizer, classifier.model)
-    return replace(classifier, max_length=config.max_length or _own_max_length(classifier, config))
+    return replace(classifier, max_length=config.max_length or _default_max_length(classifier, config))
 
 
-def _own_max_length(classifier: Classifier, config: EvaluateConfig) -> int:
-    """Return what its run was trained with, else the dataset's default, as far as the model reads."""
+def _default_max_length(classifier: Classifier, config: EvaluateConfig) -> int:
+    """Return what the run was trained with, else the dataset's default, at most what the model reads."""
     if classifier.run and classifier.run.config.max_length:
         return classifier.run.config.max_length
     limit = longest_input(classifier.tokenizer, classifier.model)
-    wanted = 256 if config.dataset == "imdb" else 128
-    return min(wanted, limit) if limit else wanted
+    default = 256 if config.dataset == "imdb" else 128
+    return min(default, limit) if limit else default
 
 
 def read_all(
-    model: Any,
-    one: Classifier,
+    model: torch.nn.Module,
+    classifier: Classifier,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     precision: Resolved,
@@ -77,103 +70,115 @@ def read_all(
     rows: int | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> torch.Tensor:
-    """Logits float32 `[N, C]` of the first `rows` texts, or all, by `model`: that of `one` as it computes."""
-    assert one.max_length
-    parts = predict_texts(
+    """Compute the logits of texts, float32 `[N, C]`.
+
+    Args:
+        model: the model of `classifier`, or a copy in another precision or on another device.
+        rows: how many of the texts to read; all by default.
+        advance: called with the number of finished rows.
+    """
+    assert classifier.max_length
+    batches = predict_texts(
         model,
-        one.tokenizer,
+        classifier.tokenizer,
         texts,
         pairs,
         range(len(texts) if rows is None else rows),
-        max_length=one.max_length,
+        max_length=classifier.max_length,
         precision=precision,
         advance=advance,
     )
-    return torch.cat([logits for _, logits in parts])
+    return torch.cat([logits for _, logits in batches])
 
 
-def answer(
-    one: Classifier,
-    columns: list[int],
+def score_model(
+    classifier: Classifier,
+    class_order: list[int],
     data: TextData,
     config: EvaluateConfig,
     precision: Resolved,
     device: torch.device,
     reporter: Reporter,
     *,
-    alone: bool,
+    measures_memory: bool,
 ) -> ModelScores:
-    """The model reads the split twice: all of it at once, and some rows one at a time for their latency.
+    """Answer the split in batches, then some of its rows one at a time for the latency.
 
     Args:
-        columns: its output for each class of the data.
-        alone: no other model is in memory, so that what the process holds is this one's.
+        class_order: the model's output for each class of the data.
+        measures_memory: whether no other model is in the process's memory, which a CPU cannot tell apart.
     """
-    assert one.max_length
-    name = one.name
+    assert classifier.max_length
+    name = classifier.name
     texts, pairs = data.texts(config.split), data.pairs(config.split)
     with peak_within(device) as peak:
-        model = low_precision_copy(one.model, precision).to(device)
-        # The first pass pays for set-up that no later one does.
-        read_all(model, one, texts, pairs, precision, rows=min(WARM_UP, len(texts)))
+        model = low_precision_copy(classifier.model, precision).to(device)
+        # Kernels are chosen and buffers allocated in the first pass: it must not be timed.
+        read_all(model, classifier, texts, pairs, precision, rows=min(WARM_UP_ROWS, len(texts)))
         with watch() as seconds:
             logits = read_all(
                 model,
-                one,
+                classifier,
                 texts,
                 pairs,
                 precision,
                 advance=lambda done: reporter.advance(name, done, len(texts)),
             )
-        highest = peak() if alone or device.type == "cuda" else None
+        peak_bytes = peak() if measures_memory or device.type == "cuda" else None
     latency = None
     if config.latency:
-        with answering(model, one.tokenizer, max_length=one.max_length, precision=precision) as reply:
-            latency = measure_latency(reply, texts, pairs)
-    one.model.cpu()
-    probabilities = logits[:, columns].double().softmax(dim=1).numpy()
-    parameters, without_embeddings = count_parameters(one.model)
+        with answering(
+            model, classifier.tokenizer, max_length=classifier.max_length, precision=precision
+        ) as answer_row:
+            latency = measure_latency(answer_row, texts, pairs)
+    classifier.model.cpu()
+    probabilities = logits[:, class_order].double().softmax(dim=1).numpy()
+    parameters, without_embeddings = count_parameters(classifier.model)
     cost = Cost(
         rows_per_second=len(texts) / seconds(),
         parameters=parameters,
         parameters_without_embeddings=without_embeddings,
-        bytes=one.bytes,
-        peak_memory_bytes=highest,
+        bytes=classifier.bytes,
+        peak_memory_bytes=peak_bytes,
         latency=latency,
     )
     return ModelScores(
         name,
         "model",
-        Answers.of(probabilities, data.labels_of[config.split]),
+        Answers.from_probabilities(probabilities, data.labels_of[config.split]),
         cost,
-        measure_inputs(one.tokenizer, texts, pairs, one.max_length),
-        one,
+        measure_inputs(classifier.tokenizer, texts, pairs, classifier.max_length),
+        classifier,
     )
 
 
 def score_predictions_file(file: str, data: TextData, split: str, reporter: Reporter) -> ModelScores:
-    """The rows of a predictions file."""
+    """Read the answers of a predictions file."""
     labels = data.labels_of[split]
-    found = read_predictions(Path(file), data.names, len(labels))
-    _note_low_scores(found, len(data.names), f"--predictions {file}", reporter)
-    return ModelScores(file, "predictions", _answers(found, labels, len(data.names)), Cost())
+    predictions = read_predictions(Path(file), data.names, len(labels))
+    _note_low_scores(predictions, len(data.names), f"--predictions {file}", reporter)
+    return ModelScores(file, "predictions", _make_answers(predictions, labels, len(data.names)), Cost())
 
 
-def _note_low_scores(found: PredictionsFile, classes: int, where: str, reporter: Reporter) -> None:
-    """Of two classes the one that was chosen has half or more: scores below are often of one class always."""
-    if found.score is None or classes != 2:
+def _note_low_scores(predictions: PredictionsFile, classes: int, source: str, reporter: Reporter) -> None:
+    """Warn of scores that seem to be the probability of one class in every row.
+
+    Of two classes the predicted one has a probability of at least 0.5, so many scores below it are of the
+    other class: calibration, loss and ROC AUC would look like numbers and mean nothing.
+    """
+    if predictions.score is None or classes != 2:
         return
-    low = int((found.score < 0.5).sum())
-    if low > LOW * len(found.score):
+    low = int((predictions.score < 0.5).sum())
+    if low > MAX_LOW_SCORE_SHARE * len(predictions.score):
         reporter.note(
-            f"{where}: {low:,} of {len(found.score):,} scores are below 0.5. A score has to be the "
-            "probability of the label beside it, not of one class in every row: calibration, loss and ROC "
-            "AUC mean nothing else"
+            f"{source}: {low:,} of {len(predictions.score):,} scores are below 0.5. A score must be the "
+            "probability of the predicted label, not of the same class in every row; otherwise calibration, "
+            "loss and ROC AUC are meaningless"
         )
 
 
 def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: Reporter) -> ModelScores:
-    """What the endpoint says of the split, read piece by piece."""
+    """Post the rows of the split to an endpoint, and collect its answers."""
     labels = data.labels_of[config.split]
     endpoint = Endpoint(
         url,
@@ -181,23 +186,23 @@ def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: R
         config.concurrency,
         config.timeout,
         config.retries,
-        os.environ.get(TOKEN),
+        os.environ.get(TOKEN_VARIABLE),
     )
     with watch() as seconds:
-        said = ask(
+        answers = post_rows(
             endpoint,
-            _requests(data, config.split),
+            _request_rows(data, config.split),
             advance=lambda done: reporter.advance(url, done, len(labels)),
         )
-    found = predicted(said.labels, said.scores, data.names, f"--endpoint {url}")
-    _note_low_scores(found, len(data.names), f"--endpoint {url}", reporter)
-    p50, p95, p99 = (1000 * float(value) for value in np.percentile(said.seconds, (50, 95, 99)))
-    latency = Latency(p50, p95, p99, len(said.seconds)) if config.asks_one_by_one else None
+    predictions = predicted(answers.labels, answers.scores, data.names, f"--endpoint {url}")
+    _note_low_scores(predictions, len(data.names), f"--endpoint {url}", reporter)
+    p50, p95, p99 = (1000 * float(value) for value in np.percentile(answers.seconds, (50, 95, 99)))
+    latency = Latency(p50, p95, p99, len(answers.seconds)) if config.asks_one_by_one else None
     cost = Cost(rows_per_second=len(labels) / seconds(), latency=latency)
-    return ModelScores(url, "endpoint", _answers(found, labels, len(data.names)), cost)
+    return ModelScores(url, "endpoint", _make_answers(predictions, labels, len(data.names)), cost)
 
 
-def _requests(data: TextData, split: str) -> Iterator[Any]:
+def _request_rows(data: TextData, split: str) -> Iterator[Row]:
     pairs = data.pairs(split)
     texts = read_through(data.texts(split))
     if pairs is None:
@@ -207,9 +212,9 @@ def _requests(data: TextData, split: str) -> Iterator[Any]:
             yield {"text": text, "text_pair": pair}
 
 
-def _answers(found: PredictionsFile, labels: Any, classes: int) -> Answers:
+def _make_answers(predictions: PredictionsFile, labels: Integers, classes: int) -> Answers:
     probabilities = None
-    if found.score is not None and classes == 2:
-        probabilities = np.stack([1 - found.score, found.score], axis=1)
-        probabilities[found.answer == 0] = probabilities[found.answer == 0, ::-1]
-    return Answers(labels, found.answer, found.score, probabilities, classes)
+    if predictions.score is not None and classes == 2:  # then the other class has the rest
+        probabilities = np.stack([1 - predictions.score, predictions.score], axis=1)
+        probabilities[predictions.answer == 0] = probabilities[predictions.answer == 0, ::-1]
+    return Answers(labels, predictions.answer, predictions.score, probabilities, classes)

@@ -1,9 +1,8 @@
-"""`evaluate`: score models, files of answers and endpoints on one split, side by side."""
+"""`evaluate`: score models, predictions files and endpoints on one split, side by side."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,16 +15,27 @@ from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved, default_device, resolve_precision
 from distilkit.hardware.threads import using_threads
 from distilkit.progress import SILENT, Reporter
+from distilkit.reports.document import InDomainScore
 from distilkit.reports.summary import markdown
 from distilkit.runs import folder
-from distilkit.runs import run as run_runs
+from distilkit.runs.run import EVALUATION
 from distilkit.scores.comparison import compare
 from distilkit.scores.statistics import Interval
 from distilkit.workflows.evaluation.contestants import Contestants, choose_contestants
-from distilkit.workflows.evaluation.gates import check_baseline, check_gates_can_be_met, hold, read_baseline
-from distilkit.workflows.evaluation.glue import read_hidden, submit
-from distilkit.workflows.evaluation.result import Evaluation, InDomainScore, Score
-from distilkit.workflows.evaluation.scoring import ModelScores, answer, score_endpoint, score_predictions_file
+from distilkit.workflows.evaluation.gates import (
+    check_baseline,
+    check_gates_can_be_met,
+    evaluate_gates,
+    read_baseline,
+)
+from distilkit.workflows.evaluation.glue import read_hidden, write_submission
+from distilkit.workflows.evaluation.result import Evaluation, Score, input_statistics
+from distilkit.workflows.evaluation.scoring import (
+    ModelScores,
+    score_endpoint,
+    score_model,
+    score_predictions_file,
+)
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
@@ -34,129 +44,144 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     A model that is a run gets the result as `evaluation/<dataset>-<split>.json`.
 
     Raises:
-        UserError: on anything wrong with options, data or models; labels of -1 are refused.
+        UserError: when options, data or models do not fit; labels of -1 are refused.
     """
     device = default_device()
     precision = resolve_precision(config.precision, device)
     _check_outputs(config)
-    before = read_baseline(config.baseline) if config.baseline else None
-    lineup = choose_contestants(config)
-    data = _read(config, lineup, before, reporter)
-    answered, threads = _ask(config, lineup, data, precision, device, reporter)
-    figures, pairs = compare(lineup.contestants(answered), config.seed)
+    baseline = read_baseline(config.baseline) if config.baseline else None
+    contestants = choose_contestants(config)
+    data = sources.load_for_evaluation(
+        config, config.split, [model.class_names for model in contestants.models]
+    )
+    reporter.note_all(data.notes)
+    if baseline:
+        check_baseline(baseline, config, data)
+    model_scores, threads = _score_all(config, contestants, data, precision, device, reporter)
+    figures, pairs = compare(contestants.with_answers(model_scores), config.seed)
     scores = [
-        _score(place, lineup, one, figures[place], data, config, reporter)
-        for place, one in enumerate(answered)
+        _make_score(i, contestants, model_scores[i], figures[i], data, reporter)
+        for i in range(len(model_scores))
     ]
-    measured = Evaluation(
+    evaluation = Evaluation(
         data=data,
         split=config.split,
         rows=len(data.labels_of[config.split]),
         fingerprint=data.fingerprint(config.split),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        precision=precision if lineup.models else None,
+        precision=precision if contestants.models else None,
         threads=threads,
         seed=config.seed,
         scores=tuple(scores),
         pairs=tuple(pairs),
     )
-    measured = replace(measured, gates=hold(config, measured, before))
-    _write(measured, config, reporter)
-    return measured
+    evaluation = replace(evaluation, gates=evaluate_gates(config, evaluation, baseline))
+    _write(evaluation, config, reporter)
+    return evaluation
 
 
-def _read(
-    config: EvaluateConfig, lineup: Contestants, before: dict[str, Any] | None, reporter: Reporter
-) -> TextData:
-    data = sources.load_for_evaluation(config, config.split, [one.class_names for one in lineup.models])
-    reporter.note_all(data.notes)
-    if before:
-        check_baseline(before, config, data)
-    return data
-
-
-def _ask(
+def _score_all(
     config: EvaluateConfig,
-    lineup: Contestants,
+    contestants: Contestants,
     data: TextData,
     precision: Resolved,
     device: torch.device,
     reporter: Reporter,
 ) -> tuple[list[ModelScores], int]:
-    """All answers in the lineup's order, and how many threads computed them.
+    """Return all scores in the order of the contestants, and how many threads computed them.
 
-    Whatever may be wrong is found first; what takes minutes comes last.
+    Everything that may be refused is checked first; models, which take minutes, come last.
     """
-    matched = [match_labels(one.class_names, data.names, one.name) for one in lineup.models]
-    for one, (_, by_name) in zip(lineup.models, matched, strict=True):
+    matched = [match_labels(model.class_names, data.names, model.name) for model in contestants.models]
+    for model, (_, by_name) in zip(contestants.models, matched, strict=True):
         if not by_name:
-            reporter.note(f"{one.name}: it shares no class names with the data; ids are taken to be the same")
+            reporter.note(
+                f"{model.name}: it shares no class names with the data; class ids are assumed to match"
+            )
     hidden = read_hidden(config)
-    files = [score_predictions_file(file, data, config.split, reporter) for file in lineup.files]
-    check_gates_can_be_met(config, lineup, files, data, device)
-    endpoints = [score_endpoint(url, data, config, reporter) for url in lineup.endpoints]
+    files = [score_predictions_file(file, data, config.split, reporter) for file in contestants.files]
+    check_gates_can_be_met(config, contestants, files, data, device)
+    endpoints = [score_endpoint(url, data, config, reporter) for url in contestants.endpoints]
+    alone = len(contestants.models) == 1
     with using_threads(config.threads) as threads:
         models = [
-            answer(one, columns, data, config, precision, device, reporter, alone=len(lineup.models) == 1)
-            for one, (columns, _) in zip(lineup.models, matched, strict=True)
+            score_model(model, class_order, data, config, precision, device, reporter, measures_memory=alone)
+            for model, (class_order, _) in zip(contestants.models, matched, strict=True)
         ]
         if hidden and config.glue_submission:
-            submit(
-                config.glue_submission, lineup.models[0], matched[0][0], hidden, precision, device, reporter
+            class_order, _ = matched[0]
+            write_submission(
+                config.glue_submission,
+                contestants.models[0],
+                class_order,
+                hidden,
+                precision,
+                device,
+                reporter,
             )
     return models + files + endpoints, threads
 
 
-def _score(
-    place: int,
-    lineup: Contestants,
-    one: ModelScores,
+def _make_score(
+    i: int,
+    contestants: Contestants,
+    model_scores: ModelScores,
     figures: Mapping[str, Interval],
     data: TextData,
-    config: EvaluateConfig,
     reporter: Reporter,
 ) -> Score:
-    teacher = lineup.teachers[place]
-    twin = lineup.twins[place] if "gap_recovered" in figures else None
+    teacher = contestants.teachers[i]
+    labels_only = contestants.labels_only_baselines[i] if "gap_recovered" in figures else None
     return Score(
-        one,
+        model_scores,
         figures,
-        None if teacher is None else lineup.names[teacher],
-        None if twin is None else lineup.names[twin],
-        _home(one, data, figures, reporter),
+        None if teacher is None else contestants.names[teacher],
+        None if labels_only is None else contestants.names[labels_only],
+        _in_domain_score(model_scores, data, figures, reporter),
     )
 
 
-def _home(
-    one: ModelScores, data: TextData, figures: Mapping[str, Interval], reporter: Reporter
+def _in_domain_score(
+    model_scores: ModelScores, data: TextData, figures: Mapping[str, Interval], reporter: Reporter
 ) -> InDomainScore | None:
-    """What a run's own validation split is like, where this is another dataset."""
-    run = one.loaded.run if one.loaded else None
-    if one.loaded is None or run is None or not run.config.has_dataset or run.config.data_name == data.name:
+    """Return a run's score on its own validation split, where this is another dataset."""
+    classifier = model_scores.classifier
+    run = classifier.run if classifier else None
+    if classifier is None or run is None or not run.config.has_dataset or run.config.data_name == data.name:
         return None
-    accuracy, here = run.metrics["validation"]["accuracy"], figures["accuracy"].value
-    assert here is not None and one.loaded.max_length
-    home = InDomainScore(run.config.data_name, accuracy, accuracy - here)
+    before, after = run.metrics["validation"]["accuracy"], figures["accuracy"].value
+    assert after is not None and classifier.max_length
+    inputs = None
     try:
-        own = sources.load_for_evaluation(run.config, "validation", [one.loaded.class_names])
+        training_data = sources.load_for_evaluation(run.config, "validation", [classifier.class_names])
     except UserError as error:
-        reporter.note(f"{one.name}: the texts it was trained on cannot be compared with ({error})")
-        return home
-    texts, pairs = own.texts("validation"), own.pairs("validation")
-    return replace(home, inputs=measure_inputs(one.loaded.tokenizer, texts, pairs, one.loaded.max_length))
+        reporter.note(
+            f"{model_scores.name}: its training data cannot be read to compare the inputs ({error})"
+        )
+    else:
+        texts, pairs = training_data.texts("validation"), training_data.pairs("validation")
+        inputs = measure_inputs(classifier.tokenizer, texts, pairs, classifier.max_length)
+    return InDomainScore(
+        dataset=run.config.data_name,
+        accuracy=before,
+        drop=before - after,
+        inputs=input_statistics(inputs),
+    )
 
 
-def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> None:
-    document = measured.document()
-    # Another sample, or texts cut elsewhere, is another result: none takes the place of the other.
-    part = f"-{measured.rows}-rows" if config.max_eval_samples else ""
-    part += f"-{config.max_length}-tokens" if config.max_length else ""
-    for score, entry in zip(measured.scores, document["models"], strict=True):
-        run = score.answered.loaded.run if score.answered.loaded else None
+def _write(evaluation: Evaluation, config: EvaluateConfig, reporter: Reporter) -> None:
+    document = evaluation.typed_document
+    # A sample of the rows, or shorter texts, must not overwrite the result of the whole split.
+    suffix = f"-{evaluation.rows}-rows" if config.max_eval_samples else ""
+    suffix += f"-{config.max_length}-tokens" if config.max_length else ""
+    for score, entry in zip(evaluation.scores, document.models, strict=True):
+        classifier = score.model_scores.classifier
+        run = classifier.run if classifier else None
         if run:
-            file = run.path / run_runs.EVALUATION / f"{measured.data.name}-{config.split}{part}.json"
+            file = run.path / EVALUATION / f"{evaluation.data.name}-{config.split}{suffix}.json"
+            alone = document.model_copy(update={"models": [entry], "pairs": [], "gates": []})
             try:
-                folder.write_json(file, document | {"models": [entry], "pairs": [], "gates": []})
+                folder.write_json(file, alone.as_json())
             except OSError as error:
                 reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
     if config.markdown:
@@ -164,12 +189,12 @@ def _write(measured: Evaluation, config: EvaluateConfig, reporter: Reporter) -> 
     if config.report:
         from distilkit.reports.page import write_report
 
-        page = write_report(config.report, document, [score.answered.answers for score in measured.scores])
-        reporter.note(f"written: {page}")
+        answers = [score.model_scores.answers for score in evaluation.scores]
+        reporter.note(f"written: {write_report(config.report, document, answers)}")
 
 
 def _write_markdown(file: Path, text: str) -> None:
-    """Through a link, and into what is no file: `/dev/stdout`, a pipe."""
+    """Write through links, and into streams such as `/dev/stdout` or a pipe."""
     if _is_stream(file):
         file.write_text(text, encoding="utf-8")
     else:
@@ -177,12 +202,12 @@ def _write_markdown(file: Path, text: str) -> None:
 
 
 def _is_stream(file: Path) -> bool:
-    """Whether it is there and no file, so that no folder has to take it."""
+    """Return whether it exists and is no file: nothing is made in its folder, which may be read-only."""
     return file.exists() and not file.is_file()
 
 
 def _check_outputs(config: EvaluateConfig) -> None:
-    """Refuse a place that cannot be written to before anything is scored."""
+    """Refuse, before anything is scored, files and folders that cannot be written."""
     if config.report:
         from distilkit.reports.parts import check_report_dir  # matplotlib takes a while
 

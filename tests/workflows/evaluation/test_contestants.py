@@ -61,8 +61,8 @@ def test_a_file_may_be_the_teacher(evaluating: Any, teacher_run: Run, tmp_path: 
     file = says(tmp_path, [1 - LABELS[0], *LABELS[1:]])
     student, teacher = evaluate(evaluating(teacher_run, predictions=(file,), teacher=file)).scores
     assert teacher.model == file and student.teacher == file
-    answers = student.answered.answers.answer
-    assert student.value("agreement") == (answers == teacher.answered.answers.answer).mean()
+    answers = student.model_scores.answers.answer
+    assert student.value("agreement") == (answers == teacher.model_scores.answers.answer).mean()
     assert student.value("kl") is None, "the file said no probabilities"
 
 
@@ -145,7 +145,7 @@ def test_each_architecture_has_its_own_run_at_alpha_1(
 
 def test_kl_is_that_of_the_teacher_to_the_student(evaluating: Any, teacher_run: Run, students: Any) -> None:
     student, teacher = evaluate(evaluating(students[0], teacher_run)).scores
-    one, other = (torch.from_numpy(score.answered.answers.probabilities) for score in (student, teacher))
+    one, other = (torch.from_numpy(score.model_scores.answers.probabilities) for score in (student, teacher))
     expected = torch.nn.functional.kl_div(one.log(), other, reduction="batchmean")
     assert student.value("kl") == pytest.approx(float(expected))
 
@@ -161,7 +161,7 @@ def test_what_temperature_scaling_did_is_undone_for_comparison(
     temperature = {"temperature": 2.0}
     (run / "metrics.json").write_text(json.dumps(metrics | {"calibration": temperature}))
     measured = evaluate(evaluating(run))
-    answers = measured.scores[0].answered.answers
+    answers = measured.scores[0].model_scores.answers
     before = torch.from_numpy(np.log(answers.probabilities)) * 2
     expected = torch.nn.functional.cross_entropy(before, torch.from_numpy(answers.labels))
     calibration = measured.document()["models"][0]["calibration"]
@@ -201,7 +201,7 @@ def test_another_dataset_is_set_beside_the_one_it_was_trained_on(
     assert home["drop"] == home["accuracy"] - entry["metrics"]["accuracy"]
     assert home["inputs"]["truncated"] == 0 and entry["inputs"]["truncated"] == 1
     assert home["inputs"]["unknown"] < entry["inputs"]["unknown"]
-    assert evaluate(evaluating(students[0])).scores[0].home is None
+    assert evaluate(evaluating(students[0])).scores[0].in_domain is None
 
 
 # --- cost -------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ def test_a_baseline_fails_what_is_significantly_worse(evaluating: Any, tmp_path:
     with pytest.raises(UserError, match=f"and not {re.escape(bad)}"):  # held against nothing it would pass
         evaluate(evaluating(predictions=(good, bad), baseline=baseline))
     check_gates(evaluate(evaluating(predictions=(good, bad), teacher=bad, baseline=baseline)))
-    with pytest.raises(UserError, match="nothing is held against it"):
+    with pytest.raises(UserError, match="there is no model to compare with it"):
         evaluate(evaluating(predictions=(good,), teacher=good, baseline=baseline))
 
 
@@ -361,7 +361,7 @@ def test_a_baseline_of_other_rows_or_models_is_an_error(evaluating: Any, tmp_pat
     with pytest.raises(UserError, match="cannot be read"):
         evaluate(evaluating(predictions=(good,), baseline=baseline))
     baseline.write_text('{"schema": "distilkit.evaluation/1"}')
-    with pytest.raises(UserError, match="anew"):
+    with pytest.raises(UserError, match="Write it again"):
         evaluate(evaluating(predictions=(good,), baseline=baseline))
 
 
@@ -406,8 +406,8 @@ def test_a_run_whose_data_is_gone_still_shows_what_another_dataset_does_to_it(
     options = {"dataset": "imdb", "data_dir": data, "split": "test", "markdown": tmp_path / "summary.md"}
     (entry,) = evaluate(evaluating(run, **options), reporter).document()["models"]
     assert entry["home"]["inputs"] is None and entry["home"]["dataset"] == "sst2"
-    assert any("cannot be compared with" in note for note in reporter.notes)
-    assert "on sst2, which it learned" in (tmp_path / "summary.md").read_text()
+    assert any("training data cannot be read" in note for note in reporter.notes)
+    assert "on sst2, its training data" in (tmp_path / "summary.md").read_text()
 
 
 # --- what else is written ---------------------------------------------------------------------------------
@@ -474,9 +474,11 @@ def test_ten_classes_and_a_split_without_names(make_bert: MakeModel, tmp_path: P
     model = make_bert(names=tuple(names))
     common: dict[str, Any] = {"data_dir": data, "split": "test", "precision": "fp32", "latency": False}
     (score,) = evaluate(EvaluateConfig(models=(str(model),), **common)).scores
-    probabilities = score.answered.answers.probabilities
+    probabilities = score.model_scores.answers.probabilities
     assert probabilities is not None and probabilities.shape == (20, 10)
-    expected = quality(Answers.of(probabilities, score.answered.answers.labels), np.ones((1, 20)))
+    expected = quality(
+        Answers.from_probabilities(probabilities, score.model_scores.answers.labels), np.ones((1, 20))
+    )
     assert score.value("brier") == expected["brier"][0]
     assert score.value("f1") is None
     file = says(tmp_path, [value["label"] for value in values], [0.5] * 20)

@@ -14,7 +14,7 @@ from conftest import rows
 from distilkit import EvaluateConfig, GateMissed, evaluate
 from distilkit.errors import UserError
 from distilkit.workflows.evaluation import endpoint as module
-from distilkit.workflows.evaluation.endpoint import Endpoint, ask
+from distilkit.workflows.evaluation.endpoint import Endpoint, post_rows
 from distilkit.workflows.evaluation.gates import check_gates
 
 Reply = Callable[[list[Any]], tuple[int, Any]]
@@ -77,7 +77,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.01)
 
 
 def of(server: Server, **changes: Any) -> Endpoint:
@@ -97,7 +97,7 @@ def test_answers_come_in_the_order_of_the_rows(server: Server) -> None:
 
     server.reply = slow_first
     done: list[int] = []
-    said = ask(of(server), iter(TEXTS), advance=done.append)
+    said = post_rows(of(server), iter(TEXTS), advance=done.append)
     assert said.scores == [number / 100 for number in range(50)]
     assert said.labels == ["pos"] * 50
     assert len(said.seconds) == len(server.asked) == 13
@@ -111,7 +111,7 @@ def test_as_many_requests_are_under_way_as_were_asked_for(server: Server) -> Non
         return 200, [{"label": "pos", "score": 1.0}] * len(inputs)
 
     server.reply = slow
-    ask(of(server, batch_size=1, concurrency=3), iter(TEXTS[:20]))
+    post_rows(of(server, batch_size=1, concurrency=3), iter(TEXTS[:20]))
     assert server.most_at_once == 3
 
 
@@ -132,8 +132,8 @@ def test_rows_are_not_made_long_before_they_are_sent(server: Server) -> None:
         return 200, [{"label": "pos", "score": 1.0}] * len(inputs)
 
     server.reply = reply
-    ask(of(server), texts())
-    assert max(seen) <= 4 * 3 * module.AHEAD
+    post_rows(of(server), texts())
+    assert max(seen) <= 4 * 3 * module.REQUESTS_AHEAD_PER_WORKER
 
 
 def test_what_fails_for_a_moment_is_sent_again(server: Server) -> None:
@@ -145,7 +145,7 @@ def test_what_fails_for_a_moment_is_sent_again(server: Server) -> None:
         return 200, [{"label": "pos", "score": 0.5}] * len(inputs)
 
     server.reply = reply
-    assert ask(of(server), iter(["1"])).scores == [0.5]
+    assert post_rows(of(server), iter(["1"])).scores == [0.5]
     assert len(server.asked) == 3
 
 
@@ -155,7 +155,7 @@ def test_a_server_cannot_ask_for_more_patience_than_was_given(server: Server) ->
     server.reply = lambda inputs: (429, "busy")
     started = time.monotonic()
     with pytest.raises(UserError, match="status 429"):
-        ask(of(server, timeout=0.5, retries=1), iter(["1"]))
+        post_rows(of(server, timeout=0.5, retries=1), iter(["1"]))
     assert len(server.asked) == 2 and time.monotonic() - started < 60
 
 
@@ -163,7 +163,7 @@ def test_a_server_cannot_ask_for_more_patience_than_was_given(server: Server) ->
 def test_what_goes_on_failing_is_told_with_its_status(server: Server, status: int) -> None:
     server.reply = lambda inputs: (status, b"no\nsuch model")
     with pytest.raises(UserError, match=f"status {status}, 'no such model'"):
-        ask(of(server), iter(TEXTS))
+        post_rows(of(server), iter(TEXTS))
     if status == 404:
         assert len(server.asked) <= 4 * 3, "what will not go better is not sent again"
 
@@ -182,20 +182,20 @@ def test_what_goes_on_failing_is_told_with_its_status(server: Server, status: in
 )
 def test_what_is_no_answer_to_the_rows_is_told(server: Server, body: Any) -> None:
     server.reply = lambda inputs: (200, body)
-    with pytest.raises(UserError, match="to 2 rows it answered"):
-        ask(of(server), iter(["1", "2"]))
+    with pytest.raises(UserError, match="it answered 2 rows with"):
+        post_rows(of(server), iter(["1", "2"]))
 
 
 def test_an_item_that_lists_all_classes_is_its_likeliest(server: Server) -> None:
     both = [{"label": "neg", "score": 0.2}, {"label": "pos", "score": 0.8}]
     server.reply = lambda inputs: (200, [both] * len(inputs))
-    said = ask(of(server), iter(["1"]))
+    said = post_rows(of(server), iter(["1"]))
     assert (said.labels, said.scores) == (["pos"], [0.8])
 
 
 def test_a_token_is_sent_and_pairs_arrive_whole(server: Server) -> None:
     server.reply = lambda inputs: (200, [{"label": one["text_pair"], "score": 1.0} for one in inputs])
-    said = ask(of(server, token="secret"), iter([{"text": "a", "text_pair": "b"}]))
+    said = post_rows(of(server, token="secret"), iter([{"text": "a", "text_pair": "b"}]))
     assert said.labels == ["b"]
     assert server.headers[0]["Authorization"] == "Bearer secret"
 
@@ -206,15 +206,15 @@ def test_an_endpoint_that_does_not_answer_in_time_is_told(server: Server) -> Non
         return 200, []
 
     server.reply = slow
-    with pytest.raises(UserError, match=r"no answer within 0\.05 s, asked 2 times"):
-        ask(of(server, timeout=0.05, retries=1), iter(["1"]))
+    with pytest.raises(UserError, match=r"no answer within 0\.05 s after 2 attempts"):
+        post_rows(of(server, timeout=0.05, retries=1), iter(["1"]))
 
 
 def test_an_endpoint_that_is_not_there_is_told() -> None:
     with pytest.raises(UserError, match=r"cannot be reached\. "):
-        ask(Endpoint("http://127.0.0.1:9/x", 1, 1, 1.0, 0), iter(["1"]))
+        post_rows(Endpoint("http://127.0.0.1:9/x", 1, 1, 1.0, 0), iter(["1"]))
     with pytest.raises(UserError, match="no-url"):
-        ask(Endpoint("no-url", 1, 1, 1.0, 0), iter(["1"]))
+        post_rows(Endpoint("no-url", 1, 1, 1.0, 0), iter(["1"]))
 
 
 def test_an_endpoint_is_evaluated_as_a_model_is(server: Server, sst2_dir: Path) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
 from distilkit.engine.inference import logits as inference
-from distilkit.reports.summary import SCHEMA
+from distilkit.reports.document import SCHEMA
 from distilkit.runs.run import Run
 from distilkit.workflows.evaluation.gates import check_gates
 
@@ -105,7 +105,9 @@ def test_evaluating_a_run_gives_the_metrics_it_was_saved_with(
         score.value("parameters") == run.metrics["parameters"]
         and score.value("bytes") == run.metrics["bytes"]
     )
-    assert score.answered.loaded and score.answered.loaded.max_length == 16  # what the run was trained with
+    assert (
+        score.model_scores.classifier and score.model_scores.classifier.max_length == 16
+    )  # what the run was trained with
 
 
 def test_trap_6_a_model_with_its_labels_in_another_order_is_scored_by_name(
@@ -318,4 +320,4 @@ def test_gates_on_agreement_leave_the_teacher_out(
 def test_a_model_without_class_names_is_noted(evaluating: Any, make_bert: MakeModel) -> None:
     reporter = Notes()
     evaluate(evaluating(make_bert(names=("LABEL_0", "LABEL_1"))), reporter)
-    assert any("ids are taken to be the same" in note for note in reporter.notes)
+    assert any("class ids are assumed to match" in note for note in reporter.notes)

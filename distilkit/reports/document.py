@@ -1,0 +1,216 @@
+"""The evaluation document, schema distilkit.evaluation/2: what `evaluate --json` prints and runs keep.
+
+Written with `as_json` and read back with `model_validate_json`. A field that does not apply to a model is
+null; only the `*_unscaled` figures of a calibration are left out where no temperature was fitted. Intervals
+are `[low, high]`, null where no bootstrap sample had the figure.
+"""
+
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distilkit.scores.comparison import CoveragePoint, Slice
+from distilkit.scores.statistics import Bin, Interval
+
+SCHEMA: Final = "distilkit.evaluation/2"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+
+class ClassCount(_Part):
+    """Count the rows that are labelled with a class."""
+
+    name: str
+    rows: int
+
+
+class InputStatistics(_Part):
+    """Describe how a tokenizer reads the rows; `truncated` and `unknown` are shares of rows and of tokens."""
+
+    rows: int
+    tokens_mean: float
+    tokens_p95: float
+    truncated: float
+    unknown: float
+
+
+class InDomainScore(_Part):
+    """Hold a run's score on the validation split of its own training data.
+
+    `drop` is how much lower the accuracy on the evaluated data is; `inputs` is `None` where the run's data
+    cannot be read.
+    """
+
+    dataset: str
+    accuracy: float
+    drop: float
+    inputs: InputStatistics | None
+
+
+class SpeedUp(_Part):
+    """Compare a model's speed with its teacher's: 2.0 is twice as fast."""
+
+    rows_per_second: float | None
+    latency_p50_ms: float | None
+
+
+class CostEntry(_Part):
+    """List what a model costs to store and to run."""
+
+    parameters: int | None
+    parameters_without_embeddings: int | None
+    bytes: int | None
+    rows_per_second: float | None
+    peak_memory_bytes: int | None
+    latency_p50_ms: float | None
+    latency_p95_ms: float | None
+    latency_p99_ms: float | None
+    speed_up: SpeedUp | None
+
+    def value(self, name: str) -> float | None:
+        """Return a cost by its name, `None` where it was not measured or `name` is no cost."""
+        value: float | None = getattr(self, name) if name in CostEntry.model_fields else None
+        return value
+
+
+class ClassEntry(_Part):
+    """Hold precision, recall and F1 of a class; `None` where nothing is to be divided by."""
+
+    class_name: str = Field(validation_alias="class", serialization_alias="class")
+    rows: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+class CalibrationEntry(_Part):
+    """Hold the reliability diagram, and the figures without the temperature that the run fitted."""
+
+    bins: list[Bin]
+    temperature: float | None
+    ece_unscaled: float | None = None
+    brier_unscaled: float | None = None
+    loss_unscaled: float | None = None
+
+
+class MistakeEntry(_Part):
+    """Show a row with a wrong answer; `row` counts from 1."""
+
+    row: int
+    text: str
+    text_pair: str | None
+    label: str
+    answer: str
+    confidence: float | None
+
+
+class ModelEntry(_Part):
+    """Hold everything measured of one model, predictions file or endpoint.
+
+    Attributes:
+        metrics: figures of quality and fidelity by name.
+        confusion: `[C, C]`, rows with label i that were answered j.
+        right: a digit per row, 1 where the answer is the label.
+    """
+
+    model: str
+    kind: Literal["model", "predictions", "endpoint"]
+    architecture: str | None
+    fingerprint: str | None
+    max_length: int | None
+    teacher: str | None
+    labels_only: str | None
+    metrics: dict[str, float | None]
+    intervals: dict[str, tuple[float | None, float | None]]
+    cost: CostEntry
+    inputs: InputStatistics | None
+    in_domain: InDomainScore | None = Field(validation_alias="home", serialization_alias="home")
+    per_class: list[ClassEntry]
+    confusion: list[list[int]]
+    coverage: list[CoveragePoint] | None
+    calibration: CalibrationEntry | None
+    slices: list[Slice]
+    mistakes: list[MistakeEntry]
+    right: str
+
+    def value(self, name: str) -> float | None:
+        """Return a figure of quality, fidelity or cost by its name."""
+        return self.metrics[name] if name in self.metrics else self.cost.value(name)
+
+
+class PairEntry(_Part):
+    """Compare two models on the same rows; `difference` is the second's accuracy less the first's."""
+
+    first: str
+    second: str
+    difference: Interval
+    both: int
+    only_first: int
+    only_second: int
+    p_value: float
+    sentence: str
+
+
+class Gate(_Part):
+    """Record whether a model met a threshold, or is no worse than an earlier evaluation of it."""
+
+    model: str
+    kind: Literal["fail_under", "fail_over", "baseline"]
+    metric: str
+    threshold: float
+    value: int | float | None  # parameters and bytes are written as whole numbers
+    passed: bool
+    why: str
+
+    @property
+    def name(self) -> str:
+        """Return the gate as it was asked for, such as `fail-under accuracy=0.9`."""
+        return f"{self.kind.replace('_', '-')} {self.metric}={self.threshold:g}"
+
+
+class EvaluationDocument(_Part):
+    """Hold an evaluation of one or more models on one split.
+
+    Attributes:
+        sampled_from: rows of the whole split where only a sample was scored.
+        replicates: bootstrap samples behind each interval.
+    """
+
+    schema_version: Literal["distilkit.evaluation/2"] = Field(
+        validation_alias="schema", serialization_alias="schema"
+    )
+    dataset: str
+    split: str
+    rows: int
+    sampled_from: int | None
+    fingerprint: str
+    classes: list[ClassCount]
+    device: str
+    precision: str | None
+    threads: int
+    confidence: float
+    replicates: int
+    seed: int
+    models: list[ModelEntry]
+    pairs: list[PairEntry]
+    gates: list[Gate]
+
+    @model_validator(mode="after")
+    def _check_rows(self) -> "EvaluationDocument":
+        for entry in self.models:
+            if len(entry.right) != self.rows:
+                raise ValueError(f"{entry.model} has answers to {len(entry.right)} of {self.rows} rows")
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the document as plain dictionaries and lists, keys in the order of the schema."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+def describe_error(error: ValidationError) -> str:
+    """Return the first problem of a document that does not fit the schema, on one line."""
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(map(str, problem["loc"]))
+    return f"{path}: {problem['msg']}" if path else problem["msg"]
