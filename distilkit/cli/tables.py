@@ -1,19 +1,21 @@
 """Tables and text of what the commands return."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
 from distilkit.reports import summary
-from distilkit.reports.document import EvaluationDocument
+
+if TYPE_CHECKING:  # help must not wait for pydantic and numpy
+    from distilkit.reports.document import EvaluationDocument
 
 PAIRS = 6  # that are told under the table; the document has all of them
 
 
-def evaluation_table(document: EvaluationDocument) -> Table:
+def evaluation_table(document: "EvaluationDocument") -> Table:
     """The models of an evaluation side by side, a row each, and what their differences are worth."""
     rows = summary.pluralize(document.rows, "row")
     title = ", ".join([f"{document.dataset} {document.split}", rows, *summary.device_settings(document)])

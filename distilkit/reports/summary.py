@@ -1,8 +1,10 @@
 """An evaluation as Markdown, for a pull request, and the text that its tables share."""
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from distilkit.reports.document import EvaluationDocument, ModelEntry
+if TYPE_CHECKING:  # help must not wait for pydantic and numpy
+    from distilkit.reports.document import EvaluationDocument, ModelEntry
 
 VERDICTS = {True: "pass", False: "**fail**"}
 # The figures of the short tables: a figure's name, its heading and its format.
@@ -23,7 +25,7 @@ COUNTS = ("parameters", "bytes")
 WITH_INTERVAL = ("accuracy", "gap_recovered")
 
 
-def markdown(document: EvaluationDocument) -> str:
+def markdown(document: "EvaluationDocument") -> str:
     """Return a table of the models, a sentence for each pair, and the gates."""
     columns = shown_columns(document.models)
     lines = [
@@ -46,13 +48,13 @@ def markdown(document: EvaluationDocument) -> str:
     return "\n".join(lines) + "\n"
 
 
-def device_settings(document: EvaluationDocument) -> list[str]:
+def device_settings(document: "EvaluationDocument") -> list[str]:
     """Return device, precision (where a model was run) and threads."""
     precision = [document.precision] if document.precision else []
     return [document.device, *precision, pluralize(document.threads, "thread")]
 
 
-def describe_domain_shifts(document: EvaluationDocument) -> list[str]:
+def describe_domain_shifts(document: "EvaluationDocument") -> list[str]:
     """Return a sentence for each run that was trained on another dataset: its accuracy and inputs on both."""
     sentences = []
     for entry in document.models:
@@ -86,7 +88,7 @@ def format_interval(
     return "" if low is None or high is None else f"{format_value(low)} to {format_value(high)}"
 
 
-def shown_columns(entries: Sequence[ModelEntry]) -> dict[str, str]:
+def shown_columns(entries: Sequence["ModelEntry"]) -> dict[str, str]:
     """Return names and headings of the figures of `SHOWN` that at least one of the models has."""
     columns = {
         name: heading
@@ -98,7 +100,9 @@ def shown_columns(entries: Sequence[ModelEntry]) -> dict[str, str]:
     return columns
 
 
-def format_cell(entry: ModelEntry, name: str, format_count: Callable[[float], str] = "{:,.0f}".format) -> str:
+def format_cell(
+    entry: "ModelEntry", name: str, format_count: Callable[[float], str] = "{:,.0f}".format
+) -> str:
     """Return a figure as text, with its interval where readers ask for it first.
 
     Args:
