@@ -18,7 +18,7 @@ from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
 
 
 def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
-    """Fine-tune `config.model` on the training split; the validation split picks the epoch that is kept.
+    """Fine-tune `config.model` on the training split; the validation split picks the best epoch.
 
     Returns:
         The run in `config.output_dir`.
@@ -26,7 +26,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     Raises:
         UserError: on anything wrong with the options, the data, the model or the output folder.
     """
-    given, config = config, resolve(config)
+    requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite)
     precision = resolve_precision(config.precision, default_device())
     source = find_model(config.model)
@@ -37,7 +37,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     model, new = load_for_training(source, data.names)
     origin = f"{source.name}" + (f"; new: {', '.join(new)}" if new else "")
     reporter.note(f"model: {type(model).__name__} from {origin}")
-    config = clamp_max_length(given, config, [(tokenizer, model)])
+    config = clamp_max_length(requested, config, [(tokenizer, model)])
     accelerator = make_accelerator(precision)
     loss = DistillationLoss(alpha=1.0)
     job = Job(

@@ -32,7 +32,7 @@ class LayerLosses(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """Their sum, each with weight 1 as in the paper."""
+        """Return their sum, each with weight 1 as in the paper."""
         return self.embedding + self.hidden + self.attention
 
 
@@ -40,18 +40,18 @@ class LayerLosses(NamedTuple):
 
 
 def hidden_loss(student_states: Tensor, teacher_states: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean squared error of the states of one layer, or of the embeddings' output.
+    """Compute the mean squared error of the states of a layer, or of the embeddings' output.
 
     `MSE(H_student W_h, H_teacher)`, Jiao et al. 2020, "TinyBERT: Distilling BERT for Natural Language
     Understanding", equations 8 (layers) and 9 (embeddings); `W_h` has been applied already (`Projected`).
-    Mean over width, over the real tokens of a row, over rows.
+    The mean is taken over width, then over the real tokens of a row, then over rows.
 
     Args:
         student_states: float `[N, L, W]`.
         teacher_states: float `[N, L, W]`, without gradient.
         attention_mask: `[N, L]`, 1 for real tokens; each row has one at least.
     """
-    _check_alike("states", student_states, teacher_states, 3)
+    _check_same_shape("states", student_states, teacher_states, 3)
     mask = attention_mask.bool()
     if mask.shape != student_states.shape[:2]:
         raise ValueError(f"attention_mask {tuple(mask.shape)} does not fit {tuple(student_states.shape)}")
@@ -60,7 +60,7 @@ def hidden_loss(student_states: Tensor, teacher_states: Tensor, attention_mask: 
 
 
 def attention_loss(student_scores: Tensor, teacher_scores: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean squared error of one layer's attention scores, before the softmax.
+    """Compute the mean squared error of a layer's attention scores, before the softmax.
 
     `1/h * sum over heads of MSE(A_student, A_teacher)`, Jiao et al. 2020, equation 7. Mean over heads, over
     the pairs of a real query and a real key of a row, over rows.
@@ -70,7 +70,7 @@ def attention_loss(student_scores: Tensor, teacher_scores: Tensor, attention_mas
         teacher_scores: float `[N, H, L, L]`, without gradient; as many heads.
         attention_mask: `[N, L]`, 1 for real tokens; each row has one at least.
     """
-    _check_alike("scores", student_scores, teacher_scores, 4)
+    _check_same_shape("scores", student_scores, teacher_scores, 4)
     mask = attention_mask.bool()
     if mask.shape != student_scores.shape[::2] or mask.shape[1] != student_scores.shape[3]:
         raise ValueError(f"attention_mask {tuple(mask.shape)} does not fit {tuple(student_scores.shape)}")
@@ -80,7 +80,7 @@ def attention_loss(student_scores: Tensor, teacher_scores: Tensor, attention_mas
 
 
 def patient_loss(student_states: Sequence[Tensor], teacher_states: Sequence[Tensor]) -> Tensor:
-    """Mean squared error of the normalised [CLS] states of the mapped layers.
+    """Compute the mean squared error of the normalised [CLS] states of the mapped layers.
 
     `mean of (h_student / ||h_student|| - h_teacher / ||h_teacher||)^2`, Sun et al. 2019, "Patient Knowledge
     Distillation for BERT Model Compression", equation 7. Mean over rows, layers **and** width, as in the
@@ -95,14 +95,14 @@ def patient_loss(student_states: Sequence[Tensor], teacher_states: Sequence[Tens
         F.normalize(torch.stack([states[:, 0] for states in layers]).float(), dim=-1)
         for layers in (student_states, teacher_states)
     )
-    _check_alike("[CLS] states", student, teacher, 3)
+    _check_same_shape("[CLS] states", student, teacher, 3)
     return F.mse_loss(student, teacher)
 
 
 def layer_losses(
     student: Layers, teacher: Layers, attention_mask: Tensor, layer_map: Sequence[int]
 ) -> LayerLosses:
-    """The losses of TinyBERT's first stage: embeddings, and every student layer with its teacher's.
+    """Compute the losses of TinyBERT's first stage: embeddings, and every student layer with its teacher's.
 
     Args:
         student: with states of the teacher's width.
@@ -110,12 +110,12 @@ def layer_losses(
         layer_map: per layer of the student the number, from 1, of the teacher's.
     """
     hidden = [
-        hidden_loss(student.states[own], teacher.states[theirs], attention_mask)
-        for own, theirs in enumerate(layer_map, start=1)
+        hidden_loss(student.states[student_layer], teacher.states[teacher_layer], attention_mask)
+        for student_layer, teacher_layer in enumerate(layer_map, start=1)
     ]
     attention = [
-        attention_loss(scores, teacher.scores[theirs - 1], attention_mask)
-        for scores, theirs in zip(student.scores, layer_map, strict=True)
+        attention_loss(scores, teacher.scores[teacher_layer - 1], attention_mask)
+        for scores, teacher_layer in zip(student.scores, layer_map, strict=True)
     ]
     return LayerLosses(
         embedding=hidden_loss(student.states[0], teacher.states[0], attention_mask),
@@ -124,7 +124,7 @@ def layer_losses(
     )
 
 
-def _check_alike(what: str, student: Tensor, teacher: Tensor, dimensions: int) -> None:
+def _check_same_shape(what: str, student: Tensor, teacher: Tensor, dimensions: int) -> None:
     if student.ndim != dimensions or student.shape != teacher.shape:
         raise ValueError(
             f"student {what} {tuple(student.shape)} and teacher {what} {tuple(teacher.shape)} differ in "
@@ -138,14 +138,14 @@ def _check_alike(what: str, student: Tensor, teacher: Tensor, dimensions: int) -
 def layer_map(
     teacher_layers: int, student_layers: int, copied_layers: Sequence[int] | None = None
 ) -> list[int]:
-    """Per layer of the student the number, from 1, of the teacher's layer that it is matched with.
+    """Return, per layer of the student, the number from 1 of the teacher's layer it is matched with.
 
-    Evenly spaced, the last with the last: 4 of 12 gives 3, 6, 9, 12 (Jiao et al. 2020, `g(m) = 3m`). Where
-    the numbers do not divide, `m * teacher_layers / student_layers` is rounded.
+    They are evenly spaced, the last with the last: 4 of 12 gives 3, 6, 9, 12 (Jiao et al. 2020,
+    `g(m) = 3m`). Where the counts do not divide, `m * teacher_layers / student_layers` is rounded.
 
-    A student that was made of the teacher's layers has their attention heads, which have nothing to do with
-    those of other layers. So each of its layers is matched with the one that it was made of, except the last,
-    which is matched with the last: what the head reads has to come out of it.
+    A student copied from the teacher's layers has their attention heads, which are unrelated to those of
+    other layers. So each of its layers is matched with the layer it was copied from, except the last, which
+    is matched with the teacher's last: its output has to serve the head.
 
     Args:
         picked: the teacher's layers, from 0, that the student's were copied from.

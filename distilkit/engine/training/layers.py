@@ -1,4 +1,4 @@
-"""What an encoder computes on its way to the logits, and losses that match a student's to its teacher's.
+"""Layers of an encoder, seen from inside, and losses that match a student's with its teacher's.
 
 Every loss is a mean over a row's real tokens (or pairs of them) first, and then over rows: neither padding
 nor what a row is batched with changes its value.
@@ -24,20 +24,20 @@ from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved, autocast
 from distilkit.models.loading import hushed
 
-TOKENS = 4096  # of a batch that is scored: what its layers gave is all in memory at once
+MAX_SCORED_TOKENS = 4096  # of a batch that is scored: the output of all its layers is in memory at once
 
 
-SCORES = "distilkit_scores"  # the attention implementation that hands out scores before the softmax
+SCORES = "distilkit_scores"  # the attention implementation that returns scores before the softmax
 
 
 # --- seeing inside -----------------------------------------------------------------------------------------
 
 
 def run_layers(model: nn.Module, batch: Mapping[str, Tensor], *, scores: bool = True) -> Layers:
-    """Run an encoder of transformers on what it takes of a batch, and keep what its layers gave.
+    """Run an encoder of transformers on a batch and return what its layers compute.
 
-    Outputs are those of its own attention. With `scores`, another implementation of it is in place for the
-    time of this call, which needs memory for the scores of all layers.
+    The outputs do not change. With `scores`, this call uses another implementation of attention, which needs
+    memory for the scores of all layers.
 
     Raises:
         UserError: when the model has no layers to show, or an attention that cannot be exchanged.
@@ -63,11 +63,11 @@ def run_layers(model: nn.Module, batch: Mapping[str, Tensor], *, scores: bool = 
 
 
 class Projected(nn.Module):
-    """A student and the projection of its states to the teacher's width, to be trained as one.
+    """Join a student and the projection of its states to the teacher's width, to train them as one.
 
     `W_h` of Jiao et al. 2020, equation 8: one matrix without bias for the embeddings and all layers, as their
-    `task_distill.py` has one (there with a bias). Nothing where the widths are equal. The student is kept
-    and the projection thrown away.
+    `task_distill.py` has one (there with a bias). Equal widths need none. The projection is dropped after
+    training.
     """
 
     def __init__(self, student: nn.Module, student_width: int, teacher_width: int) -> None:
@@ -78,7 +78,7 @@ class Projected(nn.Module):
             self.projection = nn.Linear(student_width, teacher_width, bias=False)
 
     def forward(self, batch: Mapping[str, Tensor], *, scores: bool = True) -> Layers:
-        """The student's layers, with states of the teacher's width."""
+        """Return the student's layers, with states of the teacher's width."""
         layers = run_layers(self.student, batch, scores=scores)
         return layers._replace(states=tuple(map(self.projection, layers.states)))
 
@@ -100,40 +100,40 @@ class LayerPair:
     scores: bool
 
     def forward(self, student: nn.Module, batch: Mapping[str, Tensor]) -> tuple[Layers, Layers]:
-        """The layers of the student (`self.student`, as the loop hands it back), and the teacher's."""
+        """Return the layers of the student (`self.student`, as the loop passes it) and the teacher's."""
         with torch.no_grad():
             theirs = run_layers(self.teacher, batch, scores=self.scores)
         return student(batch, scores=self.scores), theirs
 
-    def losses(self, seen: tuple[Layers, Layers], batch: Mapping[str, Tensor]) -> LayerLosses:
-        """`layer_losses` of what `forward` saw."""
-        return layer_losses(*seen, batch["attention_mask"], self.layer_map)
+    def losses(self, output: tuple[Layers, Layers], batch: Mapping[str, Tensor]) -> LayerLosses:
+        """Compute `layer_losses` of what `forward` returned."""
+        return layer_losses(*output, batch["attention_mask"], self.layer_map)
 
-    def patient_loss(self, seen: tuple[Layers, Layers]) -> Tensor:
-        """`patient_loss` of what `forward` saw, over the layers of the map."""
-        student, teacher = seen
-        own = student.states[1 : 1 + len(self.layer_map)]
-        return patient_loss(own, [teacher.states[theirs] for theirs in self.layer_map])
+    def patient_loss(self, output: tuple[Layers, Layers]) -> Tensor:
+        """Compute `patient_loss` of what `forward` returned, over the mapped layers."""
+        student, teacher = output
+        student_states = student.states[1 : 1 + len(self.layer_map)]
+        return patient_loss(student_states, [teacher.states[layer] for layer in self.layer_map])
 
     @torch.inference_mode()
     def score(self, rows: Encoded, precision: Resolved) -> dict[str, float]:
-        """Mean losses over rows, the student in eval mode; `layer_loss` is the total."""
+        """Compute mean losses over rows, the student in eval mode; `layer_loss` is the total."""
         device = next(self.student.parameters()).device
         rows, training = rows.to(device), self.student.training
         sums = torch.zeros(3, device=device)
         self.student.eval()
-        for indices in token_batches(rows.lengths, TOKENS):
+        for indices in token_batches(rows.lengths, MAX_SCORED_TOKENS):
             batch = rows.inputs(indices)
             with autocast(device, precision):
-                seen = self.forward(self.student, batch)
-            sums += torch.stack(self.losses(seen, batch)) * len(indices)
+                output = self.forward(self.student, batch)
+            sums += torch.stack(self.losses(output, batch)) * len(indices)
         self.student.train(training)
         parts = dict(zip(LayerLosses._fields, (sums / len(rows)).tolist(), strict=True))
         return {"layer_loss": sum(parts.values()), **{f"{name}_loss": part for name, part in parts.items()}}
 
     @property
-    def numbers(self) -> str:
-        """The student's and the teacher's layers as `1-3, 2-6`."""
+    def pairing(self) -> str:
+        """Return the student's and the teacher's layers as `1-3, 2-6`."""
         return ", ".join(f"{student}-{teacher}" for student, teacher in enumerate(self.layer_map, start=1))
 
 
@@ -154,9 +154,9 @@ class LayerMatchingLoss:
 
     @property
     def formula(self) -> str:
-        """The loss, as every run prints and saves it."""
+        """Return the loss, as every run prints and saves it."""
         return (
-            f"loss = MSE(embeddings) + sum over layers {self.pair.numbers} of "
+            f"loss = MSE(embeddings) + sum over layers {self.pair.pairing} of "
             "MSE(states) + MSE(attention scores)"
         )
 
@@ -185,14 +185,14 @@ class PatientLoss:
 
     @property
     def formula(self) -> str:
-        """The loss with its numbers, as every run prints and saves it."""
-        matching = f"MSE(normalised [CLS] of layers {self.pair.numbers})"
+        """Return the loss with its numbers, as every run prints and saves it."""
+        matching = f"MSE(normalised [CLS] of layers {self.pair.pairing})"
         return f"{self.distillation.formula} + {self.beta:g} * {matching}"
 
 
 @contextmanager
 def _yielding_scores(model: Any) -> Iterator[None]:
-    """Within it the model's attention answers with scores in the place of weights."""
+    """Make the model's attention return scores instead of weights."""
     before = getattr(model.config, "_attn_implementation", None)
     with hushed():
         model.set_attn_implementation(SCORES)
@@ -215,9 +215,9 @@ def _attention_with_scores(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **others: Any,
+    **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Attention as transformers' "eager" one, which answers with its scores in the place of its weights.
+    """Compute attention as transformers' "eager" one does, but return its scores instead of its weights.
 
     Args:
         query: `[N, H, L, W]`, as are `key` and `value`.

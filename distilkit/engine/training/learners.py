@@ -49,7 +49,7 @@ class Learner(Protocol):
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate of the last step."""
+        """Return the learning rate of the last step."""
 
     def flush(self, students: Sequence[int]) -> None:
         """Write what the steps have changed into these students."""
@@ -164,7 +164,7 @@ class Stack(Protocol):
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
         """Return logits in training, `[K, N, C]`."""
 
-    def hand_back(self, numbers: Sequence[int]) -> None:
+    def hand_back(self, students: Sequence[int]) -> None:
         """Copy the stacked weights into these students."""
 
 

@@ -179,7 +179,7 @@ class EarlyStopping:
 
     @property
     def ended(self) -> bool:
-        """Whether patience has run out."""
+        """Return whether patience has run out."""
         return self._patience is not None and self._epochs_since >= self._patience
 
 

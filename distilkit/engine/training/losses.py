@@ -141,7 +141,7 @@ class DistillationLoss:
 
     @cached_property
     def alpha_range(self) -> tuple[float, float]:
-        """The least and the greatest weight that the hard loss ever has."""
+        """Return the least and the greatest weight that the hard loss ever has."""
         values = [self.alpha] if self.alpha_end is None else [self.alpha, self.alpha_end]
         joined = torch.cat(
             [torch.as_tensor(value, dtype=torch.float64).reshape(-1).cpu() for value in values]
@@ -150,17 +150,17 @@ class DistillationLoss:
 
     @property
     def reads_labels(self) -> bool:
-        """Whether any label is ever weighed."""
+        """Return whether any label is ever weighed."""
         return self.alpha_range[1] > 0
 
     @property
     def reads_teacher(self) -> bool:
-        """Whether any teacher logit is ever weighed."""
+        """Return whether any teacher logit is ever weighed."""
         return self.alpha_range[0] < 1
 
     @property
     def unweighed_parts(self) -> frozenset[str]:
-        """Names of `EpochRecord`'s parts that alpha leaves out from the first step to the last."""
+        """Return the names of the loss parts that alpha leaves out from the first step to the last."""
         parts = {"hard_loss": self.reads_labels, "soft_loss": self.reads_teacher}
         return frozenset(name for name, is_read in parts.items() if not is_read)
 
@@ -214,7 +214,7 @@ class DistillationLoss:
 
     @property
     def formula(self) -> str:
-        """The loss with its numbers, as every run prints and saves it."""
+        """Return the loss with its numbers, as every run prints and saves it."""
         assert not isinstance(self.alpha, Tensor)
         hard, soft = "CE(student, labels)", "MSE(student_logits, teacher_logits)"
         if self.labelled_share < 1:

@@ -333,7 +333,7 @@ class _Doctor:
         else:
             teaching = TeacherEnsemble(config, [teacher], [columns], judged, self.precision, self.reporter)
             try:
-                answers = teaching.answers("validation").argmax(dim=1).numpy()
+                answers = teaching.logits("validation").argmax(dim=1).numpy()
             except UserError as error:
                 self._add([models.broken_teacher(str(error))], "teacher")
                 return None

@@ -39,7 +39,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     Raises:
         UserError: as `distill`.
     """
-    given, config = config, resolve(config)
+    requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite)
     precision = resolve_precision(config.precision, default_device())
     source = find_model(config.teacher[0])
@@ -52,7 +52,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     encoder: Any = student.model.base_model  # without the head
     pair = pair_layers(config, student, teacher)
     readers = [(teacher.tokenizer, model), (student.tokenizer, student.model)]
-    config = clamp_max_length(given, config, readers)
+    config = clamp_max_length(requested, config, readers)
 
     def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
         assert config.max_length

@@ -152,9 +152,9 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
     teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
     teacher_logits: Tensor | None = None
     if reads_logits:
-        teacher_logits = torch.cat([ensemble.answers(split) for split in splits])
+        teacher_logits = torch.cat([ensemble.logits(split) for split in splits])
         if "validation" not in data.labels_of:
-            data = data.labelled("validation", ensemble.answers("validation").argmax(dim=1))
+            data = data.labelled("validation", ensemble.logits("validation").argmax(dim=1))
 
     inputs = DistillationInputs(
         configs,

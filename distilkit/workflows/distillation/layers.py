@@ -25,14 +25,16 @@ class Rows(NamedTuple):
 
 
 def pair_layers(config: DistillConfig, student: Student, teacher: Classifier) -> LayerPair:
-    """The teacher beside the student, and which of its layers go with the student's.
+    """Pair the teacher with the student, and map its layers to the student's.
 
     Raises:
         UserError: when one of them shows no layers, or they cannot be compared.
     """
     scores = config.method != "pkd"
-    mine, theirs = (_probe(one.model, one.tokenizer, scores) for one in (student, teacher))
-    numbers = layer_map(len(theirs.states) - 1, len(mine.states) - 1, student.copied_layers)
+    mine, theirs = (
+        _probe(classifier.model, classifier.tokenizer, scores) for classifier in (student, teacher)
+    )
+    mapped_layers = layer_map(len(theirs.states) - 1, len(mine.states) - 1, student.copied_layers)
     if scores and mine.scores[0].shape[1] != theirs.scores[0].shape[1]:
         raise UserError(
             f"--method {config.method} compares attention head by head, but the student has "
@@ -41,15 +43,15 @@ def pair_layers(config: DistillConfig, student: Student, teacher: Classifier) ->
             + ("." if config.method == "general" else ", or --method pkd.")
         )
     if config.method == "pkd":
-        numbers = numbers[:-1]
-        if not numbers:
+        mapped_layers = mapped_layers[:-1]
+        if not mapped_layers:
             raise UserError(
                 "--method pkd leaves the last layer to the logits, and the student has no other. "
                 "Use --layers 2 or more, or --method logits."
             )
     widths = mine.states[-1].shape[-1], theirs.states[-1].shape[-1]
     teacher.model.eval()
-    return LayerPair(teacher.model, Projected(student.model, *widths), numbers, scores)
+    return LayerPair(teacher.model, Projected(student.model, *widths), mapped_layers, scores)
 
 
 def _probe(model: Any, tokenizer: Tokenizer, scores: bool) -> Layers:
@@ -66,7 +68,7 @@ def shared_rows(
     rows: Rows,
     encode_for: Callable[[Tokenizer, Any], Rows],
 ) -> Rows:
-    """`rows`, which the student reads, with what the teacher reads beside it, such as segments.
+    """Return the student's `rows` with the inputs that only the teacher reads, such as segments.
 
     Args:
         encode_for: the same rows for another tokenizer and model.

@@ -93,7 +93,7 @@ def _outcome(future: "Future[Any]") -> Any:
 
 
 def results_or_raise(names: Sequence[str], outcomes: Sequence[Result | UserError]) -> list[Result]:
-    """The results.
+    """Return the results.
 
     Raises:
         UserError: when some are errors, with each under its name.

@@ -30,75 +30,80 @@ from distilkit.progress import Reporter
 
 
 def load_teachers(config: DistillConfig, runs: bool) -> list[NamedTokenizer]:
-    """The teachers, as much of them as is needed: nothing, a tokenizer, or all.
+    """Load as much of the teachers as is needed: nothing, a tokenizer, or everything.
 
-    Where they do not run the first is loaded, and only where the student starts from it.
+    If they do not run, only the first is loaded, and only if the student starts from it.
     """
     takes_weights = config.init == "teacher"
     takes_tokenizer = config.vocabulary == "teacher" or (
         config.student != "bilstm" and config.init == "random"
     )
-    wanted = config.teacher if runs else config.teacher[: takes_weights or takes_tokenizer]
+    names = config.teacher if runs else config.teacher[: takes_weights or takes_tokenizer]
     load = load_classifier if runs or takes_weights else load_named_tokenizer
-    return [load(find_model(name)) for name in wanted]
+    return [load(find_model(name)) for name in names]
 
 
 def match_classes(teacher: Classifier, data: TextData, reporter: Reporter) -> list[int]:
-    """The teacher's class for each class of the data. Raises `UserError` where they cannot be matched."""
+    """Return the teacher's class for each class of the data.
+
+    Raises:
+        UserError: when they cannot be matched.
+    """
     who = f"the teacher {teacher.name}"
-    columns, by_name = match_labels(teacher.class_names, data.names, who)
+    class_order, by_name = match_labels(teacher.class_names, data.names, who)
     if not by_name:
         reporter.note(
             f"labels: {who} and the data share no class names, so their ids are taken to be the same"
         )
-    return columns
+    return class_order
 
 
 @dataclass(frozen=True)
 class TeacherEnsemble:
-    """Teachers that are loaded whole, and the data that they speak of.
+    """Label the rows of `data` with the weighted mean of several teachers' logits.
 
-    `columns` are each teacher's class for each class of the data (`match_classes`).
+    Attributes:
+        class_orders: per teacher its class for each class of the data (`match_classes`).
     """
 
     config: DistillConfig
     teachers: Sequence[Classifier]
-    columns: Sequence[list[int]]
+    class_orders: Sequence[list[int]]
     data: TextData
     precision: Resolved
     reporter: Reporter
 
     @cached_property
     def shares(self) -> list[float]:
-        """Of the teachers in the mean."""
+        """Return the weight of each teacher in the mean; they add up to 1."""
         weights = self.config.teacher_weight or (1.0,) * len(self.teachers)
         return [weight / sum(weights) for weight in weights]
 
     @property
     def facts(self) -> list[dict[str, Any]]:
-        """The teachers as `environment.json` names them."""
+        """Return the teachers as `environment.json` names them."""
         return [
             {"name": teacher.name, "fingerprint": teacher.fingerprint, "share": share}
             for teacher, share in zip(self.teachers, self.shares, strict=True)
         ]
 
     def keys(self, split: str) -> list[bytes]:
-        """What the logits of each row of a split are stored under."""
+        """Return the cache keys of a split's rows."""
         pairs = self.data.pairs(split)
         texts = read_through(self.data.texts(split))
         return row_keys(texts, None if pairs is None else read_through(pairs))
 
-    def answers(self, split: str) -> Tensor:
-        """The weighted mean of the teachers' logits, float32 `[N, C]`, in the data's order of classes."""
+    def logits(self, split: str) -> Tensor:
+        """Return the teachers' weighted mean logits, float32 `[N, C]`, in the data's order of classes."""
         keys = self.keys(split)
         mean = torch.zeros(len(keys), len(self.data.names))
-        for number, columns in enumerate(self.columns):
-            mean += self.shares[number] * self._answers_of(number, keys, split)[:, columns]
+        for i, class_order in enumerate(self.class_orders):
+            mean += self.shares[i] * self._teacher_logits(i, keys, split)[:, class_order]
         return mean
 
-    def store(self, number: int) -> LogitStore:
-        """What is on disk of one teacher's logits."""
-        teacher = self.teachers[number]
+    def store(self, i: int) -> LogitStore:
+        """Open the cache entry of teacher `i`."""
+        teacher = self.teachers[i]
         assert self.config.max_length
         description = describe_teacher(
             teacher.name,
@@ -110,13 +115,13 @@ class TeacherEnsemble:
         )
         return LogitStore(cache_root(), teacher_key(description), description)
 
-    def _answers_of(self, number: int, keys: list[bytes], split: str) -> Tensor:
-        """One teacher's logits of a split, float32 `[N, C]`: stored ones, and computed ones."""
-        teacher, max_length, precision = self.teachers[number], self.config.max_length, self.precision
+    def _teacher_logits(self, i: int, keys: list[bytes], split: str) -> Tensor:
+        """Return the logits of teacher `i`, float32 `[N, C]`, cached or computed."""
+        teacher, max_length, precision = self.teachers[i], self.config.max_length, self.precision
         name, kind = teacher.name, "" if split == "train" else f"{split} "
         assert max_length
         model: torch.nn.Module = teacher.model
-        store = self.store(number)
+        store = self.store(i)
         note = self.reporter.note
 
         def compute(positions: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:

@@ -72,10 +72,10 @@ def _check_one_kind(configs: Sequence[DistillConfig]) -> None:
         if info.json_schema_extra["panel"] in ("Loss", "Training", "Output") and name != "precision":
             continue
         values = [getattr(config, name) for config in configs]
-        if other := [value for value in values if value != values[0]]:
+        if different := [value for value in values if value != values[0]]:
             raise UserError(
                 f"students that are distilled together share {flag(name)}, but here it is {values[0]!r} and "
-                f"{other[0]!r}. Distill these one after the other."
+                f"{different[0]!r}. Distill these one after the other."
             )
     folders = [config.output_dir.resolve() for config in configs]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:

@@ -50,12 +50,12 @@ class Job:
 
     @property
     def metric(self) -> str:
-        """What picks the best epoch."""
+        """Return the metric that picks the best epoch."""
         return "layer_loss" if self.objective == "layers" else self.data.metric
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether a higher metric is better."""
+        """Return whether a higher metric is better."""
         return self.objective == "logits"
 
 

@@ -264,7 +264,7 @@ class Calibration:
 
     @property
     def scores(self) -> dict[str, float]:
-        """The validation scores that calibration changes."""
+        """Return the validation scores that calibration changes."""
         return {"loss": self.facts.loss} if self.facts else {}
 
 
