@@ -59,6 +59,9 @@ def rows(copies: int = 2) -> list[dict[str, Any]]:
     return negative + positive
 
 
+LABELS = [row["label"] for row in rows(1)]
+
+
 def noisy_rows() -> list[dict[str, Any]]:
     """104 sentences, 13 times the same 8: 3 of each have the other label, so that nobody is always right."""
     values = rows(13)
@@ -82,6 +85,14 @@ def write_jsonl(file: Path, values: Sequence[dict[str, Any]]) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
     return file
+
+
+def write_predictions(folder: Path, answers: list[Any], scores: list[float] | None = None) -> str:
+    """Write a predictions file with a new name into `folder`."""
+    values = [{"label": answer} for answer in answers]
+    for value, score in zip(values, scores or [], strict=False):
+        value["score"] = score
+    return str(write_jsonl(folder / f"answers-{len(list(folder.iterdir()))}.jsonl", values))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -243,9 +254,24 @@ def teacher_run(sst2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
     return train(TrainConfig(dataset="sst2", data_dir=sst2_dir, output_dir=folder / "teacher", **options))
 
 
+@pytest.fixture(scope="session")
+def bilstm_runs(
+    sst2_dir: Path, teacher_run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, Run]:
+    """Train a BiLSTM by distillation, and the same one on labels alone; both are often wrong."""
+    from distilkit import DistillConfig, distill
+
+    sizes: dict[str, Any] = {"hidden_size": 6, "embedding_size": 6, "dataset": "sst2", "data_dir": sst2_dir}
+    folder = tmp_path_factory.mktemp("runs")
+    options = QUICK | sizes | {"teacher": str(teacher_run.path)}
+    distilled = distill(DistillConfig(**options, alpha=0, output_dir=folder / "distilled"))
+    options |= {"epochs": 1}
+    return distilled, distill(DistillConfig(**options, alpha=1, output_dir=folder / "labels"))
+
+
 @pytest.fixture
 def evaluating(sst2_dir: Path) -> Any:
-    """`evaluating(*models, **options)`: what `evaluate` is told of SST-2's layout, fp32 and no latency."""
+    """Return a function from models and options to the config of `evaluate`: SST-2, fp32, no latency."""
     from distilkit import EvaluateConfig
 
     def make(*models: Run | Path, **options: Any) -> EvaluateConfig:

@@ -1,14 +1,27 @@
 """`evaluate`: numbers that plain transformers confirms, side by side, and gates that hold."""
 
 import json
+import os
 import shutil
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import QUICK, MakeModel, Notes, lively, rows, tiny_bert, tiny_tokenizer, write_jsonl
+from conftest import (
+    LABELS,
+    QUICK,
+    MakeModel,
+    Notes,
+    lively,
+    rows,
+    tiny_bert,
+    tiny_tokenizer,
+    write_jsonl,
+    write_predictions,
+)
 from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -22,7 +35,7 @@ from distilkit.workflows.evaluation.gates import check_gates
 
 @pytest.fixture(scope="module")
 def student_run(sst2_dir: Path, teacher_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A BiLSTM of the teacher, trained so little that it is wrong now and then."""
+    """Train a BiLSTM so briefly that it makes mistakes."""
     sizes = {"hidden_size": 6, "embedding_size": 6}
     output_dir = tmp_path_factory.mktemp("runs") / "student"
     return distill(
@@ -38,15 +51,15 @@ def student_run(sst2_dir: Path, teacher_run: Run, tmp_path_factory: pytest.TempP
 
 @pytest.fixture(scope="module")
 def wrong_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A BERT that answers at random, and surely: a model that is often wrong."""
+    """Save a BERT with random weights, which is confident and often wrong."""
     folder = tmp_path_factory.mktemp("wrong")
     lively(tiny_bert(seed=4)).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 
 
-def predicted(folder: Path, values: Sequence[dict[str, Any]]) -> Tensor:
-    """Logits of plain transformers, a text at a time."""
+def predict(folder: Path, values: Sequence[dict[str, Any]]) -> Tensor:
+    """Return the logits of plain transformers, a text at a time."""
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
@@ -60,12 +73,12 @@ def predicted(folder: Path, values: Sequence[dict[str, Any]]) -> Tensor:
 def test_the_scores_are_those_of_plain_transformers(
     evaluating: Any, wrong_dir: Path, tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many tokens a forward pass reads: answers out of order would be other rows' answers."""
+    """Batches are sorted by length: answers in the wrong order would belong to other rows."""
     monkeypatch.setattr(inference, "TOKENS", dict.fromkeys(inference.TOKENS, tokens))
     (score,) = evaluate(evaluating(wrong_dir)).scores
-    logits, labels = predicted(wrong_dir, rows(1)), [row["label"] for row in rows(1)]
+    logits, labels = predict(wrong_dir, rows(1)), [row["label"] for row in rows(1)]
     answers = logits.argmax(dim=1).tolist()
-    right = sum(one == two for one, two in zip(answers, labels, strict=True))
+    right = sum(answer == label for answer, label in zip(answers, labels, strict=True))
     assert 0 < right < 8
     assert score.value("accuracy") == right / 8
     assert score.value("f1") == pytest.approx(f1_score(labels, answers))
@@ -74,7 +87,7 @@ def test_the_scores_are_those_of_plain_transformers(
     assert score.value("loss") == pytest.approx(loss, rel=1e-4)
 
 
-def test_a_model_is_described_with_its_size(evaluating: Any, wrong_dir: Path) -> None:
+def test_parameters_and_bytes_are_those_of_the_files(evaluating: Any, wrong_dir: Path) -> None:
     (score,) = evaluate(evaluating(wrong_dir)).scores
     model = tiny_bert()
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -93,7 +106,7 @@ def test_a_model_is_described_with_its_size(evaluating: Any, wrong_dir: Path) ->
 def test_evaluating_a_run_gives_the_metrics_it_was_saved_with(
     evaluating: Any, which: str, teacher_run: Run, student_run: Run
 ) -> None:
-    """A reload that is not what was trained, or another validation split, shows here."""
+    """A model loaded with other weights, or another validation split, shows here."""
     run = teacher_run if which == "teacher" else student_run
     (score,) = evaluate(evaluating(run)).scores
     saved = run.metrics["validation"]
@@ -110,10 +123,10 @@ def test_evaluating_a_run_gives_the_metrics_it_was_saved_with(
     )  # what the run was trained with
 
 
-def test_trap_6_a_model_with_its_labels_in_another_order_is_scored_by_name(
+def test_a_model_with_another_class_order_is_scored_by_class_name(
     evaluating: Any, teacher_run: Run, tmp_path: Path
 ) -> None:
-    """By position a perfect model scores nothing at all."""
+    """Compared by position, a perfect model would score 0."""
     model = AutoModelForSequenceClassification.from_pretrained(teacher_run.model_path)
     with torch.no_grad():
         for parameter in model.classifier.parameters():
@@ -128,28 +141,26 @@ def test_trap_6_a_model_with_its_labels_in_another_order_is_scored_by_name(
     assert turned.value("agreement") == 1.0
 
 
-def test_trap_14_hidden_labels_are_refused_and_not_scored(evaluating: Any, teacher_run: Run) -> None:
+def test_hidden_labels_are_refused_and_not_scored(evaluating: Any, teacher_run: Run) -> None:
     with pytest.raises(UserError, match="-1"):
         evaluate(evaluating(teacher_run, split="test"))
     assert not (teacher_run.path / "evaluation" / "sst2-test.json").exists()
 
 
-def test_a_split_of_ones_own_with_one_class_only_takes_the_models_classes(
+def test_a_local_split_with_only_one_class_uses_the_class_ids_of_the_model(
     make_bert: MakeModel, tmp_path: Path
 ) -> None:
-    """Classes read off a split in which one is missing would shift every id."""
+    """Class ids read from a split that lacks a class would all be shifted."""
     data = write_jsonl(tmp_path / "data" / "test.jsonl", [{"text": "no fun", "label": "good"}] * 3).parent
     model = make_bert(names=("bad", "good", "so-so"))
     config = EvaluateConfig(models=(str(model),), data_dir=data, split="test", precision="fp32")
     (score,) = evaluate(config).scores
-    answer = int(predicted(model, [{"sentence": "no fun"}]).argmax())
+    answer = int(predict(model, [{"sentence": "no fun"}]).argmax())
     assert score.value("accuracy") == float(answer == 1) and score.value("f1") is None
 
 
-def test_a_held_out_validation_split_is_the_one_that_was_trained_without(
-    make_bert: MakeModel, tmp_path: Path
-) -> None:
-    """Scored on other rows than were held out, a student is scored on what it was trained on."""
+def test_the_held_out_rows_are_those_that_training_left_out(make_bert: MakeModel, tmp_path: Path) -> None:
+    """Another choice of rows would score a student on its training data."""
     values = [{"text": f"{row['sentence']} {i}", "label": row["label"]} for i, row in enumerate(rows(5))]
     data = write_jsonl(tmp_path / "imdb" / "train.jsonl", values).parent
     options = QUICK | {"hidden_size": 6, "embedding_size": 6, "epochs": 1}
@@ -163,31 +174,31 @@ def test_a_held_out_validation_split_is_the_one_that_was_trained_without(
     assert measured.scores[0].value("loss") == pytest.approx(run.metrics["validation"]["loss"], rel=1e-4)
 
 
-def test_only_some_rows_are_the_same_rows_for_every_model(evaluating: Any, wrong_dir: Path) -> None:
+def test_a_sample_is_the_same_for_every_model(evaluating: Any, wrong_dir: Path) -> None:
     first, second = (evaluate(evaluating(wrong_dir, max_eval_samples=4)) for _ in range(2))
     assert first.rows == 4
     assert first.scores[0].value("loss") == second.scores[0].value("loss")
 
 
-def test_a_model_of_other_classes_is_refused(evaluating: Any, make_bert: MakeModel) -> None:
+def test_a_model_with_a_different_number_of_classes_is_refused(evaluating: Any, make_bert: MakeModel) -> None:
     with pytest.raises(UserError, match="3 classes"):
         evaluate(evaluating(make_bert(names=("a", "b", "c"))))
 
 
-# --- beside the teacher ------------------------------------------------------------------------------------
+# --- compared with the teacher ----------------------------------------------------------------------------
 
 
-def agreement_by_hand(one: Path, other: Path) -> float:
-    first, second = (predicted(folder, rows(1)).argmax(dim=1) for folder in (one, other))
+def agreement_by_hand(first_folder: Path, second_folder: Path) -> float:
+    first, second = (predict(folder, rows(1)).argmax(dim=1) for folder in (first_folder, second_folder))
     return float((first == second).float().mean())
 
 
-def test_a_run_is_compared_with_the_teacher_it_names_wherever_that_stands_in_the_list(
+def test_a_run_is_compared_with_its_teacher_in_any_order_of_the_models(
     evaluating: Any, teacher_run: Run, student_run: Run, wrong_dir: Path
 ) -> None:
     for models in ((teacher_run, wrong_dir, student_run), (student_run, wrong_dir, teacher_run)):
         scores = {score.model: score for score in evaluate(evaluating(*models)).scores}
-        assert list(scores) == [str(getattr(one, "path", one)) for one in models]
+        assert list(scores) == [str(getattr(model, "path", model)) for model in models]
         student, teacher = scores[str(student_run.path)], scores[str(teacher_run.path)]
         expected = agreement_by_hand(student_run.model_path, teacher_run.model_path)
         assert student.value("agreement") == pytest.approx(expected)
@@ -203,21 +214,21 @@ def test_a_run_is_compared_with_the_teacher_it_names_wherever_that_stands_in_the
             )
 
 
-def test_the_teacher_is_known_by_its_weights_and_not_by_its_path(
+def test_the_teacher_is_recognised_by_its_weights_and_not_by_its_path(
     evaluating: Any, teacher_run: Run, student_run: Run
 ) -> None:
     score, _ = evaluate(evaluating(student_run, teacher_run.model_path)).scores
     assert score.teacher == str(teacher_run.model_path)
 
 
-def test_without_its_teacher_a_student_is_compared_with_nothing(
+def test_a_student_without_its_teacher_has_no_agreement(
     evaluating: Any, student_run: Run, wrong_dir: Path
 ) -> None:
     score, _ = evaluate(evaluating(student_run, wrong_dir)).scores
     assert score.teacher is None and score.value("agreement") is None
 
 
-def test_any_model_may_be_named_the_teacher_and_joins_the_list(
+def test_any_model_can_be_the_teacher_and_is_scored_too(
     evaluating: Any, teacher_run: Run, wrong_dir: Path
 ) -> None:
     wrong, teacher = evaluate(evaluating(wrong_dir, teacher=str(teacher_run.path))).scores
@@ -227,11 +238,9 @@ def test_any_model_may_be_named_the_teacher_and_joins_the_list(
     assert teacher.value("agreement") is None
 
 
-def test_two_models_with_other_tokenizers_each_read_their_own(
-    evaluating: Any, teacher_run: Run, student_run: Run
-) -> None:
+def test_every_model_reads_with_its_tokenizer(evaluating: Any, teacher_run: Run, student_run: Run) -> None:
     for score in evaluate(evaluating(teacher_run, student_run)).scores:
-        logits = predicted(Path(score.model) / "model", rows(1))
+        logits = predict(Path(score.model) / "model", rows(1))
         labels = torch.tensor([row["label"] for row in rows(1)])
         assert score.value("loss") == pytest.approx(
             torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-3
@@ -241,7 +250,7 @@ def test_two_models_with_other_tokenizers_each_read_their_own(
 # --- files, gates, notes -----------------------------------------------------------------------------------
 
 
-def test_a_run_keeps_its_scores_and_a_plain_folder_gets_nothing(
+def test_scores_are_saved_in_a_run_and_not_in_a_plain_model_folder(
     evaluating: Any, teacher_run: Run, student_run: Run, wrong_dir: Path
 ) -> None:
     before = {file.name for file in wrong_dir.iterdir()}
@@ -255,10 +264,10 @@ def test_a_run_keeps_its_scores_and_a_plain_folder_gets_nothing(
     assert {file.name for file in wrong_dir.iterdir()} == before
 
 
-def test_other_rows_and_lengths_do_not_take_the_place_of_a_runs_scores(
+def test_samples_and_shorter_texts_do_not_overwrite_the_scores_of_the_whole_split(
     evaluating: Any, teacher_run: Run, tmp_path: Path
 ) -> None:
-    """Figures of texts that were cut elsewhere, read later as those of the whole, tell another story."""
+    """Figures of a sample would later be read as those of the whole split."""
     run = Path(shutil.copytree(teacher_run.path, tmp_path / "run"))
     for options in ({}, {"max_length": 4}, {"max_eval_samples": 4}, {"max_length": 4, "max_eval_samples": 4}):
         evaluate(evaluating(run, **options))
@@ -287,7 +296,7 @@ def test_the_document_is_plain_json_with_every_model(
     }
 
 
-def test_gates_are_held_against_every_model_and_the_value_itself_passes(
+def test_gates_apply_to_every_model_and_the_threshold_itself_passes(
     evaluating: Any, teacher_run: Run, wrong_dir: Path
 ) -> None:
     reached = f"accuracy={teacher_run.metrics['validation']['accuracy']!r}"
@@ -305,7 +314,7 @@ def test_gates_are_held_against_every_model_and_the_value_itself_passes(
     check_gates(evaluate(evaluating(teacher_run, fail_under=(reached,))))
 
 
-def test_a_gate_on_what_no_model_has_is_an_error_and_not_passed(evaluating: Any, wrong_dir: Path) -> None:
+def test_a_gate_on_a_figure_that_no_model_has_is_refused(evaluating: Any, wrong_dir: Path) -> None:
     with pytest.raises(UserError, match="agreement"):
         evaluate(evaluating(wrong_dir, fail_under=("agreement=0.9",)))
 
@@ -321,3 +330,98 @@ def test_a_model_without_class_names_is_noted(evaluating: Any, make_bert: MakeMo
     reporter = Notes()
     evaluate(evaluating(make_bert(names=("LABEL_0", "LABEL_1"))), reporter)
     assert any("class ids are assumed to match" in note for note in reporter.notes)
+
+
+def test_another_dataset_is_compared_with_the_training_data(
+    evaluating: Any, bilstm_runs: Any, tmp_path: Path
+) -> None:
+    values = [{"text": "zyzzyva " * 20, "label": row["label"]} for row in rows(1)]
+    data = write_jsonl(tmp_path / "imdb" / "test.jsonl", values).parent
+    measured = evaluate(evaluating(bilstm_runs[0], dataset="imdb", data_dir=data, split="test"))
+    (entry,) = measured.document()["models"]
+    home = entry["home"]
+    assert home["dataset"] == "sst2"
+    assert home["accuracy"] == bilstm_runs[0].metrics["validation"]["accuracy"]
+    assert home["drop"] == home["accuracy"] - entry["metrics"]["accuracy"]
+    assert home["inputs"]["truncated"] == 0 and entry["inputs"]["truncated"] == 1
+    assert home["inputs"]["unknown"] < entry["inputs"]["unknown"]
+    assert evaluate(evaluating(bilstm_runs[0])).scores[0].in_domain is None
+
+
+def test_threads_are_set_and_restored(evaluating: Any, bilstm_runs: Any) -> None:
+    before = torch.get_num_threads()
+    assert evaluate(evaluating(bilstm_runs[0], threads=1)).document()["threads"] == 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_run_without_its_data_is_compared_with_its_saved_accuracy(
+    evaluating: Any, bilstm_runs: Any, sst2_dir: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(bilstm_runs[0].path, tmp_path / "run"))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace(str(sst2_dir), str(tmp_path / "gone")))
+    values = [{"text": row["sentence"], "label": row["label"]} for row in rows(1)]
+    data = write_jsonl(tmp_path / "imdb" / "test.jsonl", values).parent
+    reporter = Notes()
+    options = {"dataset": "imdb", "data_dir": data, "split": "test", "markdown": tmp_path / "summary.md"}
+    (entry,) = evaluate(evaluating(run, **options), reporter).document()["models"]
+    assert entry["home"]["inputs"] is None and entry["home"]["dataset"] == "sst2"
+    assert any("training data cannot be read" in note for note in reporter.notes)
+    assert "on sst2, its training data" in (tmp_path / "summary.md").read_text()
+
+
+def test_the_markdown_names_models_pairs_and_gates(
+    evaluating: Any, bilstm_runs: Any, teacher_run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "deep" / "summary.md"
+    evaluate(evaluating(bilstm_runs[0], teacher_run, fail_under=("accuracy=0.99",), markdown=file))
+    text = file.read_text()
+    assert f"`{bilstm_runs[0].path}`" in text and "fail" in text and "bootstrap" in text
+    with pytest.raises(UserError, match="is a folder"):
+        evaluate(evaluating(bilstm_runs[0], markdown=tmp_path))
+
+
+def test_the_markdown_is_written_through_links_and_into_devices(evaluating: Any, tmp_path: Path) -> None:
+    (tmp_path / "link.md").symlink_to(tmp_path / "real.md")
+    files = (write_predictions(tmp_path, LABELS),)
+    evaluate(evaluating(predictions=files, markdown=tmp_path / "link.md"))
+    assert (tmp_path / "link.md").is_symlink() and "distilkit" in (tmp_path / "real.md").read_text()
+    evaluate(evaluating(predictions=files, markdown=Path(os.devnull)))
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_refused_command_leaves_no_folder(evaluating: Any, tmp_path: Path) -> None:
+    options = {"markdown": tmp_path / "a" / "b.md", "glue_submission": tmp_path / "c"}
+    with pytest.raises(UserError):
+        evaluate(evaluating(tmp_path / "none", **options))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "nothing to score"),
+        ({"glue_submission": "x", "predictions": ("a.csv",)}, "one model"),
+        ({"predictions": ("a.csv",), "concurrency": 2}, "--concurrency"),
+        ({"predictions": ("a.csv",), "max_eval_samples": 2}, "all rows"),
+        ({"endpoint": ("localhost:8000",)}, "http://"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(evaluating: Any, options: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        evaluating(**options)
+
+
+def test_the_markdown_is_written_into_a_pipe_in_a_read_only_folder(
+    evaluating: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `/dev/stdout` for everybody but root."""
+    pipe, answers = tmp_path / "pipe", write_predictions(tmp_path, LABELS)
+    os.mkfifo(pipe)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text(encoding="utf-8")))
+    reader.start()
+    evaluate(evaluating(predictions=(answers,), markdown=pipe))
+    reader.join()
+    assert "accuracy" in read[0]

@@ -1,0 +1,84 @@
+"""Scores of models, predictions files and endpoints, and what they cost."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import LABELS, MakeModel, Notes, write_jsonl, write_predictions
+
+from distilkit import EvaluateConfig, UserError, evaluate
+from distilkit.engine.inference import latency
+from distilkit.runs.run import Run
+from distilkit.scores.statistics import Answers, quality
+
+
+def test_a_predictions_file_is_scored_row_by_row(evaluating: Any, tmp_path: Path) -> None:
+    answers = [1 - LABELS[0], *LABELS[1:]]
+    score, unsure = evaluate(
+        evaluating(
+            predictions=(
+                write_predictions(tmp_path, answers, [0.75] * 8),
+                write_predictions(tmp_path, answers),
+            )
+        )
+    ).scores
+    assert score.value("accuracy") == unsure.value("accuracy") == 7 / 8
+    assert score.value("loss") == pytest.approx(-(7 * np.log(0.75) + np.log(0.25)) / 8)
+    assert score.value("ece") == pytest.approx(7 / 8 - 0.75)
+    assert unsure.value("loss") is None and unsure.value("ece") is None
+    assert score.value("parameters") is None and score.value("rows_per_second") is None
+
+
+def test_latency_is_measured_on_single_rows_and_can_be_left_out(
+    evaluating: Any, teacher_run: Run, bilstm_runs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "PATIENCE", 0.0)
+    student, teacher = evaluate(evaluating(bilstm_runs[0], teacher_run, latency=True)).document()["models"]
+    for entry in (student, teacher):
+        figures = [entry["cost"][f"latency_{name}_ms"] for name in ("p50", "p95", "p99")]
+        assert 0 < figures[0] <= figures[1] <= figures[2]
+        assert entry["cost"]["peak_memory_bytes"] is None or torch.cuda.is_available()
+    assert student["cost"]["speed_up"]["latency_p50_ms"] == pytest.approx(
+        teacher["cost"]["latency_p50_ms"] / student["cost"]["latency_p50_ms"]
+    )
+    assert evaluate(evaluating(bilstm_runs[0])).scores[0].value("latency_p50_ms") is None
+
+
+def test_cpu_memory_is_reported_only_for_a_single_model(evaluating: Any, bilstm_runs: Any) -> None:
+    """Of two, the second's would hold what the first left, and the order of the names would decide."""
+    assert evaluate(evaluating(bilstm_runs[0])).document()["models"][0]["cost"]["peak_memory_bytes"] > 0
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="evaluate the model alone"):
+            evaluate(evaluating(*bilstm_runs, fail_over=("peak_memory_bytes=1",)))
+
+
+def test_scores_of_the_same_class_in_every_row_are_noted(evaluating: Any, tmp_path: Path) -> None:
+    """A file with the probability of "positive" beside each label: loss and AUC would be nonsense."""
+    of_positive = [0.9 if label else 0.1 for label in LABELS]
+    reporter = Notes()
+    evaluate(evaluating(predictions=(write_predictions(tmp_path, LABELS, of_positive),)), reporter)
+    assert any("4 of 8 scores are below 0.5" in note for note in reporter.notes)
+    reporter = Notes()
+    evaluate(evaluating(predictions=(write_predictions(tmp_path, LABELS, [0.9] * 8),)), reporter)
+    assert not reporter.notes
+
+
+def test_ten_classes_are_scored_on_a_split_without_class_names(make_bert: MakeModel, tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(10)]
+    values = [{"text": "no fun at all", "label": names[number % 10]} for number in range(20)]
+    data = write_jsonl(tmp_path / "data" / "test.jsonl", values).parent
+    model = make_bert(names=tuple(names))
+    common: dict[str, Any] = {"data_dir": data, "split": "test", "precision": "fp32", "latency": False}
+    (score,) = evaluate(EvaluateConfig(models=(str(model),), **common)).scores
+    probabilities = score.model_scores.answers.probabilities
+    assert probabilities is not None and probabilities.shape == (20, 10)
+    expected = quality(
+        Answers.from_probabilities(probabilities, score.model_scores.answers.labels), np.ones((1, 20))
+    )
+    assert score.value("brier") == expected["brier"][0]
+    assert score.value("f1") is None
+    file = write_predictions(tmp_path, [value["label"] for value in values], [0.5] * 20)
+    (alone,) = evaluate(EvaluateConfig(predictions=(file,), **common)).scores
+    assert alone.value("accuracy") == 1.0 and alone.value("loss") is None and alone.value("ece") == 0.5
