@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from distilkit.config.augmentation import AugmentConfig
     from distilkit.config.caching import CacheConfig, CachePruneConfig
     from distilkit.config.data import DataConfig, Precision, TextsConfig, resolve
-    from distilkit.config.distillation import OWN_LAYERS, DistillConfig, DoctorConfig, Pooling
+    from distilkit.config.distillation import DistillConfig, DoctorConfig
     from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, gates
     from distilkit.config.fitting import FitConfig
     from distilkit.config.reporting import ReportConfig
+    from distilkit.config.student import OWN_LAYERS, Pooling
     from distilkit.config.training import TrainConfig
 
 _HOMES = {
@@ -29,8 +30,8 @@ _HOMES = {
     "FitConfig": "fitting",
     "GLUE_FILES": "evaluation",
     "LATENCIES": "evaluation",
-    "OWN_LAYERS": "distillation",
-    "Pooling": "distillation",
+    "OWN_LAYERS": "student",
+    "Pooling": "student",
     "Precision": "data",
     "ReportConfig": "reporting",
     "TextsConfig": "data",

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from distilkit.config.data import Precision, TextsConfig
-from distilkit.config.fields import flag, frozen, option
+from distilkit.config.fields import flag, option
 
 Candidates = Literal["mlm", "embeddings", "both"]
 Rule = Literal["tang", "tinybert"]
@@ -14,7 +14,6 @@ Rule = Literal["tang", "tinybert"]
 P_MASK, P_POS = 0.1, 0.1
 
 
-@frozen
 class AugmentConfig(TextsConfig):
     """Make new texts of the training split's, as one Parquet file for a teacher to label."""
 

@@ -1,15 +1,13 @@
 """What `cache path`, `list`, `verify` and `prune` are told."""
 
-from distilkit.config.fields import Strings, frozen, option
+from distilkit.config.fields import Config, Strings, option
 
 
-@frozen
-class CacheConfig:
+class CacheConfig(Config):
     """`cache path`, `cache list` and `cache verify` have no options of their own."""
 
 
-@frozen
-class CachePruneConfig:
+class CachePruneConfig(Config):
     """Remove from the cache what is damaged or left over, and entries that are named or long unused."""
 
     key: Strings = option(

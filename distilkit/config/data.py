@@ -5,14 +5,13 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import model_validator
 
-from distilkit.config.fields import changed, frozen, option
+from distilkit.config.fields import Config, changed, option
 
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
-@frozen
-class TextsConfig:
+class TextsConfig(Config):
     """Where texts come from; shared by every command that reads some."""
 
     dataset: Dataset | None = option(
@@ -70,7 +69,6 @@ class TextsConfig:
         return {}
 
 
-@frozen
 class DataConfig(TextsConfig):
     """What a model reads of the texts, and how much of them it is evaluated on."""
 

@@ -7,12 +7,11 @@ from typing import Literal
 from pydantic import model_validator
 
 from distilkit.config.data import DataConfig, Precision
-from distilkit.config.fields import Strings, field_infos, flag, frozen, option, positional
+from distilkit.config.fields import Strings, field_infos, flag, option, positional
 
 Split = Literal["train", "validation", "test"]
 
 
-@frozen
 class EvaluateConfig(DataConfig):
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
 

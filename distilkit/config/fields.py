@@ -1,127 +1,107 @@
-"""What config classes are made of: fields that are CLI flags, YAML keys and Python arguments at once."""
+"""Building blocks of config classes: fields that are CLI flags, YAML keys and Python arguments at once."""
 
 import difflib
 import inspect
-import threading
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass, rebuild_dataclass
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from distilkit.errors import UserError
 
-T = TypeVar("T")
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def frozen(cls: type[T]) -> type[T]:
-    """A frozen pydantic dataclass whose mistakes are `UserError`s that name the flag and the value."""
-    rules = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)  # `--help` checks nothing
-    made: Any = dataclass(frozen=True, kw_only=True, config=rules)(cls)
-    check = made.__init__
-
-    def __init__(self: Any, **values: Any) -> None:
-        _refuse_unknown(made, values)
-        try:
-            check(self, **values)
-        except ValidationError as error:
-            raise UserError("\n".join(_problem(detail, made) for detail in error.errors())) from None
-
-    def __new__(cls: type[Any], *_: Any, **__: Any) -> Any:
-        _build(made, __init__)  # before Python looks for `__init__`, which is another's while it is built
-        return object.__new__(cls)
-
-    made.__init__, made.__new__ = __init__, __new__
-    made.__signature__ = _Signature(__init__)
-    checked: type[T] = made
-    return checked
-
-
-_BUILDING = threading.RLock()
-
-
-def _build(config_type: Any, check: Callable[..., None]) -> None:
-    """Make the validator of a class, once, and put `check` back, which pydantic then replaces."""
-    if config_type.__pydantic_complete__ and config_type.__init__ is check:
-        return
-    with _BUILDING:
-        if not config_type.__pydantic_complete__:
-            rebuild_dataclass(config_type)
-            config_type.__init__ = check
+AnyConfig = TypeVar("AnyConfig", bound="Config")
 
 
 class _Signature:
-    """A class's signature, for `help` and notebooks: it is known when the class is built."""
+    """Show the fields of a class to `help()` before pydantic has built it, which then replaces this."""
 
-    def __init__(self, check: Callable[..., None]) -> None:
-        self._check = check
+    def __get__(self, _: object, config_type: "type[Config]") -> inspect.Signature:
+        empty, kind = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
+        return inspect.Signature(
+            [
+                inspect.Parameter(name, kind, default=empty if info.is_required() else info.default)
+                for name, info in field_infos(config_type).items()
+            ]
+        )
 
-    def __get__(self, _: Any, config_type: Any) -> inspect.Signature:
-        _build(config_type, self._check)
-        built: inspect.Signature = config_type.__signature__
-        return built
+
+class Config(BaseModel):
+    """Options of a command: frozen, and its mistakes are `UserError`s that name the flag and the value.
+
+    Validators are built when a class is first used, because `--help` checks nothing.
+    """
+
+    __signature__ = _Signature()
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    def __init__(self, **values: Any) -> None:
+        _refuse_unknown(type(self), values)
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UserError("\n".join(_problem(detail, type(self)) for detail in error.errors())) from None
 
 
 def option(default: Any = ..., *, help: str, panel: str, short: str | None = None, **limits: Any) -> Any:
-    """A field with what the command line needs to know of it: help, panel and perhaps a short form."""
+    """Declare a field with its help, its panel on the command line and perhaps a short flag."""
     return Field(default, description=help, json_schema_extra={"panel": panel, "short": short}, **limits)
 
 
 def positional(default: Any = ..., *, help: str, **limits: Any) -> Any:
-    """A field that the command line takes as its arguments."""
+    """Declare a field that the command line takes as its arguments."""
     return Field(default, description=help, json_schema_extra={"positional": True}, **limits)
 
 
-def _one_or_many(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     if value is None:
         return ()
     return (value,) if isinstance(value, str | int | float) else value
 
 
-Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_one_or_many)]
-Floats = Annotated[tuple[float, ...], BeforeValidator(_one_or_many)]
+Strings = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple)]
+Floats = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 
 
-def field_infos(config_type: type[Any]) -> dict[str, Any]:
-    """Pydantic's description of each field of a config class, in order."""
-    infos: dict[str, Any] = config_type.__pydantic_fields__
-    return infos
+def field_infos(config_type: type[Config]) -> dict[str, Any]:
+    """Return pydantic's description of each field of a config class, in order."""
+    return dict(config_type.model_fields)
 
 
-def changed(config: T, **values: Any) -> T:
-    """`config` with other `values`, checked anew."""
-    made: T = replace(config, **values)  # type: ignore[type-var]  # every config class is a dataclass
-    return made
+def changed(config: AnyConfig, **values: Any) -> AnyConfig:
+    """Return `config` with these values instead, checked again."""
+    return type(config)(**(dict(config) | values))
 
 
 def flag(name: str) -> str:
-    """The command-line name of a field: `batch_size` is `--batch-size`."""
+    """Return the command-line name of a field: `batch_size` is `--batch-size`."""
     return "--" + name.replace("_", "-")
 
 
-def make_config(config_type: type[T], values: Mapping[str, Any], source: str = "") -> T:
-    """A `config_type` of `values`. Raises `UserError` as the class does, with `source` before its message."""
+def make_config(config_type: type[AnyConfig], values: Mapping[str, Any], source: str = "") -> AnyConfig:
+    """Make a `config_type` of `values`.
+
+    Raises:
+        UserError: as the class does, with `source` before its message.
+    """
     try:
         return config_type(**{str(name): value for name, value in values.items()})
     except UserError as error:
         raise UserError(f"{source}: {error}" if source else str(error)) from None
 
 
-def _refuse_unknown(config_type: type[Any], values: Mapping[str, Any]) -> None:
-    known = list(field_infos(config_type))
+def _refuse_unknown(config_type: type[Config], values: Mapping[str, Any]) -> None:
+    names = list(field_infos(config_type))
     for name, value in values.items():
-        if name not in known:
-            close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It takes {', '.join(known)}."
+        if name not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else f"It takes {', '.join(names)}."
             raise UserError(f"{name!r} is not an option of this command. {hint}")
         if isinstance(value, str) and not value.strip():
             raise UserError(f"{flag(name)} {value!r}: it is empty. Give a value or leave it out.")
 
 
-def _problem(detail: Any, config_type: type[Any]) -> str:
+def _problem(detail: Any, config_type: type[Config]) -> str:
     message: str = detail["msg"].removeprefix("Value error, ")
     if not detail["loc"]:
         return message
@@ -134,12 +114,12 @@ def _problem(detail: Any, config_type: type[Any]) -> str:
 
 
 def read_values(file: Path) -> dict[str, Any]:
-    """The `key: value` pairs of a YAML file.
+    """Read the `key: value` pairs of a YAML file.
 
     Raises:
         UserError: when the file cannot be read, is not YAML, or holds something else.
     """
-    import yaml  # here: no help waits for it
+    import yaml  # imported here, because no help needs it
 
     try:
         text = file.read_text(encoding="utf-8")
@@ -154,14 +134,13 @@ def read_values(file: Path) -> dict[str, Any]:
         raise UserError(f"{file} must hold `key: value` pairs, but holds a {type(values).__name__}.")
     mapping: Any = yaml.compose(text, Loader=yaml.SafeLoader)
     keys = [key.value for key, _ in mapping.value]
-    if twice := [key for key in keys if keys.count(key) > 1]:  # YAML would silently keep the last
-        raise UserError(f"{file} sets {twice[0]!r} twice. Keep one of them.")
+    if repeated := [key for key in keys if keys.count(key) > 1]:  # YAML would silently keep the last
+        raise UserError(f"{file} sets {repeated[0]!r} twice. Keep one of them.")
     return values
 
 
-def dump_values(config: Any) -> str:
-    """`config` as YAML that `read_values` and `make_config` turn back into an equal config."""
+def dump_values(config: Config) -> str:
+    """Return `config` as YAML that `read_values` and `make_config` turn back into an equal config."""
     import yaml
 
-    values = TypeAdapter(type(config)).dump_python(config, mode="json")
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from distilkit.config.data import DataConfig, Precision
-from distilkit.config.fields import frozen, option
+from distilkit.config.fields import option
 
 
-@frozen
 class FitConfig(DataConfig):
     """How a model is trained; shared by `train` and `distill`."""
 

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from distilkit.config.fields import Strings, frozen, option, positional
+from distilkit.config.fields import Config, Strings, option, positional
 
 
-@frozen
-class ReportConfig:
+class ReportConfig(Config):
     """Draw how runs were trained: losses and metrics of every epoch, several runs in one picture."""
 
     runs: Strings = positional(help="Run folders.", min_length=1)

@@ -1,10 +1,9 @@
 """What `train` is told."""
 
-from distilkit.config.fields import frozen, option
+from distilkit.config.fields import option
 from distilkit.config.fitting import FitConfig
 
 
-@frozen
 class TrainConfig(FitConfig):
     """Fine-tune a teacher: any encoder that AutoModelForSequenceClassification takes."""
 

@@ -1,0 +1,135 @@
+"""Options on the loss: the teachers, alpha, the method that matches layers."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from distilkit.config.fields import Config, Floats, Strings, flag, option
+
+Method = Literal["logits", "tinybert", "pkd", "general"]
+SoftLoss = Literal["mse", "kl"]
+
+# Jiao et al. 2020, section 4.2 (10 to 20 epochs). Of the grid of Sun et al. 2019 for beta, 10 to 1000, 100
+# adds 0.13 times the squared distance of the directions at BERT's width: of the order of the other terms.
+METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+    "tinybert": {"layer_epochs": 10, "layer_learning_rate": 5e-5},
+    "pkd": {"beta": 100.0},
+}
+METHOD_ONLY = {name: method for method, defaults in METHOD_DEFAULTS.items() for name in defaults}
+# DistilBERT's. The higher it is, the more KL is MSE again, on another scale (Hinton 2015, section 2.1).
+KL_TEMPERATURE = 2.0
+
+
+class LossConfig(Config):
+    """The teachers, and how they are weighed against the labels."""
+
+    teacher: Strings = option(
+        (),
+        panel="Model",
+        short="-t",
+        help="Run folder, model folder or Hub id; repeat it for the mean of several. Not needed for alpha 1.",
+    )
+    teacher_weight: Floats = option(
+        (), panel="Model", help="Of each --teacher in the mean, in their order. (default: equal)"
+    )
+    alpha: float = option(
+        0.5,
+        ge=0,
+        le=1,
+        panel="Loss",
+        short="-a",
+        help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label in it.",
+    )
+    alpha_end: float | None = option(
+        None, ge=0, le=1, panel="Loss", help="Where alpha has gone by the last step. (default: it stays)"
+    )
+    soft_loss: SoftLoss = option(
+        "mse",
+        panel="Loss",
+        help="What the teacher's weight is on. mse: of the raw logits. kl: of the answers at --temperature.",
+    )
+    temperature: float | None = option(
+        None,
+        gt=0,
+        panel="Loss",
+        help="kl: softens both answers, and the term is multiplied by its square. (default: 2)",
+    )
+    method: Method | None = option(
+        None,
+        panel="Loss",
+        help="tinybert: a stage before that matches layers; alpha is then 0 unless given. pkd: also matches "
+        "[CLS] of the layers between. general: layers alone, on --corpus. (default: logits)",
+    )
+    layer_epochs: int | None = option(
+        None, ge=1, panel="Loss", help="tinybert: epochs of its first stage. (default: 10)"
+    )
+    layer_learning_rate: float | None = option(
+        None,
+        gt=0,
+        panel="Loss",
+        help="tinybert: learning rate of its first stage, constant after the warm-up. (default: 5e-05)",
+    )
+    beta: float | None = option(
+        None, gt=0, panel="Loss", help="pkd: weight of the [CLS] loss, beside alpha's two. (default: 100)"
+    )
+
+    @property
+    def alphas(self) -> tuple[float, float]:
+        """Return the weight of the hard loss at the first step and at the last."""
+        return self.alpha, self.alpha if self.alpha_end is None else self.alpha_end
+
+    @property
+    def reads_labels(self) -> bool:
+        """Return whether training labels are ever weighed."""
+        return max(self.alphas) > 0
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Return whether teacher logits are ever weighed."""
+        return min(self.alphas) < 1
+
+    @model_validator(mode="after")
+    def _check_loss(self) -> "LossConfig":
+        self._check_method()
+        self._check_teachers()
+        if self.temperature is not None and self.soft_loss != "kl":
+            raise ValueError(
+                f"--temperature {self.temperature:g} is for --soft-loss kl: with {self.soft_loss} it would "
+                "only rescale alpha. Leave it out, or add --soft-loss kl"
+            )
+        return self
+
+    def _check_method(self) -> None:
+        chosen = self.method or "logits"
+        for name, method in METHOD_ONLY.items():
+            if getattr(self, name) is not None and chosen != method:
+                raise ValueError(f"{flag(name)} is for --method {method}, not {chosen}: leave it out")
+        if chosen != "logits" and len(self.teacher) != 1:
+            raise ValueError(
+                f"--method {self.method} matches the layers of one teacher, and {len(self.teacher)} are "
+                "given: give --teacher RUN_OR_MODEL once, or --method logits"
+            )
+
+    def _check_teachers(self) -> None:
+        if repeated := [name for name in self.teacher if self.teacher.count(name) > 1]:
+            raise ValueError(
+                f"--teacher {repeated[0]} is given twice: leave one out, or use --teacher-weight"
+            )
+        if self.teacher_weight and len(self.teacher_weight) != len(self.teacher):
+            raise ValueError(
+                f"--teacher-weight: {len(self.teacher_weight)} given for {len(self.teacher)} teachers; "
+                "give one for each --teacher, in their order"
+            )
+        if unfit := [weight for weight in self.teacher_weight if weight <= 0]:
+            raise ValueError(f"--teacher-weight {unfit[0]:g} is not above 0: leave that teacher out")
+        if not self.teacher and self.runs_teacher:
+            constant = "--alpha 1 for" if self.alpha < 1 else "no --alpha-end for"
+            raise ValueError(
+                f"alpha {min(self.alphas):g} needs a teacher: give --teacher RUN_OR_MODEL, or {constant} "
+                "labels only"
+            )
+
+    def loss_defaults(self) -> dict[str, Any]:
+        """Return what the loss options that are `None` stand for."""
+        defaults = {"method": "logits"} | METHOD_DEFAULTS.get(self.method or "logits", {})
+        return defaults | ({"temperature": KL_TEMPERATURE} if self.soft_loss == "kl" else {})

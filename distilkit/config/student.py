@@ -1,0 +1,111 @@
+"""Options on the student: its architecture, its sizes and what its weights start from."""
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from distilkit.config.fields import Config, flag, option
+
+Init = Literal["pretrained", "teacher", "random"]
+Pooling = Literal["last", "max", "both"]
+Vocabulary = Literal["words", "teacher"]
+
+# What `epochs`, `batch_size` and `learning_rate` are when they are not given.
+BILSTM_DEFAULTS: dict[str, Any] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
+ENCODER_DEFAULTS: dict[str, Any] = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
+BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling", "word_dropout")
+OWN_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
+
+
+class StudentConfig(Config):
+    """The student's architecture, sizes and start."""
+
+    student: str = option(
+        "bilstm", panel="Model", help="bilstm, tinybert, distilbert, or any Hub id or folder of an encoder."
+    )
+    init: Init | None = option(
+        None,
+        panel="Model",
+        help="pretrained: Hub weights. teacher: its layers or word-piece embeddings. random: sizes only. "
+        "(default: pretrained; bilstm: teacher with its vocabulary, else random; general: random)",
+    )
+    layers: int | None = option(
+        None,
+        ge=1,
+        panel="Model",
+        help="Layers of the student. (default: bilstm 1, tinybert 4, distilbert 6, any other its own)",
+    )
+    hidden_size: int | None = option(
+        None,
+        ge=1,
+        panel="Model",
+        help="Width of the student. (default: bilstm 150, 300 for pairs; else its own or the teacher's)",
+    )
+    vocabulary: Vocabulary | None = option(
+        None,
+        panel="BiLSTM",
+        help="Words of the training text, or the teacher's word-pieces and their vectors. "
+        "(default: teacher, without one words)",
+    )
+    vocabulary_size: int | None = option(
+        None, ge=3, panel="BiLSTM", help="Most frequent words kept. (default: 20000)"
+    )
+    embedding_size: int | None = option(
+        None,
+        ge=1,
+        panel="BiLSTM",
+        help="Width of the word vectors; fewer than the teacher's are its principal components. "
+        "(default: 300, or the teacher's)",
+    )
+    dropout: float | None = option(
+        None, ge=0, lt=1, panel="BiLSTM", help="Share of values left out in training. (default: 0.1)"
+    )
+    pooling: Pooling | None = option(
+        None,
+        panel="BiLSTM",
+        help="Of its states: the last, their maximum over the tokens, or both. (default: both)",
+    )
+    word_dropout: float | None = option(
+        None,
+        ge=0,
+        lt=1,
+        panel="BiLSTM",
+        help="Share of a text's words that training hides from it. (default: 0)",
+    )
+
+    @model_validator(mode="after")
+    def _check_student(self) -> "StudentConfig":
+        if self.student != "bilstm":
+            for name in BILSTM_ONLY:
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{flag(name)} is for --student bilstm, not {self.student}: leave it out"
+                    )
+        elif self.init == "pretrained":
+            raise ValueError("--init pretrained: there is no pretrained bilstm; use --init teacher or random")
+        elif self.vocabulary == "teacher" and self.vocabulary_size is not None:
+            raise ValueError("--vocabulary-size goes with --vocabulary words: the teacher's is taken whole")
+        return self
+
+    def bilstm_defaults(self, *, reads_words: bool, is_pair: bool) -> dict[str, Any]:
+        """Return what a BiLSTM's options that are `None` stand for."""
+        defaults = BILSTM_DEFAULTS | {
+            "vocabulary": "words" if reads_words else "teacher",
+            "init": "random" if reads_words else "teacher",
+            "layers": OWN_LAYERS["bilstm"],
+            "hidden_size": 300 if is_pair else 150,
+            "dropout": 0.1,
+            "pooling": "both",
+            "word_dropout": 0.0,
+        }
+        if reads_words:
+            defaults |= {"vocabulary_size": 20_000}
+        if reads_words or self.init == "random":
+            defaults |= {"embedding_size": 300}
+        return defaults
+
+    def encoder_defaults(self, *, is_general: bool) -> dict[str, Any]:
+        """Return what an encoder's options that are `None` stand for."""
+        # A general student that starts from general weights would be no use.
+        init = "random" if is_general else "pretrained"
+        return ENCODER_DEFAULTS | {"init": init, "layers": OWN_LAYERS.get(self.student)}
