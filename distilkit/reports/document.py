@@ -1,32 +1,29 @@
 """The evaluation document, schema distilkit.evaluation/2: what `evaluate --json` prints and runs keep.
 
-Written with `as_json` and read back with `model_validate_json`. A field that does not apply to a model is
+Written with `as_dict` and read back with `model_validate_json`. A field that does not apply to a model is
 null; only the `*_unscaled` figures of a calibration are left out where no temperature was fitted. Intervals
 are `[low, high]`, null where no bootstrap sample had the figure.
 """
 
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from distilkit.runs.records import Record
 from distilkit.scores.comparison import CoveragePoint, Slice
 from distilkit.scores.statistics import Bin, Interval
 
 SCHEMA: Final = "distilkit.evaluation/2"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, populate_by_name=True)
-
-
-class ClassCount(_Part):
+class ClassCount(Record):
     """Count the rows that are labelled with a class."""
 
     name: str
     rows: int
 
 
-class InputStatistics(_Part):
+class InputStatistics(Record):
     """Describe how a tokenizer reads the rows; `truncated` and `unknown` are shares of rows and of tokens."""
 
     rows: int
@@ -36,7 +33,7 @@ class InputStatistics(_Part):
     unknown: float
 
 
-class InDomainScore(_Part):
+class InDomainScore(Record):
     """Hold a run's score on the validation split of its own training data.
 
     `drop` is how much lower the accuracy on the evaluated data is; `inputs` is `None` where the run's data
@@ -49,14 +46,14 @@ class InDomainScore(_Part):
     inputs: InputStatistics | None
 
 
-class SpeedUp(_Part):
+class SpeedUp(Record):
     """Compare a model's speed with its teacher's: 2.0 is twice as fast."""
 
     rows_per_second: float | None
     latency_p50_ms: float | None
 
 
-class CostEntry(_Part):
+class CostEntry(Record):
     """List what a model costs to store and to run."""
 
     parameters: int | None
@@ -75,7 +72,7 @@ class CostEntry(_Part):
         return value
 
 
-class ClassEntry(_Part):
+class ClassEntry(Record):
     """Hold precision, recall and F1 of a class; `None` where nothing is to be divided by."""
 
     class_name: str = Field(validation_alias="class", serialization_alias="class")
@@ -85,7 +82,7 @@ class ClassEntry(_Part):
     f1: float | None
 
 
-class CalibrationEntry(_Part):
+class CalibrationEntry(Record):
     """Hold the reliability diagram, and the figures without the temperature that the run fitted."""
 
     bins: list[Bin]
@@ -95,7 +92,7 @@ class CalibrationEntry(_Part):
     loss_unscaled: float | None = None
 
 
-class MistakeEntry(_Part):
+class MistakeEntry(Record):
     """Show a row with a wrong answer; `row` counts from 1."""
 
     row: int
@@ -106,7 +103,7 @@ class MistakeEntry(_Part):
     confidence: float | None
 
 
-class ModelEntry(_Part):
+class ModelEntry(Record):
     """Hold everything measured of one model, predictions file or endpoint.
 
     Attributes:
@@ -140,7 +137,7 @@ class ModelEntry(_Part):
         return self.metrics[name] if name in self.metrics else self.cost.value(name)
 
 
-class PairEntry(_Part):
+class PairEntry(Record):
     """Compare two models on the same rows; `difference` is the second's accuracy less the first's."""
 
     first: str
@@ -153,7 +150,7 @@ class PairEntry(_Part):
     sentence: str
 
 
-class Gate(_Part):
+class Gate(Record):
     """Record whether a model met a threshold, or is no worse than an earlier evaluation of it."""
 
     model: str
@@ -170,7 +167,7 @@ class Gate(_Part):
         return f"{self.kind.replace('_', '-')} {self.metric}={self.threshold:g}"
 
 
-class EvaluationDocument(_Part):
+class EvaluationDocument(Record):
     """Hold an evaluation of one or more models on one split.
 
     Attributes:
@@ -204,8 +201,8 @@ class EvaluationDocument(_Part):
                 raise ValueError(f"{entry.model} has answers to {len(entry.right)} of {self.rows} rows")
         return self
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the document as plain dictionaries and lists, keys in the order of the schema."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON document, keys in the order of the schema; fields that were never set stay out."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 

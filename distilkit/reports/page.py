@@ -82,7 +82,7 @@ def write_report(folder: Path, document: EvaluationDocument, answers: Sequence[A
         raise ValueError(f"{len(answers)} models answered, and {len(document.models)} were measured")
     check = partial(check_report_dir, folder)
     with writing_folder(folder, "--report", "report", check) as draft:
-        write_json(draft / EVALUATION, document.as_json())
+        write_json(draft / EVALUATION, document.as_dict())
         _write_answers(draft / ANSWERS, document, answers)
         context, pictures = _page(document, answers)
         write_pictures(draft, pictures)
@@ -163,7 +163,7 @@ def _shared_pictures(
 ) -> list[Picture]:
     """Return the pictures that overlay all models, each with the models that have its figures."""
     pictures = []
-    numbered = list(zip(names, range(len(names)), answers, strict=True))
+    models = list(zip(names, range(len(names)), answers, strict=True))
     binary = len(document.classes) == 2
     subject = (
         f"For class {document.classes[1].name}" if binary else "Mean over the classes, each against the rest"
@@ -171,17 +171,17 @@ def _shared_pictures(
     if points := _latency_points(document, names):
         text = "Accuracy with its interval, and the latency of a single row. Up and to the left is better."
         pictures.append(Picture("latency", "Quality against latency.", text, plots.latency_plot(points)))
-    if lines := [line for numbers in numbered if (line := plots.roc_line(*numbers))]:
+    if lines := [line for model in models if (line := plots.roc_line(*model))]:
         text = f"{subject}. Up and to the left is better; the diagonal is chance."
         pictures.append(Picture("roc", "ROC.", text, plots.roc_curves(lines)))
-    if lines := [line for numbers in numbered if (line := plots.precision_recall_line(*numbers))]:
+    if lines := [line for model in models if (line := plots.precision_recall_line(*model))]:
         prevalence = document.classes[1].rows / document.rows if binary else 1 / len(document.classes)
         text = f"{subject}. Up and to the right is better; the horizontal line is random guessing."
         figure = plots.precision_recall_curves(lines, prevalence)
         pictures.append(Picture("precision-recall", "Precision and recall.", text, figure))
     lines = [
         plots.Line(name, index, *risk_coverage(answer, answer.confidence))
-        for name, index, answer in numbered
+        for name, index, answer in models
         if answer.confidence is not None
     ]
     if lines:

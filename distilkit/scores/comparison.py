@@ -149,8 +149,8 @@ def fidelity(
         divergence = (p * (np.log(p.clip(TINY)) - np.log(q.clip(TINY)))).sum(axis=1)
         figures["kl"] = counts @ divergence / total
     with np.errstate(divide="ignore", invalid="ignore"):
-        kept = student_accuracy / teacher_accuracy
-        figures["accuracy_kept"] = np.where(teacher_accuracy > 0, kept, np.nan)
+        ratio = student_accuracy / teacher_accuracy
+        figures["accuracy_kept"] = np.where(teacher_accuracy > 0, ratio, np.nan)
         if labels_only is not None:
             baseline = qualities[labels_only]["accuracy"]
             recovered = (student_accuracy - baseline) / (teacher_accuracy - baseline)

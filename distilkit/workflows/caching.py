@@ -2,7 +2,6 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from distilkit.config import CacheConfig, CachePruneConfig
 from distilkit.engine.teacher_logits import maintenance
@@ -20,7 +19,7 @@ class CachePath:
 
     path: Path
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the versioned JSON document."""
         return {"schema": SCHEMA, "path": str(self.path)}
 
@@ -31,7 +30,7 @@ class Listing(CachePath):
 
     entries: tuple[Entry, ...]
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the versioned JSON document."""
         return super().document() | {"entries": [asdict(entry) for entry in self.entries]}
 
@@ -44,7 +43,7 @@ class Verification(CachePath):
     bytes: int
     damaged: tuple[Check, ...]
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the versioned JSON document."""
         damaged = [asdict(check) for check in self.damaged]
         return super().document() | {"shards": self.shards, "bytes": self.bytes, "damaged": damaged}
@@ -55,13 +54,14 @@ class Pruning(CachePath):
     """List what was removed and what could not be, with the bytes that were freed."""
 
     removed: tuple[Removed, ...]
-    kept: tuple[Kept, ...]
+    skipped: tuple[Kept, ...]
     bytes: int
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the versioned JSON document."""
-        removed, kept = [asdict(entry) for entry in self.removed], [asdict(entry) for entry in self.kept]
-        return super().document() | {"removed": removed, "kept": kept, "bytes": self.bytes}
+        removed = [asdict(entry) for entry in self.removed]
+        skipped = [asdict(entry) for entry in self.skipped]
+        return super().document() | {"removed": removed, "kept": skipped, "bytes": self.bytes}
 
 
 def locate(config: CacheConfig) -> CachePath:

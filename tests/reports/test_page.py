@@ -1,4 +1,4 @@
-"""The page of an evaluation: whole, loads nothing, escapes everything, and stands whatever is missing."""
+"""The page of an evaluation is complete, loads nothing, escapes all text, and allows for missing figures."""
 
 import csv
 import json
@@ -45,23 +45,27 @@ def answers(rows: int = 60, classes: int = 2, seed: int = 0) -> Answers:
     return Answers.from_probabilities(odds / odds.sum(axis=1, keepdims=True), labels)
 
 
-def documented(
-    told: Sequence[Answers], *, mark: str = "", costs: Sequence[dict[str, Any] | None] = (), **more: Any
+def make_document(
+    all_answers: Sequence[Answers],
+    *,
+    mark: str = "",
+    costs: Sequence[dict[str, Any] | None] = (),
+    **more: Any,
 ) -> dict[str, Any]:
-    """What `evaluate --json` prints of these answers; the first is the teacher of the rest."""
-    names = [f"runs/{mark}model-{number}" for number in range(len(told))]
-    classes = [f"{mark}class {number}" for number in range(told[0].classes)]
-    rows = len(told[0].labels)
+    """Return the JSON of `evaluate --json` for these answers; the first model is the teacher of the rest."""
+    names = [f"runs/{mark}model-{i}" for i in range(len(all_answers))]
+    classes = [f"{mark}class {i}" for i in range(all_answers[0].classes)]
+    rows = len(all_answers[0].labels)
     contestants = [
-        Contestant(name, one, None if place == 0 else 0)
-        for place, (name, one) in enumerate(zip(names, told, strict=True))
+        Contestant(name, answer, None if index == 0 else 0)
+        for index, (name, answer) in enumerate(zip(names, all_answers, strict=True))
     ]
     figures, pairs = compare(contestants, seed=1, replicates=40)
     entries = []
-    for place, (name, one, figure) in enumerate(zip(names, told, figures, strict=True)):
-        cost = (costs or [MODEL_COST] * len(told))[place]
-        sure = one.confidence
-        bins = None if sure is None else [vars(found) for found in reliability(one, sure)]
+    for index, (name, answer, figure) in enumerate(zip(names, all_answers, figures, strict=True)):
+        cost = (costs or [MODEL_COST] * len(all_answers))[index]
+        confidence = answer.confidence
+        bins = None if confidence is None else [vars(bar) for bar in reliability(answer, confidence)]
         inputs = {"rows": rows, "tokens_mean": 25.2, "tokens_p95": 44.0, "truncated": 0.0, "unknown": 0.1}
         entries.append(
             {
@@ -70,7 +74,7 @@ def documented(
                 "architecture": f"{mark}Bert" if cost else None,
                 "fingerprint": "ab" * 32 if cost else None,
                 "max_length": 128 if cost else None,
-                "teacher": names[0] if place else None,
+                "teacher": names[0] if index else None,
                 "labels_only": None,
                 "metrics": {key: value.value for key, value in figure.items()},
                 "intervals": {key: [value.low, value.high] for key, value in figure.items()},
@@ -81,24 +85,26 @@ def documented(
                 else None,
                 "per_class": [
                     {"class": scores.name} | {name: getattr(scores, name) for name in CLASS_SCORES}
-                    for scores in per_class(one, classes)
+                    for scores in per_class(answer, classes)
                 ],
-                "confusion": confusion(one, np.ones((1, rows)))[0].astype(int).tolist(),
-                "coverage": None if sure is None else [vars(point) for point in coverage(one, sure)],
+                "confusion": confusion(answer, np.ones((1, rows)))[0].astype(int).tolist(),
+                "coverage": None
+                if confidence is None
+                else [vars(point) for point in coverage(answer, confidence)],
                 "calibration": None if bins is None else {"bins": bins, "temperature": None},
-                "slices": [vars(part) for part in slices(one, np.arange(rows) + 1, classes)],
+                "slices": [vars(part) for part in slices(answer, np.arange(rows) + 1, classes)],
                 "mistakes": [
                     {
                         "row": int(row),
                         "text": f"{mark}text {row}",
                         "text_pair": f"{mark}pair {row}",
-                        "label": classes[int(one.labels[row])],
-                        "answer": classes[int(one.answer[row])],
-                        "confidence": None if sure is None else float(sure[row]),
+                        "label": classes[int(answer.labels[row])],
+                        "answer": classes[int(answer.answer[row])],
+                        "confidence": None if confidence is None else float(confidence[row]),
                     }
-                    for row in mistakes(one)
+                    for row in mistakes(answer)
                 ],
-                "right": "".join(map(str, one.right.astype(int).tolist())),
+                "right": "".join(map(str, answer.right.astype(int).tolist())),
             }
         )
     compared = [
@@ -107,8 +113,8 @@ def documented(
         | {"sentence": pair.sentence}
         for pair in pairs
     ]
-    counts = np.bincount(told[0].labels, minlength=len(classes)).tolist()
-    known = {
+    counts = np.bincount(all_answers[0].labels, minlength=len(classes)).tolist()
+    document = {
         "schema": "distilkit.evaluation/2",
         "dataset": f"{mark}data",
         "split": "validation",
@@ -126,11 +132,11 @@ def documented(
         "pairs": compared,
         "gates": [],
     }
-    return known | more
+    return document | more
 
 
-class Seen(HTMLParser):
-    """Elements, attributes and text, as a browser would read them."""
+class ParsedPage(HTMLParser):
+    """Parse elements, attributes and text as a browser does."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -165,96 +171,99 @@ class Seen(HTMLParser):
         return [value for _, name, value in self.attributes if name == attribute]
 
 
-def written(folder: Path, document: dict[str, Any], told: Sequence[Answers]) -> Seen:
-    index = write_report(folder, EvaluationDocument.model_validate(document), told)
-    seen = Seen(index.read_text(encoding="utf-8"))
-    assert not seen.open
-    return seen
+def write_and_parse(folder: Path, document: dict[str, Any], all_answers: Sequence[Answers]) -> ParsedPage:
+    index = write_report(folder, EvaluationDocument.model_validate(document), all_answers)
+    parsed = ParsedPage(index.read_text(encoding="utf-8"))
+    assert not parsed.open
+    return parsed
 
 
-def loads(seen: Seen) -> list[str]:
-    """What a browser would fetch."""
+def fetched_addresses(parsed: ParsedPage) -> list[str]:
+    """Return the addresses that a browser would fetch."""
     carriers = ("src", "srcset", "data", "poster", "action", "xlink:href", "background")
-    found = [value for _, name, value in seen.attributes if name in carriers]
-    found += [value for tag, name, value in seen.attributes if name == "href" and tag != "a"]
-    return [value for value in found if not value.startswith(("#", "data:"))]
+    addresses = [value for _, name, value in parsed.attributes if name in carriers]
+    addresses += [value for tag, name, value in parsed.attributes if name == "href" and tag != "a"]
+    return [value for value in addresses if not value.startswith(("#", "data:"))]
 
 
 THREE = [answers(seed=seed) for seed in range(3)]
 ONE_CLASS = Answers.from_probabilities(THREE[0].probabilities, np.zeros(60, dtype=np.int64))
 ALL_RIGHT = Answers.from_probabilities(np.eye(2)[THREE[0].labels], THREE[0].labels)
-SAID = Answers(THREE[0].labels, THREE[1].answer, None, None, 2)  # labels and nothing more
+LABELS_ONLY = Answers(THREE[0].labels, THREE[1].answer, None, None, 2)
 SCORED = Answers(THREE[0].labels, THREE[1].answer, np.linspace(0.3, 1, 60), None, 2)
 
 
 @pytest.fixture
 def no_png(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take half of the time."""
+    """Skip the PNG files, which take half of the time."""
     monkeypatch.setattr(plots, "raster", lambda figure: b"")
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], Seen]:
-    """A report of three models with hostile names, texts, classes and everything."""
+def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], ParsedPage]:
+    """Write a report of three models with hostile names, texts and classes."""
     folder = tmp_path_factory.mktemp("reports") / "one"
-    document = documented(THREE, mark=HOSTILE)
+    document = make_document(THREE, mark=HOSTILE)
     gate = {"model": HOSTILE, "kind": "baseline", "metric": "f1", "threshold": 0.9, "value": 0.8}
     document["gates"] = [gate | {"passed": passed, "why": HOSTILE} for passed in (True, False)]
-    return folder, document, written(folder, document, THREE)
+    return folder, document, write_and_parse(folder, document, THREE)
 
 
-def test_the_page_loads_nothing(report: tuple[Path, dict[str, Any], Seen]) -> None:
-    """It is mailed, and opened where there is no network; and nobody learns who reads it."""
-    folder, _, seen = report
-    assert loads(seen) == []
+def test_the_page_loads_nothing(report: tuple[Path, dict[str, Any], ParsedPage]) -> None:
+    """It is mailed, and opened without a network; a request would also reveal its readers."""
+    folder, _, parsed = report
+    assert fetched_addresses(parsed) == []
     text = (folder / "index.html").read_text(encoding="utf-8")
-    assert not {"script", "iframe", "object", "embed", "img", "base"} & set(seen.tags)
+    assert not {"script", "iframe", "object", "embed", "img", "base"} & set(parsed.tags)
     style = text[text.index("<style>") : text.index("</style>")]
     assert "@import" not in style and "url(" not in style
-    assert [value for value in seen.values("clip-path") if not value.startswith("url(#")] == []
-    assert "default-src 'none'" in " ".join(seen.values("content"))
+    assert [value for value in parsed.values("clip-path") if not value.startswith("url(#")] == []
+    assert "default-src 'none'" in " ".join(parsed.values("content"))
 
 
-def test_names_and_texts_are_text_wherever_they_stand(report: tuple[Path, dict[str, Any], Seen]) -> None:
-    folder, document, seen = report
-    assert "script" not in seen.tags and not [name for _, name, _ in seen.attributes if name.startswith("on")]
+def test_names_and_texts_are_escaped_everywhere(report: tuple[Path, dict[str, Any], ParsedPage]) -> None:
+    folder, document, parsed = report
+    assert "script" not in parsed.tags and not [
+        name for _, name, _ in parsed.attributes if name.startswith("on")
+    ]
     plain = " ".join(HOSTILE.split())
-    told = document["models"][0]["mistakes"][0]
-    for wanted in (told["text"], told["text_pair"], told["answer"], f"runs/{plain}model-0", f"{plain}home"):
-        assert " ".join(wanted.split()) in seen.words
-    assert seen.words.count("passed " + plain) == 1 and seen.words.count("missed " + plain) == 1
+    mistake = document["models"][0]["mistakes"][0]
+    texts = mistake["text"], mistake["text_pair"], mistake["answer"]
+    for text in (*texts, f"runs/{plain}model-0", f"{plain}home"):
+        assert " ".join(text.split()) in parsed.words
+    assert parsed.words.count("passed " + plain) == 1 and parsed.words.count("missed " + plain) == 1
     for file in (folder / "plots").glob("*.svg"):
         assert "<script" not in file.read_text(encoding="utf-8")
 
 
-def test_a_phone_and_a_dark_room_are_thought_of(report: tuple[Path, dict[str, Any], Seen]) -> None:
-    seen = report[2]
-    assert "width=device-width, initial-scale=1" in seen.values("content")
-    assert "light dark" in seen.values("content")
+def test_the_page_fits_phones_and_has_a_dark_mode(report: tuple[Path, dict[str, Any], ParsedPage]) -> None:
+    parsed = report[2]
+    assert "width=device-width, initial-scale=1" in parsed.values("content")
+    assert "light dark" in parsed.values("content")
     text = (report[0] / "index.html").read_text(encoding="utf-8")
     assert "prefers-color-scheme: dark" in text and 'lang="en"' in text
     # A table that is wider than the screen scrolls in its own box.
     assert text.count("<table>") == text.count('<div class="scroll" tabindex="0"') > 10
 
 
-def test_every_picture_is_in_the_page_and_beside_it_and_is_described(
-    report: tuple[Path, dict[str, Any], Seen],
+def test_every_picture_is_in_the_page_and_in_the_folder_and_has_a_description(
+    report: tuple[Path, dict[str, Any], ParsedPage],
 ) -> None:
-    folder, _, seen = report
-    own = [f"{n}-{what}" for n in (1, 2, 3) for what in ("confusion", "confidence", "reliability")]
-    stems = {*own, "latency", "roc", "precision-recall", "risk-coverage"}
+    folder, _, parsed = report
+    of_models = [f"{n}-{what}" for n in (1, 2, 3) for what in ("confusion", "confidence", "reliability")]
+    stems = {*of_models, "latency", "roc", "precision-recall", "risk-coverage"}
     files = {file.name for file in (folder / "plots").iterdir()}
     assert files == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
-    assert seen.tags.count("svg") == seen.tags.count("figcaption") == len(stems)
-    described = [value for tag, name, value in seen.attributes if (tag, name) == ("svg", "aria-label")]
+    assert parsed.tags.count("svg") == parsed.tags.count("figcaption") == len(stems)
+    described = [value for tag, name, value in parsed.attributes if (tag, name) == ("svg", "aria-label")]
     assert len(described) == len(stems) and all(len(text) > 20 for text in described)
-    levels = [int(tag[1]) for tag in seen.tags if tag in ("h1", "h2", "h3", "h4")]
+    levels = [int(tag[1]) for tag in parsed.tags if tag in ("h1", "h2", "h3", "h4")]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
 
 
-def test_the_files_beside_it_are_the_figures_and_the_answers(
-    report: tuple[Path, dict[str, Any], Seen],
+def test_the_folder_has_the_figures_and_the_answers(
+    report: tuple[Path, dict[str, Any], ParsedPage],
 ) -> None:
     folder, document, _ = report
     assert {file.name for file in folder.iterdir()} == {
@@ -266,32 +275,32 @@ def test_the_files_beside_it_are_the_figures_and_the_answers(
     assert json.loads((folder / "evaluation.json").read_text(encoding="utf-8")) == document
     with (folder / "answers.csv").open(encoding="utf-8", newline="") as stream:
         head, *rows = csv.reader(stream)
-    names = [one["model"] for one in document["models"]]
+    names = [entry["model"] for entry in document["models"]]
     assert head == [
         "row",
         "label",
         *(f"{name} {what}" for name in names for what in ("answer", "confidence")),
     ]
     assert len(rows) == 60 and {len(row) for row in rows} == {8}
-    classes = [one["name"] for one in document["classes"]]
+    classes = [entry["name"] for entry in document["classes"]]
     for row in rows[::7]:
-        number = int(row[0]) - 1
-        assert row[1] == classes[int(THREE[0].labels[number])]
-        for place, one in enumerate(THREE):
-            assert one.confidence is not None
-            assert row[2 + 2 * place] == classes[int(one.answer[number])]
-            assert float(row[3 + 2 * place]) == pytest.approx(one.confidence[number], rel=1e-5)
+        i = int(row[0]) - 1
+        assert row[1] == classes[int(THREE[0].labels[i])]
+        for model, model_answers in enumerate(THREE):
+            assert model_answers.confidence is not None
+            assert row[2 + 2 * model] == classes[int(model_answers.answer[i])]
+            assert float(row[3 + 2 * model]) == pytest.approx(model_answers.confidence[i], rel=1e-5)
 
 
 @pytest.mark.usefixtures("no_png")
-def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
-    """Figures in another model's row, or another's sentence, would mislead without a trace."""
-    document = documented(THREE)
+def test_the_page_shows_the_figures_of_the_right_model(tmp_path: Path) -> None:
+    """Figures in another model's row would mislead without a trace."""
+    document = make_document(THREE)
     document["models"][1]["cost"] |= {"latency_p50_ms": 1.25, "bytes": 12_300_000}
     document["models"][1]["cost"]["speed_up"] = {"rows_per_second": 5.5, "latency_p50_ms": None}
     document["models"][2]["calibration"] |= {"temperature": 1.618, "ece_unscaled": 0.1234}
     document["models"][2]["calibration"] |= {"brier_unscaled": 0.25, "loss_unscaled": None}
-    words = written(tmp_path / "a", document, THREE).words
+    words = write_and_parse(tmp_path / "a", document, THREE).words
     second = document["models"][1]
     low, high = second["intervals"]["accuracy"]
     assert f"runs/model-1 {second['metrics']['accuracy']:.4f} {low:.3f} to {high:.3f}" in words
@@ -299,7 +308,7 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
     pair = document["pairs"][0]
     assert pair["sentence"] in words
     assert f"{100 * second['metrics']['agreement']:.1f} %" in words
-    # Of the second model, the rows that it alone has right and those that its teacher alone has.
+    # The second model is the student: its count comes first.
     assert f"{pair['only_second']} {pair['only_first']} " in words[words.index("right: student only") :]
     assert f"as trained 0.1234 0.2500 {parts.UNKNOWN} logits divided by 1.62" in words
     assert "accuracy is 12.5 points lower than on the training data" in words
@@ -307,54 +316,58 @@ def test_the_page_says_what_was_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "costs"),
+    ("all_answers", "costs"),
     [
         ([answers(1)], ()),
         ([answers(classes=10, rows=40)], ()),
         ([ONE_CLASS], ()),
-        ([SAID], [None]),
+        ([LABELS_ONLY], [None]),
         ([SCORED], [None]),
-        ([SAID, THREE[0], SCORED], [None, MODEL_COST, None]),
+        ([LABELS_ONLY, THREE[0], SCORED], [None, MODEL_COST, None]),
         ([answers(classes=3), Answers(answers(classes=3).labels, np.ones(60, np.int64), None, None, 3)], ()),
         ([ALL_RIGHT] * 2, ()),
     ],
     ids=["one row", "ten classes", "one class", "labels", "scores", "mixed", "three", "all right"],
 )
 @pytest.mark.usefixtures("no_png")
-def test_what_is_missing_is_left_out_or_a_dash(told: list[Answers], costs: list[Any], tmp_path: Path) -> None:
-    document = documented(told, costs=costs)
-    seen = written(tmp_path / "a", document, told)
-    assert "None" not in seen.words and "nan" not in seen.words.split()
-    sure = sum(one.confidence is not None for one in told)
-    assert seen.tags.count("svg") >= len(told) + 2 * sure
-    assert loads(seen) == []
+def test_missing_figures_are_left_out_or_a_dash(
+    all_answers: list[Answers], costs: list[Any], tmp_path: Path
+) -> None:
+    document = make_document(all_answers, costs=costs)
+    parsed = write_and_parse(tmp_path / "a", document, all_answers)
+    assert "None" not in parsed.words and "nan" not in parsed.words.split()
+    with_confidence = sum(model_answers.confidence is not None for model_answers in all_answers)
+    assert parsed.tags.count("svg") >= len(all_answers) + 2 * with_confidence
+    assert fetched_addresses(parsed) == []
 
 
 @pytest.mark.usefixtures("no_png")
-def test_a_document_without_any_figure_renders(tmp_path: Path) -> None:
-    """As of a file of labels, with every figure that may be unknown unknown."""
-    document = documented([SAID], costs=[None])
+def test_a_document_with_every_optional_figure_null_renders(tmp_path: Path) -> None:
+    """A predictions file without scores has no more than that."""
+    document = make_document([LABELS_ONLY], costs=[None])
     (entry,) = document["models"]
     entry["metrics"] = dict.fromkeys(entry["metrics"]) | {"accuracy": 0.5}
     entry["intervals"] = {name: [None, None] for name in entry["intervals"]}
-    entry["per_class"] = [one | dict.fromkeys(("precision", "recall", "f1")) for one in entry["per_class"]]
-    words = written(tmp_path / "a", document, [SAID]).words
+    entry["per_class"] = [
+        scores | dict.fromkeys(("precision", "recall", "f1")) for scores in entry["per_class"]
+    ]
+    words = write_and_parse(tmp_path / "a", document, [LABELS_ONLY]).words
     assert "None" not in words and "answers from a file" in words
 
 
 def test_the_same_document_is_the_same_report_to_the_byte(tmp_path: Path) -> None:
     """A date, a random name or an object's address would make each report differ from the last."""
-    told = THREE[:1]
+    all_answers = THREE[:1]
     folders = [tmp_path / name for name in ("a", "b")]
     for folder in folders:
-        write_report(folder, EvaluationDocument.model_validate(documented(told)), told)
-    first, second = ({f.name: f.read_bytes() for f in one.rglob("*") if f.is_file()} for one in folders)
+        write_report(folder, EvaluationDocument.model_validate(make_document(all_answers)), all_answers)
+    first, second = ({f.name: f.read_bytes() for f in folder.rglob("*") if f.is_file()} for folder in folders)
     assert first == second and len(first) == 3 + 2 * 7
 
 
-def test_answers_that_are_not_the_documents_are_an_error(tmp_path: Path) -> None:
+def test_answers_of_another_number_of_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 models answered, and 3"):
-        write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(THREE)), THREE[:2])
+        write_report(tmp_path / "a", EvaluationDocument.model_validate(make_document(THREE)), THREE[:2])
 
 
 # --- published figures -------------------------------------------------------------------------------------
@@ -362,21 +375,20 @@ def test_answers_that_are_not_the_documents_are_an_error(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("dataset", PUBLISHED)
 @pytest.mark.usefixtures("no_png")
-def test_published_figures_stand_beside_ours_and_say_so(dataset: str, tmp_path: Path) -> None:
-    """Somebody else's figure must never pass for a measurement."""
-    words = written(tmp_path / "a", documented(THREE[:1], dataset=dataset), THREE[:1]).words
+def test_published_figures_are_marked_as_such(dataset: str, tmp_path: Path) -> None:
+    """A published figure must never look like a measurement."""
+    words = write_and_parse(tmp_path / "a", make_document(THREE[:1], dataset=dataset), THREE[:1]).words
     assert words.count("measured here") >= 2
-    for one in PUBLISHED[dataset]:
-        assert 0.5 < one.value < 1
-        shown = (
-            f"{100 * one.value:.1f} % {one.split} {one.parameters or parts.UNKNOWN} published: {one.source}"
-        )
+    for figure in PUBLISHED[dataset]:
+        assert 0.5 < figure.value < 1
+        parameters = figure.parameters or parts.UNKNOWN
+        shown = f"{100 * figure.value:.1f} % {figure.split} {parameters} published: {figure.source}"
         assert shown in words
     assert words.count("published: ") == len(PUBLISHED[dataset])
 
 
-def test_of_a_dataset_that_nobody_published_on_there_is_no_table(
-    report: tuple[Path, dict[str, Any], Seen],
+def test_an_unknown_dataset_has_no_table_of_published_figures(
+    report: tuple[Path, dict[str, Any], ParsedPage],
 ) -> None:
     assert "published: " not in report[2].words and 'id="published"' not in str(report[2].attributes)
 
@@ -386,36 +398,36 @@ def test_of_a_dataset_that_nobody_published_on_there_is_no_table(
 
 @pytest.mark.usefixtures("no_png")
 def test_a_report_replaces_a_report_and_nothing_else(tmp_path: Path) -> None:
-    told = THREE[:1]
+    all_answers = THREE[:1]
     folder = tmp_path / "deep" / "report"
     check_report_dir(folder)
     assert not folder.parent.exists()
-    write_report(folder, EvaluationDocument.model_validate(documented(told)), told)
+    write_report(folder, EvaluationDocument.model_validate(make_document(all_answers)), all_answers)
     old = folder / "plots" / "1-of-an-older-report.png"
     old.write_bytes(b"")
     check_report_dir(folder)
-    write_report(folder, EvaluationDocument.model_validate(documented(told)), told)
+    write_report(folder, EvaluationDocument.model_validate(make_document(all_answers)), all_answers)
     assert not old.exists()
     assert [file.name for file in folder.parent.iterdir()] == ["report"]
 
 
 @pytest.mark.parametrize("stray", ["notes.txt", "plots/notes.txt", "plots/deep/a.png", ".git"])
 @pytest.mark.usefixtures("no_png")
-def test_a_report_that_somebody_added_to_is_refused(stray: str, tmp_path: Path) -> None:
-    """Replacing it would delete what is not ours."""
-    write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(THREE[:1])), THREE[:1])
+def test_a_report_with_files_of_the_user_is_not_replaced(stray: str, tmp_path: Path) -> None:
+    """Replacing it would delete the user's files."""
+    write_report(tmp_path / "a", EvaluationDocument.model_validate(make_document(THREE[:1])), THREE[:1])
     file = tmp_path / "a" / stray
     file.parent.mkdir(exist_ok=True)
     file.write_text("mine")
     with pytest.raises(UserError, match=r"--report .*would be lost"):
         check_report_dir(tmp_path / "a")
     with pytest.raises(UserError, match="would be lost"):
-        write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(THREE[:1])), THREE[:1])
+        write_report(tmp_path / "a", EvaluationDocument.model_validate(make_document(THREE[:1])), THREE[:1])
     assert file.read_text() == "mine"
 
 
 @pytest.mark.parametrize("there", ["notes.txt", "index.html", "plots"])
-def test_a_folder_that_holds_something_else_is_refused(there: str, tmp_path: Path) -> None:
+def test_a_folder_without_a_report_is_refused(there: str, tmp_path: Path) -> None:
     folder = tmp_path / "a"
     folder.mkdir()
     check_report_dir(folder)
@@ -426,16 +438,18 @@ def test_a_folder_that_holds_something_else_is_refused(there: str, tmp_path: Pat
         check_report_dir(folder, "-o")
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_is_refused_as_a_folder(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("")
     with pytest.raises(UserError, match=r"--report .* is a file"):
         check_report_dir(tmp_path / "a")
 
 
 @pytest.mark.usefixtures("no_png")
-def test_what_fails_on_the_way_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = THREE[:1]
-    index = write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(told)), told)
+def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    all_answers = THREE[:1]
+    index = write_report(
+        tmp_path / "a", EvaluationDocument.model_validate(make_document(all_answers)), all_answers
+    )
     before = index.read_bytes()
 
     def full(*_: object) -> None:
@@ -443,12 +457,14 @@ def test_what_fails_on_the_way_leaves_the_old_report(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(page, "write_pictures", full)
     with pytest.raises(UserError, match=r"--report .*No space left on device. Nothing was kept"):
-        write_report(tmp_path / "a", EvaluationDocument.model_validate(documented(told, seed=2)), told)
+        write_report(
+            tmp_path / "a", EvaluationDocument.model_validate(make_document(all_answers, seed=2)), all_answers
+        )
     assert index.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
 
 
-def test_short_names_are_told_apart() -> None:
+def test_short_names_are_distinct() -> None:
     assert short_names(["runs/a"]) == ["a"]
     assert short_names(["runs/a/", "b/c"]) == ["1 a", "2 c"]
     assert short_names(["x/model", "y/model"]) == ["1 x/model", "2 y/model"]

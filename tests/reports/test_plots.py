@@ -1,4 +1,4 @@
-"""Pictures: the right points, on any input, legible on white and on black, the same bytes each time."""
+"""Plots have the right points for any input, are legible on white and on black, and are reproducible."""
 
 import io
 import re
@@ -23,7 +23,7 @@ HOSTILE = '_</text><script>alert(1)</script> $\\frac{$ " & 模型'
 
 
 def answers(rows: int = 200, classes: int = 2, seed: int = 0) -> Answers:
-    """Better than chance, of every class where there is room."""
+    """Make answers better than chance, with every class where there are enough rows."""
     generator = np.random.default_rng(seed)
     labels = generator.permutation(np.arange(rows) % classes)
     logits = generator.normal(size=(rows, classes))
@@ -32,22 +32,22 @@ def answers(rows: int = 200, classes: int = 2, seed: int = 0) -> Answers:
     return Answers.from_probabilities(odds / odds.sum(axis=1, keepdims=True), labels)
 
 
-def counted(one: Answers) -> Any:
-    return confusion(one, np.ones((1, len(one.labels))))[0].astype(int)
+def count_confusions(subject: Answers) -> Any:
+    return confusion(subject, np.ones((1, len(subject.labels))))[0].astype(int)
 
 
-def all_figures(one: Answers, name: str) -> Iterator[tuple[str, Figure]]:
-    """One of each, as far as the answers allow."""
-    classes = [f"{name} {number}" for number in range(one.classes)]
-    assert one.confidence is not None
-    yield "confusion", plots.confusion_matrix(counted(one), classes, name)
-    yield "histogram", plots.confidence_histogram(one, name)
-    yield "reliability", plots.reliability_diagram(reliability(one, one.confidence), name)
-    lines = [Line(name, place, *risk_coverage(one, one.confidence)) for place in range(2)]
+def all_figures(subject: Answers, name: str) -> Iterator[tuple[str, Figure]]:
+    """Yield every kind of plot that the answers allow."""
+    classes = [f"{name} {i}" for i in range(subject.classes)]
+    assert subject.confidence is not None
+    yield "confusion", plots.confusion_matrix(count_confusions(subject), classes, name)
+    yield "histogram", plots.confidence_histogram(subject, name)
+    yield "reliability", plots.reliability_diagram(reliability(subject, subject.confidence), name)
+    lines = [Line(name, index, *risk_coverage(subject, subject.confidence)) for index in range(2)]
     yield "risk", plots.risk_coverage_curves(lines)
-    if line := plots.roc_line(name, 0, one):
+    if line := plots.roc_line(name, 0, subject):
         yield "roc", plots.roc_curves([line])
-    if line := plots.precision_recall_line(name, 0, one):
+    if line := plots.precision_recall_line(name, 0, subject):
         yield "precision-recall", plots.precision_recall_curves([line], 0.5)
     trades = [LatencyPoint(name, 0, 2.5, 0.9, 0.85, 0.95), LatencyPoint(name, 1, 40.0, 0.92, None, None)]
     yield "latency", plots.latency_plot(trades)
@@ -70,18 +70,20 @@ SUBJECTS = {
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_everything_can_be_drawn_whatever_was_answered(subject: str) -> None:
-    """A name must not be taken for a formula, or for markup."""
+def test_every_plot_can_be_drawn_for_any_answers(subject: str) -> None:
+    """Names must not be parsed as formulas or as markup."""
     drawn = dict(all_figures(SUBJECTS[subject], HOSTILE))
     assert {"confusion", "histogram", "reliability", "risk", "latency", "history"} <= set(drawn)
     for name, figure in drawn.items():
         root = ElementTree.fromstring(inline(vector(figure), HOSTILE))
-        assert len([one for one in root.iter() if str(one.tag).endswith(("path", "use"))]) > 5, name
-        assert not [one for one in root.iter() if "script" in str(one.tag)]
+        assert len([element for element in root.iter() if str(element.tag).endswith(("path", "use"))]) > 5, (
+            name
+        )
+        assert not [element for element in root.iter() if "script" in str(element.tag)]
 
 
 def test_no_picture_is_blank_or_transparent() -> None:
-    """On black a transparent PNG is illegible."""
+    """A transparent PNG is illegible on black."""
     for name, figure in all_figures(SUBJECTS["two classes"], "model"):
         pixels = matplotlib.image.imread(io.BytesIO(raster(figure)))
         assert (pixels[..., 3] == 1).all(), name
@@ -92,7 +94,7 @@ def test_no_picture_is_blank_or_transparent() -> None:
         assert "#ffffff" not in inline(vector(figure), "")
 
 
-def test_a_curve_that_is_not_defined_is_not_drawn() -> None:
+def test_an_undefined_curve_is_not_drawn() -> None:
     assert plots.roc_line("a", 0, SUBJECTS["one class"]) is None
     assert plots.roc_line("a", 0, SUBJECTS["one row"]) is None
     unsure = Answers(np.array([0, 1]), np.array([0, 1]), None, None, 2)
@@ -101,46 +103,48 @@ def test_a_curve_that_is_not_defined_is_not_drawn() -> None:
 
 @pytest.mark.parametrize("classes", [2, 5])
 def test_the_areas_under_the_curves_are_those_of_scikit_learn(classes: int) -> None:
-    """Curves of the wrong class, or axes that changed places, look as good."""
-    one = answers(3_000, classes)
-    assert one.probabilities is not None
-    scores = one.probabilities[:, 1] if classes == 2 else one.probabilities
-    line = plots.roc_line("a", 0, one)
+    """Curves of the wrong class, or swapped axes, would look plausible."""
+    subject = answers(3_000, classes)
+    assert subject.probabilities is not None
+    scores = subject.probabilities[:, 1] if classes == 2 else subject.probabilities
+    line = plots.roc_line("a", 0, subject)
     assert line is not None
     assert np.trapezoid(line.y, line.x) == pytest.approx(
-        roc_auc_score(one.labels, scores, multi_class="ovr"), abs=2e-3
+        roc_auc_score(subject.labels, scores, multi_class="ovr"), abs=2e-3
     )
-    line = plots.precision_recall_line("a", 0, one)
+    line = plots.precision_recall_line("a", 0, subject)
     assert line is not None
-    wanted = average_precision_score(one.labels if classes == 2 else np.eye(classes)[one.labels], scores)
-    assert np.trapezoid(line.y, line.x) == pytest.approx(wanted, abs=8e-3)
+    expected = average_precision_score(
+        subject.labels if classes == 2 else np.eye(classes)[subject.labels], scores
+    )
+    assert np.trapezoid(line.y, line.x) == pytest.approx(expected, abs=8e-3)
 
 
-def test_no_curve_is_drawn_where_a_class_has_no_rows_and_the_figure_is_none() -> None:
-    """A mean over the other classes would be a picture of something that no table has."""
-    one = answers(300, 4)
-    assert one.probabilities is not None
-    there = one.labels != 3
-    kept = Answers.from_probabilities(one.probabilities[there], one.labels[there])
+def test_no_curve_is_drawn_where_a_class_has_no_rows_and_the_area_is_undefined() -> None:
+    """A mean over the remaining classes would show a figure that no table has."""
+    subject = answers(300, 4)
+    assert subject.probabilities is not None
+    there = subject.labels != 3
+    kept = Answers.from_probabilities(subject.probabilities[there], subject.labels[there])
     assert plots.roc_line("a", 0, kept) is None and plots.precision_recall_line("a", 0, kept) is None
     figures = quality(kept, np.ones((1, len(kept.labels))))
     assert np.isnan(figures["roc_auc"]).all() and np.isnan(figures["average_precision"]).all()
 
 
-def test_a_long_curve_keeps_its_ends_and_no_more_points_than_can_be_seen() -> None:
-    """25,000 reviews and five models would be a page of tens of megabytes."""
+def test_a_long_curve_is_thinned_out_and_keeps_its_ends() -> None:
+    """The page of 25,000 reviews and five models would have tens of megabytes."""
     line = plots.roc_line("a", 0, answers(20_000))
     assert line is not None and len(line.x) <= plots.MAX_CURVE_POINTS
     assert (line.x[0], line.y[0], line.x[-1], line.y[-1]) == (0, 0, 1, 1)
-    one = answers(20_000)
-    assert one.confidence is not None
-    figure = plots.risk_coverage_curves([Line("a", 0, *risk_coverage(one, one.confidence))])
+    subject = answers(20_000)
+    assert subject.confidence is not None
+    figure = plots.risk_coverage_curves([Line("a", 0, *risk_coverage(subject, subject.confidence))])
     drawn: Any = figure.axes[0].lines[0].get_xydata()
     assert len(drawn) <= plots.MAX_CURVE_POINTS and drawn[-1, 0] == 1
 
 
-def test_the_histogram_holds_every_row() -> None:
-    """Also those at the very ends, and a file's scores below what a class of two can have at least."""
+def test_the_histogram_counts_every_row() -> None:
+    """Also rows at both ends, and scores below 0.5, which a predictions file may have."""
     confidence = np.array([0.2, 0.5, 0.5, 0.7, 1.0, 1.0])
     labels, answer = np.zeros(6, dtype=np.int64), np.array([0, 0, 1, 1, 0, 1])
     figure = plots.confidence_histogram(Answers(labels, answer, confidence, None, 2), "a")
@@ -148,29 +152,29 @@ def test_the_histogram_holds_every_row() -> None:
     assert heights == [3, 3]
 
 
-def test_the_confusion_matrix_has_labels_down_and_answers_across() -> None:
+def test_the_confusion_matrix_has_labels_as_rows_and_answers_as_columns() -> None:
     figure = plots.confusion_matrix(np.array([[5, 3], [0, 2]]), ["no", "yes"], "a")
     shown = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
     assert shown == {(0, 0): "5\n62.5%", (1, 0): "3\n37.5%", (0, 1): "0\n0.0%", (1, 1): "2\n100.0%"}
-    assert len(figure.axes[0].patches) == 3  # nothing is filled where no row is
+    assert len(figure.axes[0].patches) == 3  # empty cells are not filled
 
 
-def test_the_reliability_diagram_has_the_bins_with_rows_and_their_counts() -> None:
-    found = [Bin(0, 0.5, 0, None, None), Bin(0.5, 0.75, 4, 0.6, 0.5), Bin(0.75, 1, 12_000, 0.9, 0.95)]
-    above, below = plots.reliability_diagram(found, "a").axes
+def test_the_reliability_diagram_shows_only_bins_with_rows() -> None:
+    bins = [Bin(0, 0.5, 0, None, None), Bin(0.5, 0.75, 4, 0.6, 0.5), Bin(0.75, 1, 12_000, 0.9, 0.95)]
+    above, below = plots.reliability_diagram(bins, "a").axes
     assert above.lines[-1].get_xydata().tolist() == [[0.6, 0.5], [0.9, 0.95]]
     assert [text.get_text() for text in below.texts] == ["4", "12k"]
     low, high = above.lines[1].get_ydata()
-    assert low < 0.5 < high and high - low > 0.5  # 2 of 4 says little, and the picture shows it
+    assert low < 0.5 < high and high - low > 0.5  # 4 rows give a wide interval
 
 
-def test_the_epoch_that_was_kept_has_the_ring() -> None:
+def test_the_best_epoch_has_the_ring() -> None:
     figure = plots.history_curves([TrainingCurve("a", 0, [1, 2, 4], [0.7, 0.9, 0.8], 2)], "accuracy")
     ring = figure.axes[0].lines[1]
     assert ring.get_xydata().tolist() == [[2, 0.9]] and ring.get_markerfacecolor() == "none"
 
 
-def test_numbers_beside_points_do_not_lie_on_each_other() -> None:
+def test_numbers_of_close_points_do_not_overlap() -> None:
     trades = [LatencyPoint(f"{n + 1} m", n, 2.0 + 0.001 * n, 0.9, 0.88, 0.92) for n in range(3)]
     figure = plots.latency_plot([*trades, LatencyPoint("4 t", 3, 30.0, 0.92, 0.9, 0.94)])
     figure.canvas.draw()
@@ -180,7 +184,7 @@ def test_numbers_beside_points_do_not_lie_on_each_other() -> None:
 
 
 @pytest.mark.parametrize("times", [(2.0, 30.0), (0.4, 0.5), (17.0, 17.0), (3.0, 4_000.0)])
-def test_the_axis_of_times_has_ticks_that_are_plain_numbers(times: tuple[float, float]) -> None:
+def test_the_latency_axis_has_at_least_two_plain_ticks(times: tuple[float, float]) -> None:
     figure = plots.latency_plot(
         [LatencyPoint(str(n), n, time, 0.9, 0.9, 0.9) for n, time in enumerate(times)]
     )
@@ -195,27 +199,27 @@ def test_the_axis_of_times_has_ticks_that_are_plain_numbers(times: tuple[float, 
 
 
 def luminance(colour: str) -> float:
-    """Relative luminance of WCAG 2."""
-    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    """Return the relative luminance as WCAG 2 defines it."""
+    parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
 @pytest.mark.parametrize("colour", plots.PALETTE)
 @pytest.mark.parametrize("page", ["#ffffff", "#0e1116"])
-def test_every_colour_stands_out_on_a_light_page_and_on_a_dark_one(colour: str, page: str) -> None:
-    """WCAG 2.1, 1.4.11: 3 : 1 for what a picture says."""
+def test_every_colour_has_enough_contrast_on_light_and_dark_pages(colour: str, page: str) -> None:
+    """WCAG 2.1, success criterion 1.4.11, requires 3 : 1 for graphics."""
     bright, dark = sorted((luminance(colour), luminance(page)), reverse=True)
     assert (bright + 0.05) / (dark + 0.05) >= 3
 
 
-def test_a_dozen_models_differ_in_more_than_their_colour() -> None:
-    looks = [(plots.colour(place), str(plots.dashes(place))) for place in range(12)]
+def test_twelve_models_differ_in_colour_and_dashes() -> None:
+    looks = [(plots.colour(index), str(plots.dashes(index))) for index in range(12)]
     assert len(set(looks)) == 12
-    assert all(one[1] != other[1] for one, other in pairwise(looks))
+    assert all(first[1] != second[1] for first, second in pairwise(looks))
 
 
-def test_in_a_page_ink_is_the_pages_own() -> None:
+def test_inline_plots_take_the_text_colour_of_the_page() -> None:
     figure = plots.roc_curves([Line("a", 0, np.array([0.0, 1]), np.array([0.0, 1]))])
     element = inline(vector(figure), "what it is")
     assert "currentColor" in element and plots.INK not in element and "#000000" not in element
@@ -225,18 +229,18 @@ def test_in_a_page_ink_is_the_pages_own() -> None:
     assert '<g id="' not in element  # the same in every picture
 
 
-def test_a_wide_picture_is_not_made_smaller_than_its_text_is_legible() -> None:
-    table = counted(answers(400, 12))
+def test_a_wide_plot_keeps_its_text_legible_on_a_phone() -> None:
+    table = count_confusions(answers(400, 12))
     element = inline(vector(plots.confusion_matrix(table, [str(n) for n in range(12)], "a")), "")
     assert "min-width: " in element.partition(">")[0]
 
 
-def test_a_name_that_begins_with_an_underscore_is_in_the_legend() -> None:
-    """matplotlib once left such names out."""
+def test_a_name_with_a_leading_underscore_is_in_the_legend() -> None:
+    """matplotlib leaves such names out of legends that it makes itself."""
     assert "_x $y$" in vector(plots.history_curves([TrainingCurve("_x $y$", 0, [1], [1.0], 1)], "loss"))
 
 
-def test_the_users_settings_neither_matter_nor_change() -> None:
+def test_matplotlib_settings_of_the_user_have_no_effect_and_are_restored() -> None:
     def drawn() -> tuple[bytes, str]:
         figure = plots.history_curves([TrainingCurve("a", 0, [1, 2], [1.0, 0.5], 2)], "loss")
         return raster(figure), vector(figure)
@@ -249,14 +253,14 @@ def test_the_users_settings_neither_matter_nor_change() -> None:
 
 
 def test_the_same_figure_is_the_same_file() -> None:
-    """Also of another process, whose hashes are others: reports are compared and kept in git."""
+    """Also in another process with another hash seed: reports are compared and committed to git."""
     code = (
         "import sys; from distilkit.reports import plots; import numpy as np\n"
         "figure = plots.confusion_matrix(np.array([[3, 1], [2, 4]]), ['a', 'b'], 't')\n"
         "sys.stdout.write(plots.vector(figure))\n"
-        "assert 'matplotlib.pyplot' not in sys.modules, 'it keeps figures, and picks a window system'\n"
+        "assert 'matplotlib.pyplot' not in sys.modules, 'pyplot keeps figures, and picks a window system'\n"
     )
-    found = {
+    outputs = {
         subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
@@ -266,10 +270,10 @@ def test_the_same_figure_is_the_same_file() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    assert len(found) == 1 and len(found.pop()) > 3_000
+    assert len(outputs) == 1 and len(outputs.pop()) > 3_000
 
 
-def test_a_name_is_cut_in_its_middle() -> None:
+def test_a_long_name_loses_its_middle() -> None:
     assert plots.elide("runs/a") == "runs/a"
     assert plots.elide("x" * 30 + "\n" + "y" * 30, 20) == "xxxxxx…yyyyyyyyyyyyy"
     assert len(plots.elide("x" * 300)) == plots.SHORT_NAME_CHARACTERS

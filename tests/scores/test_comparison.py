@@ -1,4 +1,4 @@
-"""What is said of several models on the same rows."""
+"""Models are compared on the same rows, and described with no more certainty than the tests give."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from distilkit.scores.statistics import Answers, Interval, McNemar
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "p_value", "said"),
+    ("low", "high", "p_value", "verdict"),
     [
         (0.01, 0.05, 0.01, "b is better than a"),
         (-0.01, 0.05, 0.2, "no evidence of a difference"),
@@ -17,15 +17,15 @@ from distilkit.scores.statistics import Answers, Interval, McNemar
     ],
 )
 def test_a_sentence_claims_what_both_the_test_and_the_interval_show(
-    low: float, high: float, p_value: float, said: str
+    low: float, high: float, p_value: float, verdict: str
 ) -> None:
-    told = describe_pair("a", "b", 400, Interval(0.03, low, high), McNemar(300, 10, 22, p_value))
-    assert said in told and "+3.0 points" in told
+    sentence = describe_pair("a", "b", 400, Interval(0.03, low, high), McNemar(300, 10, 22, p_value))
+    assert verdict in sentence and "+3.0 points" in sentence
 
 
-def test_rows_of_one_confidence_are_one_row_of_the_coverage() -> None:
-    """Six times the same line says nothing six times."""
+def test_rows_of_equal_confidence_are_one_point_of_the_coverage() -> None:
+    """Otherwise the table would repeat the same row six times."""
     labels = np.asarray([0, 1, 1, 0])
-    one = Answers(labels, labels, np.full(4, 0.7), None, 2)
-    assert one.confidence is not None
-    assert [point.coverage for point in coverage(one, one.confidence)] == [1.0]
+    answers = Answers(labels, labels, np.full(4, 0.7), None, 2)
+    assert answers.confidence is not None
+    assert [point.coverage for point in coverage(answers, answers.confidence)] == [1.0]

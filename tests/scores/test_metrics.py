@@ -1,4 +1,4 @@
-"""Metrics are scikit-learn's, need no network and leave nothing on the disk."""
+"""Metrics agree with scikit-learn, need no network and write nothing to the disk."""
 
 import os
 import subprocess
@@ -18,13 +18,13 @@ from distilkit.scores.metrics import F1, Accuracy, expected_calibration_error, s
 
 
 def logits_for(predictions: list[int], classes: int) -> torch.Tensor:
-    """Logits whose largest entry is the prediction."""
+    """Return logits whose largest entry is the prediction."""
     return torch.nn.functional.one_hot(torch.tensor(predictions), classes).float()
 
 
 @st.composite
 def answers(draw: Any, classes: int) -> tuple[list[int], list[int]]:
-    """Predictions and labels, often of one class only."""
+    """Draw predictions and labels, often with only one class."""
     rows = draw(st.integers(1, 30))
     ids = st.one_of(st.just(draw(st.integers(0, classes - 1))), st.integers(0, classes - 1))
     some = st.lists(ids, min_size=rows, max_size=rows)
@@ -68,8 +68,8 @@ def test_the_loss_is_the_mean_cross_entropy() -> None:
     assert score(logits, labels)["loss"] == pytest.approx(-np.log(probability).mean())
 
 
-def test_trap_14_hidden_labels_are_refused_and_not_scored() -> None:
-    """GLUE's test labels are -1: scored, every row is wrong, and the answer looks like a number."""
+def test_hidden_labels_are_refused_and_not_scored() -> None:
+    """GLUE's test labels are -1: scored, every row would be wrong, and the result would look valid."""
     with pytest.raises(UserError, match="-1"):
         score(torch.zeros(3, 2), torch.tensor([0, 1, -1]))
     with pytest.raises(UserError, match="no row"):
@@ -83,7 +83,7 @@ def test_the_metrics_are_evaluate_metrics() -> None:
 
 
 def test_no_metric_is_downloaded_and_none_writes_a_cache(tmp_path: Path) -> None:
-    """`evaluate.load("accuracy")` fetches a script; a metric on disk locks out a run beside it."""
+    """`evaluate.load("accuracy")` fetches a script; a metric on disk locks out parallel runs."""
     home = tmp_path / "cache"
     code = (
         "import socket, torch\n"
@@ -106,31 +106,31 @@ def test_no_metric_is_downloaded_and_none_writes_a_cache(tmp_path: Path) -> None
 
 
 def ece_by_hand(logits: torch.Tensor, labels: list[int], bins: int) -> float:
-    """Bin by bin, row by row."""
+    """Compute the calibration error bin by bin, row by row."""
     rows = []
     for values, label in zip(logits.double().softmax(dim=1).tolist(), labels, strict=True):
         rows.append((max(values), values.index(max(values)) == label))
     total = 0.0
-    for number in range(bins):
-        within = [row for row in rows if number / bins < row[0] <= (number + 1) / bins]
+    for i in range(bins):
+        within = [row for row in rows if i / bins < row[0] <= (i + 1) / bins]
         if within:
             accuracy = sum(right for _, right in within) / len(within)
-            confidence = sum(sure for sure, _ in within) / len(within)
+            confidence = sum(row_confidence for row_confidence, _ in within) / len(within)
             total += len(within) / len(rows) * abs(accuracy - confidence)
     return total
 
 
 @given(seed=st.integers(0, 999), classes=st.integers(2, 5), bins=st.sampled_from([1, 10, 15]))
 @settings(max_examples=40, deadline=None)
-def test_the_calibration_error_is_the_one_worked_out_by_hand(seed: int, classes: int, bins: int) -> None:
+def test_the_calibration_error_is_that_of_a_plain_loop(seed: int, classes: int, bins: int) -> None:
     random = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(50, classes, generator=random)
     labels = torch.randint(classes, (50,), generator=random)
-    found = expected_calibration_error(logits, labels, bins)
-    assert found == pytest.approx(ece_by_hand(logits, labels.tolist(), bins), abs=1e-9)
+    error = expected_calibration_error(logits, labels, bins)
+    assert error == pytest.approx(ece_by_hand(logits, labels.tolist(), bins), abs=1e-9)
 
 
-def test_the_calibration_error_of_what_is_sure_and_right_is_0_and_of_sure_and_wrong_1() -> None:
+def test_the_calibration_error_is_0_for_confident_right_and_1_for_confident_wrong_answers() -> None:
     logits = torch.tensor([[100.0, 0.0]] * 4)
     assert expected_calibration_error(logits, torch.zeros(4, dtype=torch.long)) == pytest.approx(0)
     assert expected_calibration_error(logits, torch.ones(4, dtype=torch.long)) == pytest.approx(1)

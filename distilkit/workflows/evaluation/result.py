@@ -96,7 +96,7 @@ class Evaluation:
 
     def document(self) -> dict[str, Any]:
         """Return the versioned JSON document."""
-        return self.typed_document.as_json()
+        return self.typed_document.as_dict()
 
     @cached_property
     def typed_document(self) -> EvaluationDocument:

@@ -181,7 +181,7 @@ def _write(evaluation: Evaluation, config: EvaluateConfig, reporter: Reporter) -
             file = run.path / EVALUATION / f"{evaluation.data.name}-{config.split}{suffix}.json"
             alone = document.model_copy(update={"models": [entry], "pairs": [], "gates": []})
             try:
-                folder.write_json(file, alone.as_json())
+                folder.write_json(file, alone.as_dict())
             except OSError as error:
                 reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
     if config.markdown:

@@ -16,16 +16,16 @@ def test_a_predictions_file_can_be_the_teacher(evaluating: Any, teacher_run: Run
     assert teacher.model == file and student.teacher == file
     answers = student.model_scores.answers.answer
     assert student.value("agreement") == (answers == teacher.model_scores.answers.answer).mean()
-    assert student.value("kl") is None, "the file said no probabilities"
+    assert student.value("kl") is None, "the file has no probabilities"
 
 
 def test_the_gap_recovered_is_counted_from_the_labels_only_baseline_to_the_teacher(
     evaluating: Any, tmp_path: Path
 ) -> None:
-    def missing(number: int) -> str:
-        return write_predictions(tmp_path, [1 - label for label in LABELS[:number]] + LABELS[number:])
+    def with_mistakes(count: int) -> str:
+        return write_predictions(tmp_path, [1 - label for label in LABELS[:count]] + LABELS[count:])
 
-    base, student, teacher = missing(4), missing(2), missing(1)
+    base, student, teacher = with_mistakes(4), with_mistakes(2), with_mistakes(1)
     files = (student, base, teacher)
     scores = evaluate(evaluating(predictions=files, teacher=teacher, labels_only=base)).scores
     assert scores[0].value("gap_recovered") == pytest.approx(2 / 3)
@@ -50,15 +50,16 @@ def test_a_labels_only_baseline_has_the_same_architecture(
     labels, encoder = bilstm_runs[1], lively(tiny_bert(seed=3))
     encoder.save_pretrained(tmp_path / "bert")
     tiny_tokenizer().save_pretrained(tmp_path / "bert")
-    known: dict[str, Any] = {"dataset": "sst2", "data_dir": sst2_dir, "student": str(tmp_path / "bert")}
-    options = QUICK | known | {"epochs": 1, "teacher": str(teacher_run.path)}
-    own, other = (
+    sizes: dict[str, Any] = {"dataset": "sst2", "data_dir": sst2_dir, "student": str(tmp_path / "bert")}
+    options = QUICK | sizes | {"epochs": 1, "teacher": str(teacher_run.path)}
+    distilled_bert, labels_bert = (
         distill(DistillConfig(**options, alpha=alpha, output_dir=tmp_path / str(alpha))) for alpha in (0, 1)
     )
-    models = (bilstm_runs[0], labels, own, other, teacher_run)
-    twins = {score.model: score.labels_only for score in evaluate(evaluating(*models)).scores}
-    assert twins[str(bilstm_runs[0].path)] == str(labels.path) and twins[str(own.path)] == str(other.path)
-    assert twins[str(labels.path)] is twins[str(other.path)] is None
+    models = (bilstm_runs[0], labels, distilled_bert, labels_bert, teacher_run)
+    baselines = {score.model: score.labels_only for score in evaluate(evaluating(*models)).scores}
+    assert baselines[str(bilstm_runs[0].path)] == str(labels.path)
+    assert baselines[str(distilled_bert.path)] == str(labels_bert.path)
+    assert baselines[str(labels.path)] is baselines[str(labels_bert.path)] is None
 
 
 def test_a_baseline_of_another_architecture_is_not_used(

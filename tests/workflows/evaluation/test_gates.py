@@ -44,7 +44,7 @@ def test_a_gate_that_no_model_can_meet_is_refused_with_the_reason(
 
 
 def test_a_gate_on_a_figure_that_turns_out_undefined_is_missed(evaluating: Any, tmp_path: Path) -> None:
-    """It was not reached; and what was measured is kept."""
+    """It was not met, and what was measured is still written."""
     base, student = (
         write_predictions(tmp_path, LABELS),
         write_predictions(tmp_path, [1 - LABELS[0], *LABELS[1:]]),
@@ -98,7 +98,7 @@ def test_a_significantly_worse_model_misses_the_baseline(evaluating: Any, tmp_pa
     with pytest.raises(GateMissed, match="significantly below the baseline's 1"):
         check_gates(evaluate(evaluating(predictions=(bad,), baseline=baseline)))
     check_gates(evaluate(evaluating(predictions=(one_off,), baseline=baseline)))
-    with pytest.raises(UserError, match=f"and not {re.escape(bad)}"):  # held against nothing it would pass
+    with pytest.raises(UserError, match=f"and not {re.escape(bad)}"):  # without a comparison it would pass
         evaluate(evaluating(predictions=(good, bad), baseline=baseline))
     check_gates(evaluate(evaluating(predictions=(good, bad), teacher=bad, baseline=baseline)))
     with pytest.raises(UserError, match="there is no model to compare with it"):
@@ -127,7 +127,7 @@ def test_a_damaged_baseline_is_refused(evaluating: Any, tmp_path: Path) -> None:
 
 
 def test_a_baseline_of_different_rows_or_models_is_refused(evaluating: Any, tmp_path: Path) -> None:
-    good, other = write_predictions(tmp_path, LABELS), write_predictions(tmp_path, LABELS)
+    good, new = write_predictions(tmp_path, LABELS), write_predictions(tmp_path, LABELS)
     baseline = tmp_path / "baseline.json"
     document = evaluate(evaluating(predictions=(good,))).document()
     baseline.write_text(json.dumps(document | {"fingerprint": "other"}))
@@ -135,7 +135,7 @@ def test_a_baseline_of_different_rows_or_models_is_refused(evaluating: Any, tmp_
         evaluate(evaluating(predictions=(good,), baseline=baseline))
     baseline.write_text(json.dumps(document))
     with pytest.raises(UserError, match="and not "):
-        evaluate(evaluating(predictions=(good, other), baseline=baseline))
+        evaluate(evaluating(predictions=(good, new), baseline=baseline))
     baseline.write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         evaluate(evaluating(predictions=(good,), baseline=baseline))

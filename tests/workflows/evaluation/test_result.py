@@ -19,7 +19,7 @@ from distilkit.runs.run import Run
 
 
 def test_the_entry_of_a_predictions_file_has_every_key(evaluating: Any, tmp_path: Path) -> None:
-    """What is not known of it is null, not missing: a script reads the same keys of every model."""
+    """Unknown figures are null, not missing: scripts read the same keys of every model."""
     document = evaluate(evaluating(predictions=(write_predictions(tmp_path, LABELS),))).document()
     (entry,) = json.loads(json.dumps(document))["models"]
     assert (entry["kind"], entry["architecture"], entry["inputs"], entry["coverage"]) == (
@@ -32,10 +32,10 @@ def test_the_entry_of_a_predictions_file_has_every_key(evaluating: Any, tmp_path
 def test_figures_are_within_their_intervals_which_depend_on_the_seed(
     evaluating: Any, bilstm_runs: Any
 ) -> None:
-    first, again, other = (
+    first, repeated, reseeded = (
         evaluate(evaluating(bilstm_runs[0], seed=seed)).document()["models"][0] for seed in (1, 1, 2)
     )
-    assert first["intervals"] == again["intervals"] != other["intervals"]
+    assert first["intervals"] == repeated["intervals"] != reseeded["intervals"]
     for name, (low, high) in first["intervals"].items():
         assert (low, high) == (None, None) if name == "ece" else low <= first["metrics"][name] <= high, name
 
@@ -44,10 +44,10 @@ def test_pairs_are_described_in_sentences(evaluating: Any, teacher_run: Run, tmp
     wrong = write_predictions(tmp_path, [1 - label for label in LABELS])
     right, same = write_predictions(tmp_path, LABELS), write_predictions(tmp_path, LABELS)
     document = evaluate(evaluating(predictions=(right, wrong, same))).document()
-    told = {(pair["first"], pair["second"]): pair for pair in document["pairs"]}
-    assert told[right, wrong]["only_first"] == 8 and told[right, wrong]["p_value"] == 2 / 2**8
-    assert told[right, wrong]["sentence"].startswith(f"{right} is better than {wrong} on 8 rows")
-    assert "right on the same 8 of 8 rows" in told[right, same]["sentence"]
+    pairs = {(pair["first"], pair["second"]): pair for pair in document["pairs"]}
+    assert pairs[right, wrong]["only_first"] == 8 and pairs[right, wrong]["p_value"] == 2 / 2**8
+    assert pairs[right, wrong]["sentence"].startswith(f"{right} is better than {wrong} on 8 rows")
+    assert "right on the same 8 of 8 rows" in pairs[right, same]["sentence"]
     nearly = write_predictions(tmp_path, [1 - LABELS[0], *LABELS[1:]])
     (pair,) = evaluate(evaluating(predictions=(right, nearly))).document()["pairs"]
     assert "no evidence of a difference on 8 rows" in pair["sentence"]
@@ -56,8 +56,8 @@ def test_pairs_are_described_in_sentences(evaluating: Any, teacher_run: Run, tmp
 
 def test_kl_is_of_the_teacher_from_the_student(evaluating: Any, teacher_run: Run, bilstm_runs: Any) -> None:
     student, teacher = evaluate(evaluating(bilstm_runs[0], teacher_run)).scores
-    one, other = (torch.from_numpy(score.model_scores.answers.probabilities) for score in (student, teacher))
-    expected = torch.nn.functional.kl_div(one.log(), other, reduction="batchmean")
+    q, p = (torch.from_numpy(score.model_scores.answers.probabilities) for score in (student, teacher))
+    expected = torch.nn.functional.kl_div(q.log(), p, reduction="batchmean")
     assert student.value("kl") == pytest.approx(float(expected))
 
 
@@ -91,7 +91,7 @@ def test_mistakes_are_the_most_confident_wrong_answers(evaluating: Any, tmp_path
     answers = [1 - label for label in LABELS[:3]] + LABELS[3:]
     file = write_predictions(tmp_path, answers, [0.6, 0.9, 0.7, *[0.99] * 5])
     entry = evaluate(evaluating(predictions=(file,))).document()["models"][0]
-    assert [one["row"] for one in entry["mistakes"]] == [2, 3, 1], "rows count from 1, as in messages"
+    assert [mistake["row"] for mistake in entry["mistakes"]] == [2, 3, 1], "rows count from 1, as in messages"
     assert entry["mistakes"][0]["text"] == rows(1)[1]["sentence"]
     assert entry["coverage"][-1]["accuracy"] == 1.0 and entry["coverage"][0]["accuracy"] == 5 / 8
 

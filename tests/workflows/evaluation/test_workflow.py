@@ -1,4 +1,4 @@
-"""`evaluate`: numbers that plain transformers confirms, side by side, and gates that hold."""
+"""`evaluate` end to end: figures that plain transformers confirms, and everything that is written."""
 
 import json
 import os
@@ -301,8 +301,8 @@ def test_gates_apply_to_every_model_and_the_threshold_itself_passes(
 ) -> None:
     reached = f"accuracy={teacher_run.metrics['validation']['accuracy']!r}"
     measured = evaluate(evaluating(teacher_run, wrong_dir, fail_under=(reached, "f1=0")))
-    held = {(gate.model, gate.metric): gate.passed for gate in measured.gates}
-    assert held == {
+    passed = {(gate.model, gate.metric): gate.passed for gate in measured.gates}
+    assert passed == {
         (str(teacher_run.path), "accuracy"): True,
         (str(wrong_dir), "accuracy"): False,
         (str(teacher_run.path), "f1"): True,
@@ -398,7 +398,7 @@ def test_a_refused_command_leaves_no_folder(evaluating: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({}, "nothing to score"),
         ({"glue_submission": "x", "predictions": ("a.csv",)}, "one model"),
@@ -407,8 +407,8 @@ def test_a_refused_command_leaves_no_folder(evaluating: Any, tmp_path: Path) -> 
         ({"endpoint": ("localhost:8000",)}, "http://"),
     ],
 )
-def test_options_that_exclude_each_other_are_refused(evaluating: Any, options: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_options_that_exclude_each_other_are_refused(evaluating: Any, options: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         evaluating(**options)
 
 
