@@ -150,11 +150,9 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
 
     ensemble = TeacherEnsemble(config, teachers, class_orders, data, precision, reporter)
     teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
-    teacher_logits: Tensor | None = None
-    if reads_logits:
-        teacher_logits = torch.cat([ensemble.logits(split) for split in splits])
-        if "validation" not in data.labels_of:
-            data = data.labelled("validation", ensemble.logits("validation").argmax(dim=1))
+    teacher_logits = torch.cat([ensemble.logits(split) for split in splits]) if reads_logits else None
+    if reads_logits and "validation" not in data.labels_of:
+        data = data.labelled("validation", ensemble.logits("validation").argmax(dim=1))
 
     inputs = DistillationInputs(
         configs,
@@ -172,8 +170,7 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
         precision,
         accelerator,
     )
-    has_max_length = requested[0].max_length is not None
-    _report_findings(inputs, class_orders, reporter, has_max_length=has_max_length)
+    _report_findings(inputs, class_orders, reporter, has_max_length=requested[0].max_length is not None)
     return inputs
 
 

@@ -16,14 +16,13 @@ from distilkit.workflows.distillation.scheduling import train_all
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
     """Train `config.student` with `alpha * CE(labels) + (1 - alpha) * MSE(teachers' mean logits)`.
 
-    With `soft_loss="kl"` it is the KL divergence at a temperature in the place of the MSE.
+    With `soft_loss="kl"` the KL divergence at a temperature replaces the MSE.
 
-    A teacher runs once over a row, whatever is distilled from it later: its logits are kept on disk. With
-    `alpha=1` it does not run. The validation split picks the epoch that is kept; the test split is never
-    opened.
+    A teacher reads a row once, however often it is distilled: its logits are cached on disk. At `alpha=1` it
+    does not run. The validation split picks the best epoch; the test split is never opened.
 
-    The methods `tinybert` and `pkd` match layers with those of a teacher that runs beside the student, and
-    `general` (`distill_general`) does nothing else.
+    The methods `tinybert` and `pkd` also match layers with a teacher that runs along with the student;
+    `general` (`distill_general`) matches layers and nothing else.
 
     Returns:
         The run in `config.output_dir`.
@@ -39,10 +38,9 @@ def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
 def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) -> list[Run]:
     """Distill several students that differ in alpha, in seed or in how they are trained.
 
-    Data, encoding and teachers' logits are shared; every run is what `distill` would make of its config
-    alone. On a CPU, BiLSTMs are trained side by side, one a core. On CUDA, those that differ only in alpha
-    and seed are computed as one model (equal up to rounding; not in fp16). All others are trained one after
-    the other.
+    Data, encoding and teacher logits are shared; every run equals what `distill` makes of its config alone.
+    On a CPU, BiLSTMs train side by side, one per core. On CUDA, those that differ only in alpha and seed are
+    computed as one model (equal up to rounding; not in fp16). All others train one after another.
 
     Args:
         configs: equal but for fields of the panels Loss, Training and Output (and in `precision`).
@@ -51,21 +49,21 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         The runs, in the order of `configs`.
 
     Raises:
-        UserError: as `distill`. A BiLSTM that fails beside others lets them finish first; any other student
-            ends the row.
+        UserError: as `distill`. A BiLSTM that fails lets the others finish first; any other student that
+            fails ends the series.
     """
-    _check_one_kind(configs)
+    _check_shared_options(configs)
     if any(config.method == "general" for config in configs):
         raise UserError("--method general makes one student at a time. Distill these one after the other.")
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite)
-    home = configs[0].output_dir.parent  # text that a recipe makes lies beside the first run, for all
+    home = configs[0].output_dir.parent  # texts that a recipe generates lie next to the first run
     configs = [recipe.follow(config, home, reporter) if config.recipe else config for config in configs]
-    _check_one_kind(configs)  # alpha 1 needs no text of the recipe's
+    _check_shared_options(configs)  # again: at alpha 1 the recipe adds no text
     return train_all(gather_inputs(configs, reporter), reporter)
 
 
-def _check_one_kind(configs: Sequence[DistillConfig]) -> None:
+def _check_shared_options(configs: Sequence[DistillConfig]) -> None:
     if not configs:
         raise UserError("there is nothing to distill: give at least one config")
     for name, info in field_infos(DistillConfig).items():
@@ -78,5 +76,5 @@ def _check_one_kind(configs: Sequence[DistillConfig]) -> None:
                 f"{different[0]!r}. Distill these one after the other."
             )
     folders = [config.output_dir.resolve() for config in configs]
-    if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise UserError(f"--output-dir {twice[0]} is given for two students. Name a folder for each.")
+    if repeated := [folder for folder in folders if folders.count(folder) > 1]:
+        raise UserError(f"--output-dir {repeated[0]} is given for two students. Name a folder for each.")
