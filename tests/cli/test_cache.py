@@ -1,4 +1,4 @@
-"""`distilkit cache`: what is shown is what is there, and nothing goes that was not named."""
+"""`distilkit cache` shows what is stored, and removes nothing that was not asked for."""
 
 import json
 import os
@@ -39,31 +39,31 @@ Call = Callable[..., Answer]
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder that does not exist yet."""
+    """Set a cache folder that does not exist yet."""
     monkeypatch.setenv("DISTILKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def full(root: Path) -> Path:
-    """A cache with three teachers, of 5, 10 and 15 rows in two shards each."""
-    for number, (name, key) in enumerate(KEYS.items(), 1):
+    """Fill a cache with three teachers, of 5, 10 and 15 rows in two shards each."""
+    for index, (name, key) in enumerate(KEYS.items(), 1):
         about = {"name": name, "classes": ["bad", "good"], "max_length": 128, "precision": "bf16"}
         store = LogitStore(root, key, about)
         for start in (0, 1):
-            keys = [bytes([start, row] * 8) for row in range(5 * number - 4 if start else 4)]
+            keys = [bytes([start, row] * 8) for row in range(5 * index - 4 if start else 4)]
             store.add(keys, np.ones((len(keys), 2), np.float32))
     return root
 
 
 @pytest.fixture
 def call(console: Callable[..., tuple[Any, ...]]) -> Call:
-    """`call("list")`: what `distilkit cache list` answers, in this process."""
+    """Return a function that runs `distilkit cache` with its arguments in this process."""
     return lambda *arguments: Answer(*console("cache", *arguments))
 
 
 def damage(root: Path, key: str) -> Path:
-    """One shard of `key`, with a byte flipped."""
+    """Flip a byte in a shard of `key`."""
     shard = min((root / "teacher-logits" / key).glob("*.safetensors"))
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
@@ -75,13 +75,13 @@ def files(root: Path) -> list[Path]:
     return sorted(file for file in root.rglob("*") if file.is_file())
 
 
-def test_path_is_one_line_that_a_script_can_use(root: Path, call: Call) -> None:
+def test_path_is_a_single_line_for_scripts(root: Path, call: Call) -> None:
     assert call("path") == (0, f"{root}\n", "")
     assert call("path", "--json").document == {"schema": "distilkit.cache/1", "path": str(root)}
     assert not root.exists()
 
 
-def test_an_empty_cache_is_no_mistake(root: Path, call: Call) -> None:
+def test_an_empty_cache_is_not_an_error(root: Path, call: Call) -> None:
     assert "nothing is stored yet" in call("list").out
     assert call("list", "--json").document["entries"] == []
     assert call("verify").code == call("prune").code == call("prune", "--all").code == 0
@@ -110,14 +110,14 @@ def test_list_survives_a_broken_teacher_json(full: Path, call: Call) -> None:
     assert re.search(rf"^ *\? +{KEYS['runs/one'][:12]}", shown.out, re.MULTILINE)
 
 
-def test_verify_is_content_with_what_is_whole(full: Path, call: Call) -> None:
+def test_verify_accepts_undamaged_shards(full: Path, call: Call) -> None:
     answer = call("verify")
     assert (answer.code, answer.err) == (0, "")
     assert "6 shards" in answer.out and "all whole" in answer.out
 
 
-def test_verify_names_what_is_damaged_and_how_to_remove_it_and_exits_with_3(full: Path, call: Call) -> None:
-    """A script must see it: a damaged shard is silently computed anew, on every run of a read-only cache."""
+def test_verify_lists_damaged_shards_and_the_remedy_and_exits_with_3(full: Path, call: Call) -> None:
+    """Scripts need the exit code: every run recomputes a damaged shard of a read-only cache, silently."""
     shard = damage(full, KEYS["runs/two"])
     answer = call("verify")
     assert answer.code == 3
@@ -125,13 +125,13 @@ def test_verify_names_what_is_damaged_and_how_to_remove_it_and_exits_with_3(full
     assert "1 of 6 shards" in answer.err and "distilkit cache prune" in answer.err
     as_json = call("verify", "--json")
     assert as_json.code == 3
-    assert [one["shard"] for one in as_json.document["damaged"]] == [shard.name]
+    assert [shard["shard"] for shard in as_json.document["damaged"]] == [shard.name]
     quiet = call("verify", "--quiet")
     assert (quiet.code, quiet.out) == (3, "")
     assert "distilkit cache prune" in quiet.err
 
 
-def test_prune_alone_removes_damage_and_leftovers_and_says_so(full: Path, call: Call) -> None:
+def test_prune_without_options_removes_and_lists_damage_and_leftovers(full: Path, call: Call) -> None:
     before = files(full)
     shard = damage(full, KEYS["runs/two"])
     left = full / "teacher-logits" / KEYS["runs/one"] / ".x.1.unfinished"
@@ -154,43 +154,43 @@ def keys_left(call: Call) -> list[str]:
     return [entry["key"] for entry in call("list", "--json").document["entries"]]
 
 
-def test_prune_by_key_removes_those_alone(full: Path, call: Call) -> None:
-    one, two, three = KEYS.values()
-    answer = call("prune", "--key", one[:12], "--key", three.upper(), "--json")
+def test_prune_by_key_removes_only_those_entries(full: Path, call: Call) -> None:
+    first, second, third = KEYS.values()
+    answer = call("prune", "--key", first[:12], "--key", third.upper(), "--json")
     assert [(entry["key"], entry["what"]) for entry in answer.document["removed"]] == [
-        (one, "entry"),
-        (three, "entry"),
+        (first, "entry"),
+        (third, "entry"),
     ]
-    assert keys_left(call) == [two]
+    assert keys_left(call) == [second]
 
 
 @pytest.mark.parametrize(
-    ("prefix", "named"),
+    ("prefix", "message"),
     [("c", "no entry"), ("a", "2 entries"), ("", "1 character"), ("*", "no entry"), ("../..", "no entry")],
 )
 def test_a_key_that_is_unknown_or_fits_several_removes_nothing(
-    prefix: str, named: str, full: Path, call: Call
+    prefix: str, message: str, full: Path, call: Call
 ) -> None:
     before = files(full)
     answer = call("prune", "--key", KEYS["runs/[red]three"], "--key", prefix)
     assert (answer.code, answer.out) == (2, "")
     assert f"--key {prefix}" in answer.err or f"--key {prefix!r}" in answer.err
-    assert named in answer.err
+    assert message in answer.err
     assert "distilkit cache list" in answer.err or not prefix
     assert files(full) == before
 
 
 @pytest.mark.parametrize("days", ["0", "-1", "many", "1.5"])
-def test_a_wrong_number_of_days_is_named(days: str, full: Path, call: Call) -> None:
+def test_a_wrong_number_of_days_is_refused(days: str, full: Path, call: Call) -> None:
     answer = call("prune", "--unused-days", days)
     assert (answer.code, answer.out) == (2, "")
     assert "--unused-days" in answer.err and days in answer.err
 
 
-def test_prune_by_disuse_removes_what_is_older(full: Path, call: Call) -> None:
+def test_prune_by_unused_days_removes_older_entries(full: Path, call: Call) -> None:
     for key, days in zip(KEYS.values(), (1, 40, 20), strict=True):
-        then = time.time() - days * 86_400
-        os.utime(full / "teacher-logits" / key / "teacher.json", (then, then))
+        last_used = time.time() - days * 86_400
+        os.utime(full / "teacher-logits" / key / "teacher.json", (last_used, last_used))
     call("prune", "--unused-days", "30")
     assert keys_left(call) == [KEYS["runs/one"], KEYS["runs/[red]three"]]
 
@@ -203,7 +203,7 @@ def test_prune_all_leaves_nothing(full: Path, call: Call) -> None:
     assert not files(full)
 
 
-def test_prune_leaves_alone_what_a_process_computes_and_says_so(full: Path, call: Call) -> None:
+def test_prune_skips_and_lists_entries_that_a_process_is_computing(full: Path, call: Call) -> None:
     key = KEYS["runs/two"]
     script = (
         "import sys; from filelock import FileLock\n"
@@ -222,14 +222,14 @@ def test_prune_leaves_alone_what_a_process_computes_and_says_so(full: Path, call
     assert keys_left(call) == []
 
 
-def test_a_home_that_nobody_has_is_named(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_home_folder_is_refused(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISTILKIT_CACHE", "~nobody-of-this-name/cache")
     answer = call("list")
     assert (answer.code, answer.out) == (2, "")
     assert "DISTILKIT_CACHE" in answer.err
 
 
-def test_quiet_means_errors_only(full: Path, call: Call) -> None:
+def test_quiet_prints_errors_only(full: Path, call: Call) -> None:
     for command in ("path", "list", "verify", "prune"):
         assert call(command, "--quiet") == (0, "", ""), command
 
@@ -244,7 +244,7 @@ def test_help_explains_every_option_of_prune() -> None:
 
 
 def test_importing_the_cache_brings_no_torch() -> None:
-    """`distilkit cache list` would take seconds."""
+    """Otherwise `distilkit cache list` would take seconds."""
     code = "import sys, distilkit.workflows.caching; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

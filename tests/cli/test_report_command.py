@@ -1,4 +1,4 @@
-"""`distilkit report` as a person types it."""
+"""`distilkit report` prints the page, the JSON, and what to type after a mistake."""
 
 import json
 from pathlib import Path
@@ -15,18 +15,20 @@ def _no_png(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "raster", lambda figure: b"")
 
 
-def test_it_says_where_the_page_is(
+def test_it_prints_the_path_of_the_page(
     console: Call, teacher_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     answer = console("report", str(teacher_run.path))
     assert (answer.code, answer.out) == (0, "report/index.html: 1 run, 4 pictures\n")
     assert Path("report/index.html").is_file()
-    answer = console("report", str(teacher_run.path), "--quiet")  # a report is replaced by the next
+    answer = console("report", str(teacher_run.path), "--quiet")  # an earlier report is replaced
     assert (answer.code, answer.out, answer.err) == (0, "", "")
 
 
-def test_the_json_is_what_was_written_and_the_series(console: Call, teacher_run: Run, tmp_path: Path) -> None:
+def test_the_json_has_the_histories_and_the_written_files(
+    console: Call, teacher_run: Run, tmp_path: Path
+) -> None:
     answer = console("report", str(teacher_run.path), "-o", str(tmp_path / "out"), "--json")
     assert answer.code == 0
     document = json.loads(answer.out)

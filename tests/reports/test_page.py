@@ -15,7 +15,7 @@ from distilkit import UserError
 from distilkit.reports import page, parts, plots
 from distilkit.reports.document import EvaluationDocument
 from distilkit.reports.page import write_report
-from distilkit.reports.parts import check_report_dir, short_names
+from distilkit.reports.parts import check_report_dir
 from distilkit.reports.published import PUBLISHED
 from distilkit.scores.comparison import Contestant, compare, coverage, mistakes, per_class, slices
 from distilkit.scores.statistics import Answers, confusion, reliability
@@ -426,24 +426,6 @@ def test_a_report_with_files_of_the_user_is_not_replaced(stray: str, tmp_path: P
     assert file.read_text() == "mine"
 
 
-@pytest.mark.parametrize("there", ["notes.txt", "index.html", "plots"])
-def test_a_folder_without_a_report_is_refused(there: str, tmp_path: Path) -> None:
-    folder = tmp_path / "a"
-    folder.mkdir()
-    check_report_dir(folder)
-    (folder / there).mkdir() if there == "plots" else (folder / there).write_text("<html>mine</html>")
-    with pytest.raises(UserError, match=r"--report .* is not empty and holds no report"):
-        check_report_dir(folder)
-    with pytest.raises(UserError, match=r"-o .* holds no report"):
-        check_report_dir(folder, "-o")
-
-
-def test_a_file_is_refused_as_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "a").write_text("")
-    with pytest.raises(UserError, match=r"--report .* is a file"):
-        check_report_dir(tmp_path / "a")
-
-
 @pytest.mark.usefixtures("no_png")
 def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     all_answers = THREE[:1]
@@ -462,11 +444,3 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
         )
     assert index.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
-
-
-def test_short_names_are_distinct() -> None:
-    assert short_names(["runs/a"]) == ["a"]
-    assert short_names(["runs/a/", "b/c"]) == ["1 a", "2 c"]
-    assert short_names(["x/model", "y/model"]) == ["1 x/model", "2 y/model"]
-    assert short_names(["same", "same"]) == ["1 same", "2 same"]
-    assert len(short_names(["http://127.0.0.1/" + "x" * 90])[0]) <= 40

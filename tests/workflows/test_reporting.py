@@ -1,4 +1,4 @@
-"""`report`: the curves of runs, as they wrote them, without loading a model."""
+"""`report` draws the saved histories of runs without loading a model."""
 
 import json
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,8 @@ MakeRun = Callable[..., Path]
 
 
 def record(epoch: int, value: float, **more: Any) -> dict[str, Any]:
-    """A line of `history.jsonl`."""
-    known = {
+    """Return a line of `history.jsonl`."""
+    fields = {
         "epoch": epoch,
         "step": 10 * epoch,
         "learning_rate": 1e-3,
@@ -35,12 +36,12 @@ def record(epoch: int, value: float, **more: Any) -> dict[str, Any]:
         "seconds": 1.0,
         "layer_loss": None,
     }
-    return known | more
+    return fields | more
 
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """`make_run("a", history)`: a run folder with what `report` reads, and no model in it."""
+    """Return a function from a name and a history to a run folder that `report` can read, without a model."""
 
     def make(name: str, history: list[dict[str, Any]], **metrics: Any) -> Path:
         folder = tmp_path / name
@@ -60,23 +61,23 @@ def make_run(tmp_path: Path) -> MakeRun:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[TrainingCurve]]:
-    """The curves of every picture, by what its axis says."""
-    found: dict[str, list[TrainingCurve]] = {}
+    """Return the curves of every picture by its axis label."""
+    curves_by_label: dict[str, list[TrainingCurve]] = {}
     ordinary = plots.history_curves
 
-    def watched(courses: Any, quantity: str) -> Any:
-        found[quantity] = list(courses)
-        return ordinary(courses, quantity)
+    def watched(curves: Any, quantity: str) -> Any:
+        curves_by_label[quantity] = list(curves)
+        return ordinary(curves, quantity)
 
     monkeypatch.setattr(plots, "history_curves", watched)
     monkeypatch.setattr(plots, "raster", lambda figure: b"")
-    return found
+    return curves_by_label
 
 
-def test_curves_are_the_histories_overlaid(
+def test_curves_are_those_of_the_histories(
     make_run: MakeRun, drawn: dict[str, list[TrainingCurve]], tmp_path: Path
 ) -> None:
-    """Another run's values under a run's name would decide for the wrong one."""
+    """A curve under another run's name would make the reader choose the wrong run."""
     a = make_run("a", [record(1, 0.6), record(2, 0.8), record(3, 0.7, improved=False)])
     b = make_run("b", [record(1, 0.5, hard_loss=0.3, soft_loss=None)], best_epoch=1)
     made = report(ReportConfig(runs=(str(a), str(b)), output_dir=tmp_path / "out"))
@@ -84,15 +85,17 @@ def test_curves_are_the_histories_overlaid(
         TrainingCurve("1 a", 0, [1, 2, 3], [0.6, 0.8, 0.7], 2),
         TrainingCurve("2 b", 1, [1], [0.5], 1),
     ]
-    assert [one.values for one in drawn["validation log loss"]] == [[1.4, 1.2, 1.3], [1.5]]
-    assert [(one.name, one.values) for one in drawn["hard loss, against the labels"]] == [("2 b", [0.3])]
-    assert [one.name for one in drawn["soft loss, against the teacher"]] == ["1 a"]
+    assert [curve.values for curve in drawn["validation log loss"]] == [[1.4, 1.2, 1.3], [1.5]]
+    assert [(curve.name, curve.values) for curve in drawn["hard loss, against the labels"]] == [
+        ("2 b", [0.3])
+    ]
+    assert [curve.name for curve in drawn["soft loss, against the teacher"]] == ["1 a"]
     assert len(drawn) == 5
     document = made.document()
     assert document["schema"] == reporting.SCHEMA
     assert [run["history"] for run in document["runs"]] == [Run(a).history, Run(b).history]
-    kept = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
-    assert kept == {name: document[name] for name in ("schema", "runs")}
+    saved = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert saved == {name: document[name] for name in ("schema", "runs")}
     files = {str(file) for file in (tmp_path / "out" / "plots").iterdir()}
     assert set(document["pictures"]) == files and len(files) == 10
     page = made.path.read_text(encoding="utf-8")
@@ -100,10 +103,10 @@ def test_curves_are_the_histories_overlaid(
     assert "http:" not in page.replace("http://www.w3.org/2000/svg", "") and "https:" not in page
 
 
-def test_epochs_that_match_layers_are_a_curve_of_their_own(
+def test_epochs_that_match_layers_are_a_separate_curve(
     make_run: MakeRun, drawn: dict[str, list[TrainingCurve]], tmp_path: Path
 ) -> None:
-    """They count from 1 too: put among the others they would be drawn over them."""
+    """Both stages count from 1: in a shared curve one would overwrite the other."""
     alone = {"stage": "layers", "soft_loss": None}
     run = make_run(
         "tiny",
@@ -126,7 +129,7 @@ def test_epochs_that_match_layers_are_a_curve_of_their_own(
         TrainingCurve("1 tiny", 0, [1, 2], [9.0, 7.0], 2),
         TrainingCurve("2 general", 1, [1], [5.0], 1),
     ]
-    assert [one.values for one in drawn["layers alone, validation loss"]] == [[8.5, 6.5], [4.0]]
+    assert [curve.values for curve in drawn["layers alone, validation loss"]] == [[8.5, 6.5], [4.0]]
     assert drawn["validation accuracy"] == [TrainingCurve("1 tiny", 0, [1, 2], [0.6, 0.7], 2)]
     assert drawn["loss, as trained"] == [TrainingCurve("1 tiny", 0, [1, 2], [0.4, pytest.approx(0.3)], 2)]
     assert "loss of matched layers" not in drawn
@@ -135,20 +138,20 @@ def test_epochs_that_match_layers_are_a_curve_of_their_own(
 def test_a_real_run_and_its_evaluation_are_shown(
     teacher_run: Run, sst2_dir: Path, drawn: dict[str, list[TrainingCurve]], tmp_path: Path
 ) -> None:
-    """What `train` and `evaluate` write is what is read here."""
+    """The files that `train` and `evaluate` write have the fields that `report` reads."""
     run = tmp_path / "teacher"
     shutil.copytree(teacher_run.path, run)
     evaluate(EvaluateConfig(models=(str(run),), dataset="sst2", data_dir=sst2_dir, latency=False))
     (made,) = report(ReportConfig(runs=str(run), output_dir=tmp_path / "out")).series["runs"]
     assert set(Run(run).history[0]) == set(record(1, 0.5))
-    assert [one.best for one in drawn["validation accuracy"]] == [Run(run).metrics["best_epoch"]]
-    (found,) = made["evaluations"]
-    assert (found["dataset"], found["split"], found["rows"]) == ("sst2", "validation", 8)
-    assert f"{found['metrics']['accuracy']:.4f}" in (tmp_path / "out" / "index.html").read_text()
+    assert [curve.best for curve in drawn["validation accuracy"]] == [Run(run).metrics["best_epoch"]]
+    (evaluation,) = made["evaluations"]
+    assert (evaluation["dataset"], evaluation["split"], evaluation["rows"]) == ("sst2", "validation", 8)
+    assert f"{evaluation['metrics']['accuracy']:.4f}" in (tmp_path / "out" / "index.html").read_text()
 
 
 @pytest.mark.parametrize("text", ['{"schema": "distilkit.evaluation/1"}', "[]", "{", '{"schema": 3}'])
-def test_an_evaluation_of_another_kind_is_left_out_and_named(
+def test_an_evaluation_of_another_schema_is_left_out_with_a_note(
     text: str, make_run: MakeRun, drawn: object, tmp_path: Path
 ) -> None:
     run = make_run("a", [record(1, 0.6)])
@@ -161,7 +164,7 @@ def test_an_evaluation_of_another_kind_is_left_out_and_named(
     assert "sst2-test.json is left out" in note and "evaluate the run again" in note
 
 
-def test_names_in_a_run_are_text(make_run: MakeRun, drawn: object, tmp_path: Path) -> None:
+def test_names_in_a_run_are_escaped(make_run: MakeRun, drawn: object, tmp_path: Path) -> None:
     run = make_run("<script>a<", [record(1, 0.6)])
     environment = json.loads((run / "environment.json").read_text())
     environment["teachers"] = [{"name": "<script>b</script>"}]
@@ -171,7 +174,7 @@ def test_names_in_a_run_are_text(make_run: MakeRun, drawn: object, tmp_path: Pat
 
 
 def test_no_model_is_loaded(make_run: MakeRun, tmp_path: Path) -> None:
-    """Curves of thirty runs must not wait for torch."""
+    """Importing torch takes longer than drawing thirty runs."""
     run = make_run("a", [record(1, 0.6)])
     code = (
         "import sys; from distilkit import ReportConfig, report\n"
@@ -191,7 +194,7 @@ def refused(runs: Path | str, output_dir: Path) -> str:
     return str(error.value)
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     assert "is not a run" in refused(tmp_path, tmp_path / "out")
     assert "is not a run" in refused(tmp_path / "nowhere", tmp_path / "out")
 
@@ -203,23 +206,25 @@ def test_a_run_without_history_is_refused(make_run: MakeRun, tmp_path: Path) -> 
     assert "history.jsonl cannot be read" in refused(run, tmp_path / "out")
 
 
-@pytest.mark.parametrize("lost", ["metric", "best_epoch", "parameters"])
-def test_a_damaged_run_is_named_with_what_it_lacks(lost: str, make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["metric", "best_epoch", "parameters"])
+def test_a_damaged_run_is_refused_with_the_missing_field(
+    missing: str, make_run: MakeRun, tmp_path: Path
+) -> None:
     run = make_run("a", [record(1, 0.6)])
     metrics = json.loads((run / "metrics.json").read_text())
-    del metrics[lost]
+    del metrics[missing]
     (run / "metrics.json").write_text(json.dumps(metrics))
-    assert f"does not say '{lost}'" in refused(run, tmp_path / "out")
+    assert f"does not say '{missing}'" in refused(run, tmp_path / "out")
 
 
-@pytest.mark.parametrize("lost", ["epoch", "improved", "validation"])
-def test_a_damaged_history_is_refused(lost: str, make_run: MakeRun, tmp_path: Path) -> None:
+@pytest.mark.parametrize("missing", ["epoch", "improved", "validation"])
+def test_a_damaged_history_is_refused(missing: str, make_run: MakeRun, tmp_path: Path) -> None:
     line = record(1, 0.6)
-    del line[lost]
+    del line[missing]
     assert "damaged" in refused(make_run("a", [line]), tmp_path / "out")
 
 
-def test_a_folder_of_somebody_elses_is_refused_before_any_work(make_run: MakeRun, tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_refused_before_any_work(make_run: MakeRun, tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.mkdir()
     (there / "thesis.txt").write_text("mine")
@@ -236,7 +241,9 @@ def test_a_run_named_twice_is_drawn_once(
     assert len(drawn["validation accuracy"]) == 1
 
 
-def test_the_page_takes_its_layer_names_from_what_runs_write() -> None:
-    from distilkit.workflows.fitting import job
+def test_the_layer_metric_of_the_page_is_that_of_the_runs() -> None:
+    """The page would draw a run that only matches layers as if its metric were an accuracy."""
+    from distilkit.workflows.fitting.job import Job
 
-    assert histories.LAYER_LOSS == job.MATCHED
+    only_layers: Any = SimpleNamespace(objective="layers")
+    assert Job.metric.fget(only_layers) == histories.LAYER_LOSS
