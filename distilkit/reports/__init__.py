@@ -1,1 +1,1 @@
-"""What is made of figures: intervals, tests, pictures, pages. Nothing here knows a model."""
+"""Make documents, tables, plots and pages of figures, without loading a model."""

@@ -1,4 +1,4 @@
-"""The evaluation document, schema distilkit.evaluation/2: what `evaluate --json` prints and runs keep.
+"""Define the evaluation document, schema distilkit.evaluation/2: `evaluate --json` prints it, runs keep it.
 
 Written with `as_dict` and read back with `model_validate_json`. A field that does not apply to a model is
 null; only the `*_unscaled` figures of a calibration are left out where no temperature was fitted. Intervals
@@ -203,6 +203,7 @@ class EvaluationDocument(Record):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document, keys in the order of the schema; fields that were never set stay out."""
+        # `exclude_unset`, not `exclude_none`: scripts rely on the nulls.
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 

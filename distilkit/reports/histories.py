@@ -1,4 +1,4 @@
-"""The page of trainings: `distilkit report`."""
+"""Write the page of trainings: `distilkit report`."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,4 +1,4 @@
-"""The page of an evaluation: `evaluate --report`."""
+"""Write the page of an evaluation: `evaluate --report`."""
 
 import csv
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Parts of the report pages: the folder, tables, pictures, and numbers as text.
+"""Make the parts of report pages: the folder, tables, pictures, and numbers as text.
 
 A page loads nothing: no script, font, style or picture from elsewhere, and its content policy forbids it.
 Names and texts come from users, so templates escape everything; only `Picture.svg` is markup.

@@ -1,4 +1,4 @@
-"""Plots of evaluations and trainings: arrays in, a matplotlib `Figure` out.
+"""Draw evaluations and trainings: arrays in, a matplotlib `Figure` out.
 
 Axes and text are drawn in `INK`, which `inline` replaces by the page's own text colour; filled areas are so
 pale that text on them is legible on white and on black. Colour never carries information alone: models differ

@@ -1,4 +1,4 @@
-"""Published figures on the known datasets, which reports show below measured ones."""
+"""List published figures on the known datasets, which reports show below measured ones."""
 
 from typing import Literal, NamedTuple
 

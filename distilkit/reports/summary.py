@@ -1,4 +1,4 @@
-"""An evaluation as Markdown, for a pull request, and the text that its tables share."""
+"""Write an evaluation as Markdown, for a pull request, and format the text that all tables share."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING

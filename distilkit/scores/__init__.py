@@ -1,1 +1,1 @@
-"""Scores: metrics, intervals, tests and comparisons."""
+"""Compute metrics, intervals, tests and comparisons."""

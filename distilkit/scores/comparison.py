@@ -1,4 +1,4 @@
-"""Several models on the same rows: quality, agreement with a teacher, pairwise tests, slices."""
+"""Compare models on the same rows: quality, agreement with a teacher, pairwise tests, slices."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ Figure = tuple[int, str] | tuple[int, int, str]  # (model, metric), or (first, s
 
 @dataclass(frozen=True)
 class Contestant:
-    """A name, its answers, and the indices (in the list of contestants) of what it is compared with."""
+    """Hold a name, its answers, and the indices (among the contestants) of what it is compared with."""
 
     name: str
     answers: Answers
@@ -42,7 +42,7 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models on the same rows: `difference` is the second's accuracy less the first's."""
+    """Compare two models on the same rows; `difference` is the second's accuracy less the first's."""
 
     first: str
     second: str
@@ -53,7 +53,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """Precision, recall and F1 of a class; `None` where nothing is to be divided by."""
+    """Hold precision, recall and F1 of a class; `None` where nothing is to be divided by."""
 
     name: str
     rows: int
@@ -64,7 +64,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class CoveragePoint:
-    """Accuracy if only the rows with at least this `confidence` are answered; `coverage` is their share."""
+    """Hold the accuracy of the rows with at least this `confidence`; `coverage` is their share."""
 
     coverage: float
     rows: int
@@ -74,7 +74,7 @@ class CoveragePoint:
 
 @dataclass(frozen=True)
 class Slice:
-    """Accuracy on some of the rows, with Wilson's interval; `slice` says which rows."""
+    """Hold the accuracy on some of the rows, with Wilson's interval; `slice` names the rows."""
 
     slice: str
     rows: int
@@ -173,6 +173,7 @@ def describe_pair(first: str, second: str, rows: int, difference: Interval, test
     if test.only_first + test.only_second == 0:
         return f"{second} and {first} are right on the same {test.both:,} of {rows:,} rows."
     significant = test.p_value < SIGNIFICANCE_LEVEL
+    # Near the threshold the exact test and the bootstrap can disagree; then neither verdict is claimed.
     if significant == (difference.low <= 0 <= difference.high):
         return (
             f"{second} against {first}: inconclusive on {rows:,} rows, as interval and test disagree; "
@@ -212,6 +213,7 @@ def coverage(answers: Answers, confidence: Floats) -> list[CoveragePoint]:
     confidence = np.sort(confidence)[::-1]
     points: list[CoveragePoint] = []
     for target in COVERAGES:
+        # The tolerance: a share such as 9 / 10 is not exactly 0.9.
         i = min(int(np.searchsorted(shares, target - 1e-12)), len(shares) - 1)
         rows = round(float(shares[i]) * len(confidence))
         if points and rows == points[-1].rows:  # no threshold separates rows of equal confidence
@@ -239,7 +241,7 @@ def slices(answers: Answers, lengths: Integers, class_names: Sequence[str]) -> l
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_SLICES + 1)).round().astype(np.int64))
     parts: list[tuple[str, NDArray[np.bool_]]] = []
     for i, (low, high) in enumerate(pairwise(edges)):
-        low = low if i == 0 else low + 1
+        low = low if i == 0 else low + 1  # an edge belongs to the slice below it
         name = f"{low} words" if low == high else f"{low:,} to {high:,} words"
         parts.append((name, (lengths >= low) & (lengths <= high)))
     if len(edges) == 1:

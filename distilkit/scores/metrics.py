@@ -1,4 +1,4 @@
-"""Metrics of logits: `evaluate.Metric`s that ship with the package (none is downloaded), and calibration."""
+"""Score logits with `evaluate.Metric`s that ship with the package: none is downloaded."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Metrics of a classifier's answers on N rows, their confidence intervals, and significance tests.
+"""Compute metrics of answers on N rows, their confidence intervals, and significance tests.
 
 A metric takes *counts*, float64 `[B, N]`: how often each row occurs in each of B samples. All ones give the
 figure of the rows themselves; counts of rows drawn with replacement are bootstrap samples, and all B figures
@@ -28,12 +28,12 @@ BINS = 15  # of the calibration error and the reliability diagram
 CONFIDENCE = 0.95
 REPLICATES = 1_000
 MAX_COUNTS = 4_000_000  # float64 values of a chunk of samples: 32 MB
-TINY = float(np.finfo(np.float64).eps)
+TINY = float(np.finfo(np.float64).eps)  # the least probability whose logarithm is taken
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A model's answers on N rows, with their labels.
+    """Hold a model's answers on N rows, and their labels.
 
     Args:
         labels: int64 `[N]`.
@@ -172,6 +172,7 @@ def _ranking(scores: Floats, targets: Floats, counts: Floats) -> tuple[Floats, F
     misses = np.add.reduceat(ordered, starts, axis=1) - hits
     true, false = hits.cumsum(axis=1), misses.cumsum(axis=1)
     positives, negatives = true[:, -1], false[:, -1]
+    # Mann and Whitney: pairs that are ranked correctly, ties counted half.
     pairs = (misses * (true - hits / 2)).sum(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         auc = pairs / (positives * negatives)
@@ -199,6 +200,7 @@ def expected_calibration_error(
     """
     counts = np.ones((1, len(right))) if counts is None else counts
     gaps = np.zeros((len(right), bins))
+    # Summed over a bin, right - confidence is n * (accuracy - mean confidence).
     gaps[np.arange(len(gaps)), bin_indices(confidence, bins)] = right - confidence
     error: Floats = np.abs(counts @ gaps).sum(axis=1) / counts.sum(axis=1)
     return error
@@ -209,7 +211,7 @@ def expected_calibration_error(
 
 @dataclass(frozen=True)
 class Interval:
-    """A figure with its bootstrap interval; the ends are `None` where no sample had the figure."""
+    """Hold a figure with its bootstrap interval; the ends are `None` where no sample had the figure."""
 
     value: float | None
     low: float | None
@@ -229,6 +231,7 @@ def samples(
     step = max(1, MAX_COUNTS // max(rows, values_per_sample))
     for start in range(0, replicates, step):
         size = min(step, replicates - start)
+        # Offsets keep the samples of a chunk apart in a single bincount.
         drawn = generator.integers(rows, size=(size, rows)) + rows * np.arange(size)[:, None]
         yield np.bincount(drawn.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
 
@@ -273,7 +276,7 @@ def _plain(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class McNemar:
-    """The exact test of McNemar (1947) between two models on the same rows.
+    """Hold the exact test of McNemar (1947) between two models on the same rows.
 
     `both` rows are right in both models, `only_first` in the first alone, `only_second` in the second alone.
     `p_value` is two-sided: how likely a split of the discordant rows at least as uneven is, if each of them
@@ -316,7 +319,7 @@ def wilson(right: int, rows: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Bin:
-    """A bar of the reliability diagram; means are `None` in a bin without rows."""
+    """Hold a bar of the reliability diagram; means are `None` in a bin without rows."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""`cache`: list, verify and remove the teacher logits on disk."""
+"""Run `cache`: list, verify and remove the teacher logits on disk."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

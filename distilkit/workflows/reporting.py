@@ -1,4 +1,4 @@
-"""`report`: draw how runs were trained, from the files in them; no model is loaded."""
+"""Run `report`: draw how runs were trained, from the files in them; no model is loaded."""
 
 from dataclasses import dataclass
 from pathlib import Path

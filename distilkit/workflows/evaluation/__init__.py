@@ -1,1 +1,1 @@
-"""`evaluate`: models scored side by side on one split."""
+"""Evaluate models side by side on one split."""

@@ -1,4 +1,4 @@
-"""The models, files and endpoints of an evaluation, and what each is compared with."""
+"""Choose the models, files and endpoints of an evaluation, and what each is compared with."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A client for classifiers behind a URL: rows are posted, labels and scores returned, as on Hugging Face."""
+"""Post rows to a classifier behind a URL, and read labels and scores, in the format of Hugging Face."""
 
 import time
 from collections.abc import Callable, Iterator

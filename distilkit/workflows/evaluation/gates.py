@@ -1,4 +1,4 @@
-"""The gates of `evaluate`: thresholds, and a comparison with an earlier evaluation."""
+"""Apply the gates of `evaluate`: thresholds, and a comparison with an earlier evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,6 +78,7 @@ def _expected_figures(
     if file < 0:
         latencies = set(LATENCIES) if config.latency else set()
         figures = defined_metrics(rows_per_class, True, True) | set(COSTS) | latencies
+        # A CPU process has one peak for all of its models.
         memory_is_measured = device.type == "cuda" or len(contestants.models) == 1
         return figures if memory_is_measured else figures - {"peak_memory_bytes"}
     if file < len(files):
@@ -136,6 +137,7 @@ def _apply_thresholds(config: EvaluateConfig, scores: tuple[Score, ...]) -> list
     gated = [score for score in scores if score.model in gated_models(config)]
     for kind, metric, threshold in _requested_thresholds(config):
         values = [(score.model, score.value(metric)) for score in gated]
+        # With several models, a gate applies to those that can have the figure: a file has no parameters.
         for model, value in [(model, value) for model, value in values if value is not None] or values:
             if value is None:
                 passed, why = False, f"there is no {metric} here"
@@ -208,6 +210,7 @@ def check_baseline(baseline: EvaluationDocument, config: EvaluateConfig, data: T
 def _baseline_entry(baseline: EvaluationDocument, name: str, config: EvaluateConfig) -> ModelEntry | None:
     """Return the baseline's entry of that name, or its only entry where only one model is gated."""
     entries = {entry.model: entry for entry in baseline.models}
+    # CI jobs train into a new folder each time: where only one model can be meant, its name may differ.
     if name not in entries and len(entries) == len(gated_models(config)) == 1:
         return baseline.models[0]
     return entries.get(name)
@@ -228,6 +231,7 @@ def _compare_with_baseline(
         test = mcnemar(right, score.model_scores.answers.right)
         accuracy, before = score.value("accuracy"), float(right.mean())
         assert accuracy is not None
+        # A lower accuracy alone does not fail: on few rows it varies by chance.
         worse = test.only_first > test.only_second and test.p_value < 1 - CONFIDENCE
         why = (
             f"accuracy {accuracy:.4f} is {'' if worse else 'not '}significantly below "

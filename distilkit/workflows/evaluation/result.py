@@ -1,4 +1,4 @@
-"""The result of `evaluate`, and its document."""
+"""Hold the result of `evaluate`, and build its document."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

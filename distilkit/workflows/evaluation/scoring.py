@@ -131,7 +131,7 @@ def score_model(
             model, classifier.tokenizer, max_length=classifier.max_length, precision=precision
         ) as answer_row:
             latency = measure_latency(answer_row, texts, pairs)
-    classifier.model.cpu()
+    classifier.model.cpu()  # the next model needs the device's memory
     probabilities = logits[:, class_order].double().softmax(dim=1).numpy()
     parameters, without_embeddings = count_parameters(classifier.model)
     cost = Cost(

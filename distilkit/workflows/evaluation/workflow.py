@@ -1,4 +1,4 @@
-"""`evaluate`: score models, predictions files and endpoints on one split, side by side."""
+"""Run `evaluate`: score models, predictions files and endpoints on one split, side by side."""
 
 from collections.abc import Mapping
 from dataclasses import replace
