@@ -202,10 +202,10 @@ class _Doctor:
     def _follow_recipe(self) -> None:
         if self.given.recipe:
             try:
-                self.given = recipe.without_text(self.given)
+                self.given = recipe.apply_recipe_without_texts(self.given)
             except UserError as error:  # it reads the texts too, and stops at an empty one
                 self.found.skipped["recipe"] = str(error)
-                self.given = recipe.without_recipe(self.given)
+                self.given = recipe.drop_recipe(self.given)
             self.config = resolve(self.given)
 
     def _look_at_rows(self, raw: RawData, data: TextData) -> None:

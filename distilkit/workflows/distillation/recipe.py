@@ -1,4 +1,7 @@
-"""`--recipe auto`: the best we know how to make of this data, teacher and device, told as it is chosen."""
+"""`--recipe auto`: what it chooses for this data, teacher and device, and why.
+
+`choose` holds the decisions; `apply_recipe` writes them into a config and prints each with its reason.
+"""
 
 import time
 from collections.abc import Iterator
@@ -20,195 +23,213 @@ from distilkit.progress import Reporter
 from distilkit.workflows.augmentation.blocks import AlreadyThere, Busy
 from distilkit.workflows.augmentation.workflow import augment, name_of
 
-# Words that a BiLSTM and a transformer read in all, which two cores do in some 15 minutes (the teacher not
-# counted) and a GPU in less: more still help, but little for the time they take.
-READ = {"cpu": 25_000_000, "cuda": 100_000_000}
-READ_BY_LAYERS = {"cpu": 3_000_000, "cuda": 30_000_000}
-FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
-LEAST_RATIO = 0.5  # of new texts to training rows: below it they are not worth their making
-MANY = 100_000  # rows of an epoch from which a larger batch pays
-MADE_OF = {"tinybert": ("bert",), "distilbert": ("bert", "distilbert")}  # whose layers each can take
-AUGMENTED = "augmented"  # a transfer set that has yet to be made
-VARIANTS = 20  # new texts of each (Tang et al. 2019, Jiao et al. 2020)
-NEW = 0.7  # of the variants, about; the others are repeats
-WAIT = 0.5  # seconds between two looks at whether another process is done
-SOURCE = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column", "max_train_samples")
+# Words that a student reads over all epochs. Two cores read them in some 15 minutes (without the teacher's
+# time) and a GPU in less; more words still help, but little for the time they take.
+BILSTM_WORD_BUDGET = {"cpu": 25_000_000, "cuda": 100_000_000}
+ENCODER_WORD_BUDGET = {"cpu": 3_000_000, "cuda": 30_000_000}
+MIN_EPOCHS, MAX_EPOCHS = 3, 30
+MIN_TRANSFER_RATIO = 0.5  # new texts per training row; fewer are not worth generating
+LARGE_EPOCH_ROWS = 100_000  # from here on a larger batch pays
+COPYABLE_FROM = {"tinybert": ("bert",), "distilbert": ("bert", "distilbert")}  # model types, by student
+AUGMENTED = "augmented"  # stands for a transfer file that is yet to be generated
+VARIANTS_PER_ROW = 20  # Tang et al. 2019, Jiao et al. 2020
+KEPT_VARIANT_SHARE = 0.7  # about; the other variants are repeats
+POLL_SECONDS = 0.5
+DATA_FIELDS = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column", "max_train_samples")
 
 
 class Choice(NamedTuple):
-    """A field, what it is set to, and why."""
+    """A field that the recipe sets, its value and the reason."""
 
     name: str
     value: Any
-    why: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the choices depend on: rows of the splits and of the text given, and the first teacher's shape.
+    """Facts that the choices depend on.
 
-    `words` are those of a row, on average, as far as the student reads it.
+    Attributes:
+        rows: of the training split.
+        words_per_row: on average, as far as the student reads a row.
+        unsupervised_rows: of the dataset's `unsupervised` split.
+        device: `cpu` or `cuda`.
+        teacher_type: model type of the first teacher; `teacher_layers` and `teacher_heads` are its sizes.
+        can_augment: whether the extra that generates texts is installed.
+        transfer_rows: of the files in `--transfer`.
     """
 
     rows: int
-    words: float
-    unsupervised: int
+    words_per_row: float
+    unsupervised_rows: int
     device: str
-    kind: str
-    layers: int | None
+    teacher_type: str
+    teacher_layers: int | None
     can_augment: bool
-    heads: int | None = HEADS
-    given: int = 0
+    teacher_heads: int | None = HEADS
+    transfer_rows: int = 0
 
 
-def follow(config: DistillConfig, home: Path, reporter: Reporter) -> DistillConfig:
-    """`config` with the recipe written out: what was given stands, every choice is told with its reason.
+def apply_recipe(config: DistillConfig, home: Path, reporter: Reporter) -> DistillConfig:
+    """Write the recipe into `config`: options that were set stand; each choice is printed.
 
     Args:
-        home: the folder for text that has yet to be made.
+        home: the folder for generated texts.
 
     Raises:
         UserError: as `distill`, where data or teacher cannot be read.
     """
     values: dict[str, Any] = {}
-    for choice in choices(config, _facts(config)):
+    for choice in choose(config, read_facts(config)):
         values[choice.name] = choice.value
         shown = " ".join(choice.value) if isinstance(choice.value, tuple) else choice.value
-        reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.why})")
+        reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.reason})")
     if values.get("transfer") == (AUGMENTED,):
-        values["transfer"] = (str(_augmented(config, home, reporter)),)
+        values["transfer"] = (str(_generate_texts(config, home, reporter)),)
     return changed(config, recipe=None, **values)
 
 
-def without_text(config: DistillConfig) -> DistillConfig:
-    """`config` as `follow` would write it, but for text that has yet to be made. Nothing is told."""
-    values = {choice.name: choice.value for choice in choices(config, _facts(config))}
+def apply_recipe_without_texts(config: DistillConfig) -> DistillConfig:
+    """Write the recipe into `config`, but neither generate texts nor print anything."""
+    values = {choice.name: choice.value for choice in choose(config, read_facts(config))}
     if values.get("transfer") == (AUGMENTED,):
         del values["transfer"]
         values["transfer_ratio"] = None
     return changed(config, recipe=None, **values)
 
 
-def without_recipe(config: DistillConfig) -> DistillConfig:
-    """`config` as it was given, without the text that the recipe would have chosen, and how much of it."""
+def drop_recipe(config: DistillConfig) -> DistillConfig:
+    """Return `config` without its recipe, and without a ratio for text that only the recipe would add."""
     return changed(config, recipe=None, transfer_ratio=config.transfer_ratio if config.transfer else None)
 
 
-def choices(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
-    """What the recipe sets: fields that are not given."""
-    for choice in (_for_bilstm if config.student == "bilstm" else _for_encoder)(config, facts):
+def choose(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+    """Yield what the recipe sets: fields of `config` that are not set."""
+    choose_all = _choose_for_bilstm if config.student == "bilstm" else _choose_for_encoder
+    for choice in choose_all(config, facts):
         if getattr(config, choice.name) in (None, ()):
             yield choice
 
 
-def _for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
-    if config.vocabulary_size is None:  # which is of words
+def _choose_for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+    if config.vocabulary_size is None:  # a size asks for words
         yield Choice(
             "vocabulary", "teacher", "its word-pieces and their vectors know words that the data lacks"
         )
-    text, rows = _transfer(config, facts)
+    text, rows = _choose_transfer(config, facts)
     yield from text
-    yield _epochs(READ[facts.device] / facts.words, rows)
-    if rows >= MANY and config.batch_size is None:
+    yield _choose_epochs(BILSTM_WORD_BUDGET[facts.device] / facts.words_per_row, rows)
+    if rows >= LARGE_EPOCH_ROWS and config.batch_size is None:
         yield Choice("batch_size", 128, "there are many rows")
         yield Choice("learning_rate", 2e-3, "for the larger batch")
 
 
-def _for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
-    wanted = READ_BY_LAYERS[facts.device] / facts.words
+def _choose_for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+    row_budget = ENCODER_WORD_BUDGET[facts.device] / facts.words_per_row
     layers = config.layers or OWN_LAYERS.get(config.student, 0)
-    if facts.kind in MADE_OF.get(config.student, ()) and layers <= (facts.layers or 0):
-        yield Choice("init", "teacher", f"{layers} of its {facts.layers} layers, which know the task already")
-    if config.init == "random" and _can_match(config, facts):
+    if facts.teacher_type in COPYABLE_FROM.get(config.student, ()) and layers <= (facts.teacher_layers or 0):
+        yield Choice(
+            "init", "teacher", f"{layers} of its {facts.teacher_layers} layers, which know the task already"
+        )
+    if config.init == "random" and _can_match_layers(config, facts):
         yield Choice(
             "method", "tinybert", "layers that start at random learn from the teacher's layers first"
         )
-        yield _epochs(wanted, facts.rows)._replace(name="layer_epochs")
-    text, rows = _transfer(config, facts)
-    most = min(float(VARIANTS), wanted / FEWEST_EPOCHS / max(1, facts.rows) - 1)
-    if text and facts.rows and rows > (1 + most) * facts.rows and config.transfer_ratio is None:
-        if most < LEAST_RATIO:
+        yield _choose_epochs(row_budget, facts.rows)._replace(name="layer_epochs")
+    text, rows = _choose_transfer(config, facts)
+    max_ratio = min(float(VARIANTS_PER_ROW), row_budget / MIN_EPOCHS / max(1, facts.rows) - 1)
+    if text and facts.rows and rows > (1 + max_ratio) * facts.rows and config.transfer_ratio is None:
+        if max_ratio < MIN_TRANSFER_RATIO:
             text, rows = [], facts.rows
         else:
-            ratio = round(most, 1)
+            ratio = round(max_ratio, 1)
             text.append(Choice("transfer_ratio", ratio, "all of it would take too long; others each epoch"))
             rows = round((1 + ratio) * facts.rows)
     yield from text
-    yield _epochs(wanted, rows)
+    yield _choose_epochs(row_budget, rows)
 
 
-def _can_match(config: DistillConfig, facts: Facts) -> bool:
-    """Whether TinyBERT's first stage is open: one teacher, with layers, and heads like the student's.
+def _can_match_layers(config: DistillConfig, facts: Facts) -> bool:
+    """Return whether TinyBERT's first stage is possible: one teacher with layers, and equally many heads.
 
-    Students that are made of sizes alone take over its tokenizer; another's tokens may be other ones.
+    A student built from sizes takes over its teacher's tokenizer; any other may split text differently.
     """
-    alike = facts.kind != "bilstm" and facts.heads == HEADS and config.student in MADE_OF
-    return config.method in (None, "tinybert") and len(config.teacher) == 1 and alike
+    is_alike = (
+        facts.teacher_type != "bilstm" and facts.teacher_heads == HEADS and config.student in COPYABLE_FROM
+    )
+    return config.method in (None, "tinybert") and len(config.teacher) == 1 and is_alike
 
 
-def _epochs(wanted: float, rows: int) -> Choice:
-    epochs = min(MOST_EPOCHS, max(FEWEST_EPOCHS, round(wanted / max(1, rows))))
+def _choose_epochs(row_budget: float, rows: int) -> Choice:
+    epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, round(row_budget / max(1, rows))))
     return Choice("epochs", epochs, f"some {rows:,} rows an epoch")
 
 
-def _transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
-    """Text to distill on, and the rows of an epoch, as far as they are known."""
+def _choose_transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
+    """Choose text to distill on; return it with the rows of an epoch, as far as they are known."""
     ratio = config.transfer_ratio
 
     def with_text(rows: int) -> int:
         return facts.rows + (rows if ratio is None else transfer.per_epoch(ratio, facts.rows))
 
     if config.transfer:
-        return [], with_text(facts.given)
+        return [], with_text(facts.transfer_rows)
     if not config.runs_teacher:
         return [], facts.rows
-    if facts.unsupervised:
-        why = f"{facts.unsupervised:,} real texts for the teacher to label"
-        return [Choice("transfer", ("unsupervised",), why)], with_text(facts.unsupervised)
+    if facts.unsupervised_rows:
+        reason = f"{facts.unsupervised_rows:,} real texts for the teacher to label"
+        return [Choice("transfer", ("unsupervised",), reason)], with_text(facts.unsupervised_rows)
     if not facts.can_augment:
         return [], facts.rows
-    why = f"{VARIANTS} new texts of every training row for the teacher to label"
-    return [Choice("transfer", (AUGMENTED,), why)], with_text(round(VARIANTS * NEW * facts.rows))
-
-
-def _facts(config: DistillConfig) -> Facts:
-    nothing = CorpusSize(0, 0.0)
-    splits = measure(config) if config.has_dataset else {}
-    given = transfer.measure(config) if config.transfer else nothing
-    teacher = load_config(find_model(config.teacher[0]))
-    own = splits.get("train", nothing)
-    longest = resolve(config).max_length
-    assert longest
-    return Facts(
-        rows=min(own.rows, config.max_train_samples or own.rows),
-        words=max(1.0, min(own.words or given.words, longest)),
-        unsupervised=splits.get("unsupervised", nothing).rows,
-        device="cuda" if default_device().type == "cuda" else "cpu",
-        kind=teacher.model_type,
-        layers=getattr(teacher, "num_hidden_layers", None),
-        can_augment=find_spec("textblob") is not None,
-        heads=getattr(teacher, "num_attention_heads", None),
-        given=given.rows,
+    reason = f"{VARIANTS_PER_ROW} new texts of every training row for the teacher to label"
+    return [Choice("transfer", (AUGMENTED,), reason)], with_text(
+        round(VARIANTS_PER_ROW * KEPT_VARIANT_SHARE * facts.rows)
     )
 
 
-def _augmented(config: DistillConfig, home: Path, reporter: Reporter) -> Path:
-    """The file of new texts in `home`: made now, unless an earlier run made the same."""
-    given: dict[str, Any] = {name: getattr(config, name) for name in SOURCE}
-    given["mask_token"] = load_tokenizer(find_model(config.teacher[0])).mask_token  # which it has learned
-    wanted = AugmentConfig(**given, variants=VARIANTS, output=home / "augmented.parquet")
-    output = home / name_of(wanted)
-    waits = False
+def read_facts(config: DistillConfig) -> Facts:
+    """Read what the choices depend on: sizes of texts, and the first teacher's config."""
+    empty = CorpusSize(0, 0.0)
+    splits = measure(config) if config.has_dataset else {}
+    text = transfer.measure(config) if config.transfer else empty
+    teacher = load_config(find_model(config.teacher[0]))
+    train = splits.get("train", empty)
+    max_length = resolve(config).max_length
+    assert max_length
+    return Facts(
+        rows=min(train.rows, config.max_train_samples or train.rows),
+        words_per_row=max(1.0, min(train.words or text.words, max_length)),
+        unsupervised_rows=splits.get("unsupervised", empty).rows,
+        device="cuda" if default_device().type == "cuda" else "cpu",
+        teacher_type=teacher.model_type,
+        teacher_layers=getattr(teacher, "num_hidden_layers", None),
+        can_augment=find_spec("textblob") is not None,
+        teacher_heads=getattr(teacher, "num_attention_heads", None),
+        transfer_rows=text.rows,
+    )
+
+
+def _generate_texts(config: DistillConfig, home: Path, reporter: Reporter) -> Path:
+    """Return the file of new texts in `home`: generated now, unless an earlier run generated the same."""
+    options: dict[str, Any] = {name: getattr(config, name) for name in DATA_FIELDS}
+    options["mask_token"] = load_tokenizer(find_model(config.teacher[0])).mask_token  # the teacher knows it
+    draft = AugmentConfig(**options, variants=VARIANTS_PER_ROW, output=home / "augmented.parquet")
+    output = home / name_of(draft)
+    is_waiting = False
     while not output.exists():
         try:
-            made = augment(AugmentConfig(**given, variants=VARIANTS, output=output), reporter)
-        except Busy:  # another seed of this student, perhaps
-            if not waits:
+            augmentation = augment(changed(draft, output=output), reporter)
+        except Busy:  # perhaps another seed of this student
+            if not is_waiting:
                 reporter.note(f"augment: another process is making {output}; waiting for it")
-            waits = True
-            time.sleep(WAIT)
-        except AlreadyThere:  # that process was done when this one had the lock
+            is_waiting = True
+            time.sleep(POLL_SECONDS)
+        except AlreadyThere:  # by the process that had the lock
             break
         else:
-            reporter.note(f"augment: {made.rows:,} rows made of {made.sources:,}, kept in {made.path}")
+            reporter.note(
+                f"augment: {augmentation.rows:,} rows made of {augmentation.sources:,}, "
+                f"kept in {augmentation.path}"
+            )
     return output

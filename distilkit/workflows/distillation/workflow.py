@@ -58,7 +58,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite)
     home = configs[0].output_dir.parent  # texts that a recipe generates lie next to the first run
-    configs = [recipe.follow(config, home, reporter) if config.recipe else config for config in configs]
+    configs = [recipe.apply_recipe(config, home, reporter) if config.recipe else config for config in configs]
     _check_shared_options(configs)  # again: at alpha 1 the recipe adds no text
     return train_all(gather_inputs(configs, reporter), reporter)
 

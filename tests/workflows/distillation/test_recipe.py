@@ -14,15 +14,23 @@ from distilkit import DistillConfig, DoctorConfig, UserError, distill, doctor
 from distilkit.config.fields import make_config, read_values
 from distilkit.runs.run import Run
 from distilkit.workflows.augmentation import blocks, generators
-from distilkit.workflows.distillation.recipe import AUGMENTED, FEWEST_EPOCHS, READ_BY_LAYERS, Facts, choices
+from distilkit.workflows.distillation.recipe import AUGMENTED, ENCODER_WORD_BUDGET, MIN_EPOCHS, Facts, choose
 from distilkit.workflows.distillation.workflow import distill_many
 
-FACTS = Facts(rows=67_349, words=9.4, unsupervised=0, device="cpu", kind="bert", layers=12, can_augment=True)
+FACTS = Facts(
+    rows=67_349,
+    words_per_row=9.4,
+    unsupervised_rows=0,
+    device="cpu",
+    teacher_type="bert",
+    teacher_layers=12,
+    can_augment=True,
+)
 
 
 def chosen(facts: Facts = FACTS, **options: Any) -> dict[str, Any]:
     known: dict[str, Any] = {"dataset": "sst2", "teacher": "t", "output_dir": Path("o"), "recipe": "auto"}
-    return {choice.name: choice.value for choice in choices(DistillConfig(**(known | options)), facts)}
+    return {choice.name: choice.value for choice in choose(DistillConfig(**(known | options)), facts)}
 
 
 def test_a_bilstm_gets_new_texts_and_the_teachers_word_pieces() -> None:
@@ -36,7 +44,7 @@ def test_a_bilstm_gets_new_texts_and_the_teachers_word_pieces() -> None:
 
 
 def test_real_text_without_labels_comes_before_made_up_text() -> None:
-    assert chosen(replace(FACTS, unsupervised=50_000))["transfer"] == ("unsupervised",)
+    assert chosen(replace(FACTS, unsupervised_rows=50_000))["transfer"] == ("unsupervised",)
 
 
 def test_without_the_tagger_there_is_no_new_text_and_more_epochs_instead() -> None:
@@ -54,19 +62,19 @@ def test_few_rows_are_read_more_often_and_a_gpu_reads_more() -> None:
 
 def test_long_texts_are_read_less_often() -> None:
     """Else a recipe that takes minutes for phrases takes hours for pairs and reviews."""
-    pairs = replace(FACTS, rows=3_668, words=44.0)
-    assert FEWEST_EPOCHS < chosen(pairs)["epochs"] < chosen(replace(pairs, words=9.4))["epochs"]
+    pairs = replace(FACTS, rows=3_668, words_per_row=44.0)
+    assert MIN_EPOCHS < chosen(pairs)["epochs"] < chosen(replace(pairs, words_per_row=9.4))["epochs"]
 
 
 def test_a_transformer_reads_part_of_the_new_texts_where_all_would_take_hours() -> None:
     phrases = chosen(student="tinybert")
-    assert phrases["transfer"] == (AUGMENTED,) and phrases["epochs"] == FEWEST_EPOCHS
-    read = FACTS.rows * (1 + phrases["transfer_ratio"]) * phrases["epochs"] * FACTS.words
-    assert read == pytest.approx(READ_BY_LAYERS["cpu"], rel=0.1)
+    assert phrases["transfer"] == (AUGMENTED,) and phrases["epochs"] == MIN_EPOCHS
+    read = FACTS.rows * (1 + phrases["transfer_ratio"]) * phrases["epochs"] * FACTS.words_per_row
+    assert read == pytest.approx(ENCODER_WORD_BUDGET["cpu"], rel=0.1)
     few = chosen(replace(FACTS, rows=500), student="tinybert")
     assert "transfer_ratio" not in few and few["transfer"] == (AUGMENTED,)
-    reviews = chosen(replace(FACTS, rows=25_000, words=200.0), student="tinybert")
-    assert "transfer" not in reviews and reviews["epochs"] == FEWEST_EPOCHS
+    reviews = chosen(replace(FACTS, rows=25_000, words_per_row=200.0), student="tinybert")
+    assert "transfer" not in reviews and reviews["epochs"] == MIN_EPOCHS
 
 
 @pytest.mark.parametrize(
@@ -74,10 +82,14 @@ def test_a_transformer_reads_part_of_the_new_texts_where_all_would_take_hours() 
     [
         ({"student": "tinybert"}, {}, "teacher"),
         ({"student": "distilbert"}, {}, "teacher"),
-        ({"student": "distilbert", "layers": 6}, {"kind": "distilbert", "layers": 6}, "teacher"),
-        ({"student": "tinybert", "layers": 6}, {"layers": 4}, None),
-        ({"student": "tinybert"}, {"kind": "roberta"}, None),
-        ({"student": "tinybert"}, {"kind": "bilstm", "layers": 1}, None),
+        (
+            {"student": "distilbert", "layers": 6},
+            {"teacher_type": "distilbert", "teacher_layers": 6},
+            "teacher",
+        ),
+        ({"student": "tinybert", "layers": 6}, {"teacher_layers": 4}, None),
+        ({"student": "tinybert"}, {"teacher_type": "roberta"}, None),
+        ({"student": "tinybert"}, {"teacher_type": "bilstm", "teacher_layers": 1}, None),
         ({"student": "some/encoder"}, {}, None),
         ({"student": "tinybert", "init": "random"}, {}, None),
     ],
@@ -101,8 +113,8 @@ def test_random_layers_are_matched_first() -> None:
         ({"method": "pkd"}, {}),
         ({"method": "logits"}, {}),
         ({"teacher": ("t", "u")}, {}),
-        ({}, {"kind": "bilstm", "heads": None}),
-        ({}, {"heads": 8}),
+        ({}, {"teacher_type": "bilstm", "teacher_heads": None}),
+        ({}, {"teacher_heads": 8}),
         ({"student": "some/roberta"}, {}),  # it keeps a tokenizer of its own
     ],
 )
@@ -119,7 +131,7 @@ def test_a_vocabulary_of_a_size_is_one_of_words() -> None:
 
 
 def test_text_that_is_given_counts_among_the_rows_of_an_epoch() -> None:
-    facts = replace(FACTS, given=900_000)
+    facts = replace(FACTS, transfer_rows=900_000)
     assert chosen(facts, transfer="a.txt")["epochs"] == 3
     assert chosen(facts, transfer="a.txt")["batch_size"] == 128
     assert chosen(facts, transfer="a.txt", transfer_ratio=0.1)["epochs"] == 30
