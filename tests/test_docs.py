@@ -17,6 +17,7 @@ from conftest import BAD, GOOD, QUICK, ROOT, Call, tiny_bert, tiny_tokenizer, wr
 from documents import CLI_PAGE, PAGES, README
 
 from distilkit.models import locating
+from distilkit.reports.document import EvaluationDocument, Gate, ModelEntry, PairEntry
 
 PACKAGE = ROOT / "distilkit"
 COMMANDS = [
@@ -168,6 +169,36 @@ def test_the_readme_transcript_has_the_lines_that_the_commands_print(
             assert _without_figures(line) in printed, f"no longer printed: {line}"
 
 
+def test_the_doctor_page_shows_what_doctor_prints(
+    console: Call, folder: Path, fresh_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A check that is added, or a finding that is reworded, must show on the page."""
+    monkeypatch.chdir(folder)
+    blocks = [
+        block.text for block in documents.code_blocks(documents.DOCS / "doctor.md") if block.info == "text"
+    ]
+    for dataset, exit_code, block in zip(("sst2", "mrpc"), (0, 3), blocks, strict=True):
+        options = ["-d", dataset, "--data-dir", f"data/{dataset}", "-t", "runs/sst2-teacher"]
+        answer = console("doctor", *options)
+        assert answer.code == exit_code, answer.err + answer.out
+        printed = {_without_figures(line) for line in answer.out.splitlines()}
+        shown = block.partition("error: the teacher runs/sst2-teacher is right in")[
+            0
+        ]  # as few rows never show
+        for line in shown.splitlines():
+            if "checked: " in line:
+                assert line.partition("checked: ")[2] == answer.out.partition("checked: ")[2].strip()
+            else:
+                assert _without_figures(line) in printed, f"no longer printed: {line}"
+
+
+def test_the_evaluation_page_names_every_key_of_the_document() -> None:
+    text = documents.read_page(documents.DOCS / "evaluation.md")
+    for part in (EvaluationDocument, ModelEntry, PairEntry, Gate):
+        keys = [field.serialization_alias or name for name, field in part.model_fields.items()]
+        assert not [key for key in keys if not re.search(rf"[`\"]{key}[`\"]", text)]
+
+
 def _without_figures(line: str) -> str:
     """Return a line of output without figures, rules and what depends on the machine."""
     line = re.sub(r"rows, (cpu|cuda|[A-Z]).*", "rows", line).removesuffix("  best so far")
@@ -212,7 +243,7 @@ def labelled(positive: Sequence[str], negative: Sequence[str], text: str, label:
 
 
 @pytest.fixture(scope="module")
-def prepared(teacher_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared(mrpc_dir: Path, teacher_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages take for granted: tiny datasets in `data/`, own data, and three runs on SST-2.
 
     No text is in two splits, which `doctor` would rightly call an error.
@@ -231,6 +262,9 @@ def prepared(teacher_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path
         write_jsonl(home / folder / "train.jsonl", labelled(good[::2], bad[::2], text, label))
         for split in held_out:
             write_jsonl(home / folder / f"{split}.jsonl", labelled(good[1::2], bad[1::2], text, label))
+    hidden = [{"sentence": f"{text} .", "label": -1} for text in good + bad]
+    write_jsonl(home / "data" / "sst2" / "test.jsonl", hidden)
+    shutil.copytree(mrpc_dir, home / "data" / "mrpc")
     mixed = [f"{first} , {second}" for first in GOOD for second in BAD]
     unlabelled = [{"text": text, "label": -1} for text in mixed]
     write_jsonl(home / "data" / "imdb" / "unsupervised.jsonl", unlabelled)
