@@ -17,8 +17,7 @@ from distilkit.reports.histories import (
     write_histories,
 )
 from distilkit.reports.parts import check_report_dir
-from distilkit.runs import run as runs
-from distilkit.runs.run import Run
+from distilkit.runs.run import EVALUATION, HISTORY, Run
 
 SCHEMA = "distilkit.report/1"
 OPTION = "--output-dir"
@@ -59,10 +58,10 @@ def _read_history(run: Run, reporter: Reporter) -> TrainingHistory:
     """
     history, metrics, environment = run.history, run.metrics, run.environment
     if not history:
-        raise UserError(f"{run.path} has an empty {runs.HISTORY}: there is nothing to draw. Leave it out.")
+        raise UserError(f"{run.path} has an empty {HISTORY}: there is nothing to draw. Leave it out.")
     for line, record in enumerate(history, start=1):
         if missing := [name for name in RECORD_FIELDS if name not in record]:
-            file = run.path / runs.HISTORY
+            file = run.path / HISTORY
             raise UserError(f"{file}, line {line}, has no {missing[0]}. The run is damaged; train it again.")
     try:
         return {
@@ -88,7 +87,7 @@ def _read_history(run: Run, reporter: Reporter) -> TrainingHistory:
 def _evaluations(run: Run, reporter: Reporter) -> list[EvaluationSummary]:
     """Return the results that `evaluate` saved in the run, without those of other schemas."""
     summaries: list[EvaluationSummary] = []
-    for file in sorted((run.path / runs.EVALUATION).glob("*.json")):
+    for file in sorted((run.path / EVALUATION).glob("*.json")):
         try:
             document = EvaluationDocument.model_validate_json(file.read_text(encoding="utf-8"))
             (entry,) = document.models
