@@ -86,7 +86,7 @@ def test_the_architecture_page_lists_exactly_the_modules_that_exist() -> None:
 
 
 def test_the_architecture_page_names_functions_where_they_are() -> None:
-    """The roads of a run are worth nothing once a function has moved."""
+    """A function that moves must move in the tables of the page too."""
     page = documents.read_page(documents.DOCS / "architecture.md")
     rows = re.findall(r"^\|(?: \d+ \|)? `(?P<file>[\w/]+\.py)` \| `(?P<name>\w+)` \|", page, re.M)
     assert len(rows) > 20
@@ -97,7 +97,7 @@ def test_the_architecture_page_names_functions_where_they_are() -> None:
 
 
 def _listed_modules() -> dict[str, str]:
-    """What docs/architecture.md says of each module of its tree, by path in the package."""
+    """Return what docs/architecture.md says about each module of its tree, by path in the package."""
     (tree,) = (
         block.text
         for block in documents.code_blocks(documents.DOCS / "architecture.md")
@@ -208,7 +208,7 @@ def _without_figures(line: str) -> str:
 
 @pytest.fixture
 def folder(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the prepared folder; `minilm` and the Hub's models and datasets are tiny here."""
+    """Copy the prepared folder; replace `minilm` and the models and datasets of the Hub by tiny ones."""
     work = tmp_path / "home"
     shutil.copytree(prepared, work)
     bert = tmp_path / "bert"
@@ -244,7 +244,7 @@ def labelled(positive: Sequence[str], negative: Sequence[str], text: str, label:
 
 @pytest.fixture(scope="module")
 def prepared(mrpc_dir: Path, teacher_run: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages take for granted: tiny datasets in `data/`, own data, and three runs on SST-2.
+    """Make what the pages assume: tiny datasets in `data/`, own data, and three runs on SST-2.
 
     No text is in two splits, which `doctor` would rightly call an error.
     """
