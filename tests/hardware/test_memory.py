@@ -52,7 +52,7 @@ from distilkit.hardware.memory import trim_heap
 held = [bytes(60_000) for _ in range(4_000)]
 held = held[::2]
 before = psutil.Process().memory_info().rss
-give_back()
+trim_heap()
 print(before - psutil.Process().memory_info().rss)
 """
 

@@ -22,7 +22,7 @@ from distilkit.progress import Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows
 from distilkit.workflows.fitting.fit import fit_into_run
-from distilkit.workflows.fitting.job import Job, clamp_max_length
+from distilkit.workflows.fitting.job import LAYER_LOSS, Job, clamp_max_length
 
 NAMES = ("LABEL_0", "LABEL_1")  # of heads that nobody trains: models are made with one, and saved without
 
@@ -78,7 +78,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
             pair_column=None,
             label_column="label",
             names=NAMES,
-            metric="layer_loss",
+            metric=LAYER_LOSS,
             labels_of={},
             notes=(held_out,),
         ),

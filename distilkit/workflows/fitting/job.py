@@ -17,6 +17,7 @@ from distilkit.progress import Reporter
 
 AnyFit = TypeVar("AnyFit", bound=FitConfig)
 Objective = Literal["logits", "layers"]
+LAYER_LOSS = "layer_loss"  # the metric of a training that matches layers and nothing else
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Job:
     @property
     def metric(self) -> str:
         """Return the metric that picks the best epoch."""
-        return "layer_loss" if self.objective == "layers" else self.data.metric
+        return LAYER_LOSS if self.objective == "layers" else self.data.metric
 
     @property
     def higher_is_better(self) -> bool:
