@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 from benchmarks.common import SEED, Options, device
 from benchmarks.competitors import ALPHA, BATCH, Work
 from distilkit import DistillConfig, Run, distill, distill_many
+from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import predict_texts
 from distilkit.engine.training.losses import distillation_loss
 from distilkit.hardware.precision import resolve_precision
@@ -25,8 +26,7 @@ def teacher_logits(
     parts = predict_texts(
         model,
         tokenizer,
-        texts,
-        None,
+        Texts(texts),
         range(len(texts)),
         max_length=max_length,
         precision=resolve_precision(precision, device()),

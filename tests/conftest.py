@@ -370,14 +370,14 @@ def watch_teacher(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     given: list[int] = []
     original = teachers.predict_texts
 
-    def watched(teacher: Any, tokenizer: Any, texts: Any, pairs: Any, positions: Any, **options: Any) -> Any:
+    def watched(teacher: Any, tokenizer: Any, texts: Any, positions: Any, **options: Any) -> Any:
         def check(module: Any, *_: Any) -> None:
             assert not module.training
 
         given.append(len(positions))
         hook = teacher.register_forward_pre_hook(check)
         try:
-            yield from original(teacher, tokenizer, texts, pairs, positions, **options)
+            yield from original(teacher, tokenizer, texts, positions, **options)
         finally:
             hook.remove()
 

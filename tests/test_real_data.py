@@ -20,8 +20,9 @@ from distilkit import (
     train,
 )
 from distilkit.config import DataConfig
-from distilkit.data.duplicates import key
+from distilkit.data.duplicates import content_keys
 from distilkit.data.sources import load_for_evaluation, load_for_training
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 from distilkit.models.locating import MINILM_PACKAGE
 
@@ -65,11 +66,11 @@ def test_new_rows_of_real_data_are_none_of_any_split(name: str, column: str, tmp
     assert len(new) == result.rows > 15_000
     columns = new.column_names[:-3]
     assert columns[0] == column
-    keys = set(map(key, *(new[one].to_pylist() for one in columns)))
+    keys = set(content_keys(Texts(*(new[column].to_pylist() for column in columns))))
     assert len(keys) == len(new)
     for file in real_data(name).glob("*.parquet"):
         table = pq.read_table(file, columns=columns)
-        assert not keys & set(map(key, *(table[one].to_pylist() for one in columns))), file
+        assert not keys & set(content_keys(Texts(*(table[column].to_pylist() for column in columns)))), file
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Raw text for general distillation: read, tokenized, joined and cut into chunks of one length."""
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from pathlib import Path
 
 import datasets
@@ -9,9 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from distilkit.data.encoding import CHUNK, Encoded, Tokenizer, input_names, padding_of
+from distilkit.data.encoding import Encoded, Tokenizer, input_names, padding_of, tokenized
 from distilkit.data.files import read_lines
 from distilkit.data.sampling import DATA_SEED
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 
 TEXT = "text"
@@ -53,7 +53,7 @@ def _read(name: str) -> datasets.Dataset:
 
 def encode_chunks(
     tokenizer: Tokenizer,
-    texts: Sequence[str],
+    texts: Texts,
     *,
     max_length: int,
     model: torch.nn.Module,
@@ -69,11 +69,10 @@ def encode_chunks(
         UserError: when there is too little text for two rows.
     """
     before, after = _frame(tokenizer)
-    tokens, done, rest = [np.empty(0, np.int32)], 0, iter(texts)
-    while piece := list(islice(rest, CHUNK)):
-        found = tokenizer(piece, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        tokens += [np.asarray(row, np.int32) for row in found["input_ids"]]
-        done += len(piece)
+    tokens, done = [np.empty(0, np.int32)], 0
+    for output in tokenized(tokenizer, texts, add_special_tokens=False):
+        tokens += [np.asarray(row, np.int32) for row in output["input_ids"]]
+        done += len(output["input_ids"])
         advance(done)
     flat = np.concatenate(tokens)
     width = max_length - len(before) - len(after)

@@ -1,36 +1,30 @@
-"""Digests of rows: repeats, rows shared between splits, texts seen before."""
+"""Duplicate rows: repeats within a split, rows shared between splits, new rows that are not new."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distilkit.data.checks import NO_CLASS
+from distilkit.data.texts import Texts, normalise
+
+REPEATED, UNCHANGED = "repeated", "unchanged"
 
 
-def contents(texts: Iterable[str], pairs: Iterable[str] | None) -> list[bytes]:
-    """16 bytes for each row, whatever its case and white space; the order of a pair counts."""
-    if pairs is None:
-        return [_digest(_folded(text)) for text in texts]
-    both = zip(texts, pairs, strict=True)
-    return [_digest(f"{_folded(text)}\0{_folded(pair)}") for text, pair in both]
+def content_keys(texts: Texts) -> list[bytes]:
+    """Return keys that are equal for rows with the same content.
 
-
-def _folded(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-def _digest(text: str) -> bytes:
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    Case, white space and the order of a pair make no difference.
+    """
+    return texts.keys(normalised=True, ordered=False)
 
 
 @dataclass(frozen=True)
 class Repeats:
-    """Rows that say what an earlier row says, and rows of a text that stands there with two labels or more.
+    """Count rows that repeat an earlier row, and rows whose text occurs with two labels or more.
 
-    `example` is the number of the first contradicting row.
+    `example` is the position of the first contradicting row.
     """
 
     rows: int
@@ -38,62 +32,60 @@ class Repeats:
     example: int | None
 
 
-def repeats(keys: Sequence[bytes], ids: NDArray[np.int64] | None) -> Repeats:
-    """How often the `contents` of rows come up again. Rows without a label (-1) contradict none.
+def count_repeats(keys: Sequence[bytes], ids: NDArray[np.int64] | None) -> Repeats:
+    """Count the rows whose key came before, and those that contradict each other.
+
+    Rows without a label (-1) contradict no row.
 
     Args:
+        keys: normalised `Texts.keys`.
         ids: the classes of the rows, or `None` where there are no labels.
     """
-    again = len(keys) - len(set(keys))
-    if ids is None or not again:
-        return Repeats(again, 0, None)
+    repeated = len(keys) - len(set(keys))
+    if ids is None or not repeated:
+        return Repeats(repeated, 0, None)
     labels: dict[bytes, int] = {}
     disputed: set[bytes] = set()
-    for one, label in zip(keys, ids.tolist(), strict=True):
-        if label != NO_CLASS and labels.setdefault(one, label) != label:
-            disputed.add(one)
-    rows = [row for row, one in enumerate(keys) if disputed and one in disputed and int(ids[row]) != NO_CLASS]
-    return Repeats(again, len(rows), rows[0] if rows else None)
+    for key, label in zip(keys, ids.tolist(), strict=True):
+        if label != NO_CLASS and labels.setdefault(key, label) != label:
+            disputed.add(key)
+    rows = [row for row, key in enumerate(keys) if key in disputed and int(ids[row]) != NO_CLASS]
+    return Repeats(repeated, len(rows), rows[0] if rows else None)
 
 
-def shared(keys: Iterable[bytes], others: Sequence[bytes]) -> int:
-    """How many of the `others` are among `keys`."""
-    known = set(keys)
-    return sum(one in known for one in others)
+def count_shared(keys: Iterable[bytes], other_keys: Sequence[bytes]) -> int:
+    """Count the rows with `other_keys` whose key is among `keys`."""
+    distinct = set(keys)
+    return sum(key in distinct for key in other_keys)
 
 
-def same_pairs(texts: Iterable[str], pairs: Iterable[str]) -> int:
-    """Pairs of which both texts are the same, whatever their case and white space."""
-    return sum(_folded(text) == _folded(pair) for text, pair in zip(texts, pairs, strict=True))
+def count_same_pairs(texts: Texts) -> int:
+    """Count the pairs whose two texts are the same but for case and white space; single texts are none."""
+    if texts.second is None:
+        return 0
+    return sum(normalise(first) == normalise(second) for first, second in texts.rows())
 
 
-REPEATED, UNCHANGED = "repeated", "unchanged"
-
-
-def key(text: str, pair: str | None = None) -> bytes:
-    """16 bytes for a row, whatever its case and white space, and whichever text of a pair is first."""
-    folded = " ".join(text.casefold().split())
-    if pair is not None:
-        folded = "\0".join(sorted((folded, " ".join(pair.casefold().split()))))
-    return blake2b(folded.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-class Known:
-    """The rows there are, to tell which new ones say nothing new."""
+class SeenRows:
+    """Remember rows by key, to recognise new rows that add nothing."""
 
     def __init__(self) -> None:
-        self._homes: dict[bytes, str] = {}
+        self._splits: dict[bytes, str] = {}
 
-    def add(self, home: str, keys: Iterable[bytes]) -> None:
-        """Rows of a split `home`; a row that is known already stays where it was first."""
-        for one in keys:
-            self._homes.setdefault(one, home)
+    def add(self, split: str, keys: Iterable[bytes]) -> None:
+        """Remember rows of a split; a row that was added before stays with its first split."""
+        for key in keys:
+            self._splits.setdefault(key, split)
 
     def refuse(self, new: bytes, old: bytes) -> str | None:
-        """Where a row made of the row `old` is already, or `None`; then it is known from now on."""
+        """Return where the row `new`, made of the row `old`, is already; remember it if it is new.
+
+        Returns:
+            `UNCHANGED`, a split, `REPEATED`, or `None` for a new row.
+        """
         if new == old:
             return UNCHANGED
-        home = self._homes.get(new)
-        if home is None:
-            self._homes[new] = REPEATED
-        return home
+        split = self._splits.get(new)
+        if split is None:
+            self._splits[new] = REPEATED
+        return split

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 
 Tokenizer = PreTrainedTokenizerBase
 NO_LABEL = -100  # in `labels`: what torch's cross-entropy leaves out
-CHUNK = 1024  # texts per tokenizer call: enough for its threads, little enough for memory and progress
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,7 @@ class Encoded:
 
 def encode(
     tokenizer: Tokenizer,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
+    texts: Texts,
     *,
     max_length: int,
     model: torch.nn.Module,
@@ -146,7 +145,7 @@ def encode(
     stored = {"input_ids": np.int32, "token_type_ids": np.uint8}
     parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, stored[name])] for name in names}
     lengths: list[int] = []
-    for output in tokenized(tokenizer, texts, pairs, truncation=True, max_length=max_length):
+    for output in tokenized(tokenizer, texts, truncation=True, max_length=max_length):
         start = len(lengths)
         lengths += [len(row) for row in output["input_ids"]]
         for name in names:
@@ -167,19 +166,10 @@ def check_length(max_length: int, tokenizer: Tokenizer, model: torch.nn.Module) 
         raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")
 
 
-def tokenized(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, **options: Any
-) -> Iterator[Any]:
-    """What the tokenizer makes of the rows, without the mask, `CHUNK` of them at a time."""
-    for start in range(0, len(texts), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        yield tokenizer(
-            list(texts[chunk]),
-            None if pairs is None else list(pairs[chunk]),
-            return_attention_mask=False,
-            verbose=False,
-            **options,
-        )
+def tokenized(tokenizer: Tokenizer, texts: Texts, **options: Any) -> Iterator[Any]:
+    """Yield what the tokenizer makes of the rows, without the mask, a chunk of them at a time."""
+    for chunk in texts.chunks():
+        yield tokenizer(chunk.first, chunk.second, return_attention_mask=False, verbose=False, **options)
 
 
 def input_names(tokenizer: Tokenizer, model: torch.nn.Module) -> list[str]:

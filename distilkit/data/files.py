@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -160,12 +160,6 @@ def _odd_one(rows: list[int], cells: list[Any]) -> tuple[int, Any, str]:
             return row, cell, f"and a row before it {good[0]!r}. Write all as text, or all as numbers"
         good += [cell] if cell is not None else []
     return rows[-1], cells[-1], "which does not go with the rows before it"
-
-
-def read_through(column: Sequence[str]) -> Iterator[str]:
-    """The texts of a column that lies on disk; a piece at a time, as one by one takes ten times as long."""
-    for start in range(0, len(column), PIECE):
-        yield from column[start : start + PIECE]
 
 
 def check_is_text(column: pa.ChunkedArray, where: str) -> None:

@@ -1,12 +1,12 @@
 """What rows look like to a model: how long they are, how many are cut, how much of them it does not know."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distilkit.data.encoding import Tokenizer, tokenized
+from distilkit.data.texts import Texts
 
 ROWS = 5_000  # of a split that are looked at
 
@@ -41,12 +41,12 @@ class Tokens:
         return int(np.quantile(self.lengths, share, method="higher"))
 
 
-def tokens(tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None) -> Tokens:
+def tokens(tokenizer: Tokenizer, texts: Texts) -> Tokens:
     """Read rows as the `tokenizer` does, without cutting them."""
     lengths: list[int] = []
     unknown = content = 0
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    for output in tokenized(tokenizer, texts, pairs):
+    for output in tokenized(tokenizer, texts):
         for ids in output["input_ids"]:
             lengths.append(len(ids))
             unknown += ids.count(tokenizer.unk_token_id)
@@ -65,14 +65,10 @@ class Inputs:
     unknown: float
 
 
-def measure_inputs(
-    tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
-) -> Inputs:
+def measure_inputs(tokenizer: Tokenizer, texts: Texts, max_length: int) -> Inputs:
     """Of `ROWS` rows at most: tokens a row, the share that `max_length` cuts, that of unknown tokens."""
-    rows = evenly(len(texts)).tolist()
-    found = tokens(
-        tokenizer, [texts[row] for row in rows], None if pairs is None else [pairs[row] for row in rows]
-    )
+    rows = evenly(len(texts))
+    found = tokens(tokenizer, texts.take(rows))
     return Inputs(
         rows=len(rows),
         tokens_mean=float(found.lengths.mean()),

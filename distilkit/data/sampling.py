@@ -1,13 +1,13 @@
 """Stratified samples, the same whatever the seed."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from distilkit.data.texts import Texts
 
 # Which rows are held out or sampled does not depend on --seed: teacher and student, and every seed of a
 # study, must train and validate on the same rows.
@@ -21,11 +21,11 @@ class CorpusSize(NamedTuple):
     words: float
 
     @classmethod
-    def of(cls, rows: datasets.Dataset, columns: Sequence[str]) -> "CorpusSize":
-        """Of `rows`; their words are those of a thousand of them, evenly chosen."""
-        some = rows[range(0, len(rows), -(-len(rows) // 1000))]
-        words = sum(len(text.split()) for column in columns for text in some[column])
-        return cls(len(rows), words / len(some[columns[0]]))
+    def of(cls, texts: Texts) -> "CorpusSize":
+        """Count the rows, and the words of at most a thousand of them, evenly spread."""
+        sample = texts.take(range(0, len(texts), -(-len(texts) // 1000)))
+        words = sum(len(text.split()) for text in sample.strings())
+        return cls(len(texts), words / len(sample))
 
 
 def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.int64]:

@@ -15,6 +15,7 @@ from distilkit.data.labels import are_ids, check_order, label_codes, label_ids, 
 from distilkit.data.presets import PRESETS, Preset
 from distilkit.data.sampling import CorpusSize, _codes, stratified_order
 from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 
 SPLITS = ("train", "validation", "test", "unsupervised")
@@ -99,6 +100,12 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
     return source.data({split: rows}, names, labels_of, notes, whole)
 
 
+def read_texts(config: DataConfig, split: str) -> Texts:
+    """Read the checked texts of a split; its labels are not looked at. Raises `UserError` as `read_split`."""
+    source = _Source(config)
+    return Texts.from_dataset(source.read(split), source.text, source.pair)
+
+
 def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
     """The checked texts of a split, and what to call it in a message; its labels are not looked at."""
     source = _Source(config)
@@ -125,9 +132,11 @@ class AugmentationData:
 def measure(config: TextsConfig) -> dict[str, CorpusSize]:
     """The splits that can be trained on, labelled or not. Raises `UserError` as `read_split`."""
     source = _Source(config)
-    columns = [column for column in (source.text, source.pair) if column]
     splits = [split for split in ("train", "unsupervised") if split in source.available()]
-    return {split: CorpusSize.of(source.read(split), columns) for split in splits}
+    return {
+        split: CorpusSize.of(Texts.from_dataset(source.read(split), source.text, source.pair))
+        for split in splits
+    }
 
 
 def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) -> AugmentationData:

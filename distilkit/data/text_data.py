@@ -1,6 +1,6 @@
 """`TextData`: the splits of a dataset, their labels and class names."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilkit.data.files import read_through
+from distilkit.data.texts import Texts
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,9 @@ class TextData:
     whole: Mapping[str, int] = field(default_factory=dict)  # rows of a split before a sample was taken
     labelled_by_teacher: bool = False  # its predictions on held-out rows stand for labels
 
-    def texts(self, split: str) -> Sequence[str]:
-        """The texts of a split, in order; they stay on disk until they are asked for."""
-        texts: Sequence[str] = self.splits[split][self.text_column]
-        return texts
-
-    def pairs(self, split: str) -> Sequence[str] | None:
-        """The second texts of a split, or `None` when examples are single texts."""
-        return self.splits[split][self.pair_column] if self.pair_column else None
+    def texts(self, split: str) -> Texts:
+        """Return the rows of a split, in order; they stay on disk until they are read."""
+        return Texts.from_dataset(self.splits[split], self.text_column, self.pair_column)
 
     def labels(self, split: str) -> Tensor:
         """Class ids of a split, int64 `[N]`."""
@@ -49,9 +44,8 @@ class TextData:
     def fingerprint(self, split: str, labels: bool = True) -> str:
         """SHA-256 of the texts of a split, in order, and of its labels where they play a part."""
         digest = sha256()
-        for column in (self.texts(split), self.pairs(split) or []):
-            for text in read_through(column):
-                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        for text in self.texts(split).strings():
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
         if labels:
             digest.update(self.labels_of[split].tobytes())
         return digest.hexdigest()

@@ -1,21 +1,21 @@
 """Text without labels to distill on: augmented, collected, or the dataset's own `unsupervised` split."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import changed
-from distilkit.data.duplicates import key
-from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines, read_through
+from distilkit.data.duplicates import content_keys
+from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines
 from distilkit.data.sampling import DATA_SEED, CorpusSize
 from distilkit.data.sources import SPLITS, load_for_training, read_split, text_columns
 from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 
 SPLIT = "transfer"
@@ -131,8 +131,9 @@ def read_transfer(
 
 def measure(config: DistillConfig) -> CorpusSize:
     """How much text `--transfer` is. Raises `UserError` as `read_transfer`."""
-    rows, _ = read_transfer(config, *text_columns(config))
-    return CorpusSize.of(rows, rows.column_names)
+    text_column, pair_column = text_columns(config)
+    rows, _ = read_transfer(config, text_column, pair_column)
+    return CorpusSize.of(Texts.from_dataset(rows, text_column, pair_column))
 
 
 def _read(
@@ -169,7 +170,7 @@ def _without(
 ) -> tuple[datasets.Dataset, list[str]]:
     """`rows` without those that are validation rows: a student must not have seen what it is judged on."""
     held_out = set(_keys(validation, data))
-    seen = np.fromiter((one in held_out for one in _keys(rows, data)), bool, len(rows))
+    seen = np.fromiter((key in held_out for key in _keys(rows, data)), bool, len(rows))
     if not seen.any():
         return rows, []
     if seen.all():
@@ -201,6 +202,5 @@ def _sample(rows: datasets.Dataset, limit: int | None) -> tuple[datasets.Dataset
     return rows.select(np.sort(chosen)), [f"train: a random sample of {limit:,} of {len(rows):,} rows"]
 
 
-def _keys(rows: datasets.Dataset, data: TextData) -> Iterator[bytes]:
-    columns: list[Any] = [rows[column] for column in (data.text_column, data.pair_column) if column]
-    return map(key, *map(read_through, columns))
+def _keys(rows: datasets.Dataset, data: TextData) -> list[bytes]:
+    return content_keys(Texts.from_dataset(rows, data.text_column, data.pair_column))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from conftest import tiny_tokenizer
 
-from distilkit.data import checks, duplicates
+from distilkit.data import checks
 from distilkit.errors import UserError
 
 
@@ -57,33 +57,6 @@ def test_the_classes_are_those_of_the_rows_that_have_a_label() -> None:
     for nothing in (column(None, None), column("a", "a")):
         with pytest.raises(UserError):
             checks.class_names(nothing, "x")
-
-
-def test_contents_fold_case_and_white_space_and_keep_the_order_of_a_pair() -> None:
-    """Folded too far, different rows are repeats; and the order of premise and hypothesis means something."""
-    same = duplicates.contents(["A  film", " a film\n", "a\tFILM"], None)
-    assert len(set(same)) == 1
-    assert len(set(duplicates.contents(["a film", "a fil m", "afilm", "a film ."], None))) == 4
-    assert len(set(duplicates.contents(["a", "b", "a b", ""], ["b", "a", "", "a b"]))) == 4
-
-
-def test_repeats_and_contradictions_are_counted_by_content() -> None:
-    keys = duplicates.contents(["x", "y", "X", "z", "y", "y ", "w", "w"], None)
-    found = duplicates.repeats(keys, np.array([0, 1, 0, 0, 0, -1, 1, -1]))
-    assert found == duplicates.Repeats(rows=4, contradicting=2, example=1)
-    assert duplicates.repeats(keys, None) == duplicates.Repeats(4, 0, None)
-    assert duplicates.repeats(keys[:2], np.array([0, 1])) == duplicates.Repeats(0, 0, None)
-
-
-def test_shared_counts_rows_of_the_others() -> None:
-    """Three copies of one leaked row flatter a score three times."""
-    train = duplicates.contents(["a", "b"], None)
-    assert duplicates.shared(train, duplicates.contents(["A", "a ", "c", "b"], None)) == 3
-    assert duplicates.shared(train, []) == 0
-
-
-def test_same_pairs() -> None:
-    assert duplicates.same_pairs(["a b", "c", "d"], ["A  B", "d", "c"]) == 1
 
 
 def test_a_column_with_sentences_is_text_and_ids_names_and_constants_are_not() -> None:

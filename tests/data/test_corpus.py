@@ -11,6 +11,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 from distilkit import UserError
 from distilkit.data.corpus import encode_chunks, read_corpus
 from distilkit.data.encoding import Encoded
+from distilkit.data.texts import Texts
 
 CHOICE = np.random.default_rng(0)
 TEXTS = [" ".join(CHOICE.choice(WORDS, CHOICE.integers(1, 30)).tolist()) for _ in range(100)]
@@ -24,7 +25,7 @@ def ids_of(rows: Encoded) -> list[list[int]]:
 def test_every_token_is_in_one_chunk_in_order_between_the_special_tokens() -> None:
     """Lost or doubled tokens, or chunks without [CLS], would train on what no classifier ever reads."""
     tokenizer = tiny_tokenizer()
-    train, held_out = encode_chunks(tokenizer, TEXTS, max_length=10, model=tiny_bert())
+    train, held_out = encode_chunks(tokenizer, Texts(TEXTS), max_length=10, model=tiny_bert())
     chunks = ids_of(train) + ids_of(held_out)
     expected = [token for text in TEXTS for token in tokenizer(text, add_special_tokens=False)["input_ids"]]
     assert len(chunks) == -(-len(expected) // 8)
@@ -40,10 +41,10 @@ def test_every_token_is_in_one_chunk_in_order_between_the_special_tokens() -> No
 
 def test_a_model_is_given_what_it_takes_and_the_same_chunks_are_held_out() -> None:
     tokenizer = tiny_tokenizer()
-    bert, again = (encode_chunks(tokenizer, TEXTS, max_length=10, model=tiny_bert()) for _ in range(2))
+    bert, again = (encode_chunks(tokenizer, Texts(TEXTS), max_length=10, model=tiny_bert()) for _ in range(2))
     size = {"dim": 24, "n_layers": 1, "n_heads": 2, "hidden_dim": 48}
     distilbert = DistilBertForSequenceClassification(DistilBertConfig(vocab_size=40, **size))
-    other = encode_chunks(tokenizer, TEXTS, max_length=10, model=distilbert)
+    other = encode_chunks(tokenizer, Texts(TEXTS), max_length=10, model=distilbert)
     assert set(bert[0].flat) == {"input_ids", "token_type_ids"} and set(other[0].flat) == {"input_ids"}
     for one, two, three in zip(bert, again, other, strict=True):
         assert ids_of(one) == ids_of(two) == ids_of(three)
@@ -60,7 +61,7 @@ def test_a_chunk_is_as_the_tokenizer_makes_a_text() -> None:
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="[SEP] $A", special_tokens=[("[SEP]", tokenizer.sep_token_id)]
     )
-    train, _ = encode_chunks(tokenizer, TEXTS, max_length=10, model=tiny_bert())
+    train, _ = encode_chunks(tokenizer, Texts(TEXTS), max_length=10, model=tiny_bert())
     assert ids_of(train)[0] == tokenizer(" ".join(TEXTS[:9]))["input_ids"][:10]
 
 
@@ -83,4 +84,4 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=named):
             read_corpus([name])
     with pytest.raises(UserError, match=r"5 tokens .* --max-length 16"):
-        encode_chunks(tiny_tokenizer(), ["a great film , well"], max_length=16, model=tiny_bert())
+        encode_chunks(tiny_tokenizer(), Texts(["a great film , well"]), max_length=16, model=tiny_bert())

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from distilkit.data import encoding
+from distilkit.data import texts
 from distilkit.data.encoding import Encoded, encode, longest_input
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 
 TEXTS = [*GOOD, *BAD, "fun"]
@@ -139,9 +140,9 @@ def test_encoded_texts_are_what_the_tokenizer_makes_of_each(
     pairs: list[str] | None, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks joined with one value too many or too few would shift every row behind them."""
-    monkeypatch.setattr(encoding, "CHUNK", chunk)
+    monkeypatch.setattr(texts, "CHUNK_ROWS", chunk)
     tokenizer, told = tiny_tokenizer(), []
-    encoded = encode(tokenizer, TEXTS, pairs, max_length=9, model=tiny_bert(), advance=told.append)
+    encoded = encode(tokenizer, Texts(TEXTS, pairs), max_length=9, model=tiny_bert(), advance=told.append)
     whole = tokenizer(TEXTS, pairs, truncation=True, max_length=9, padding="longest", return_tensors="pt")
     batch = encoded.inputs(np.arange(len(TEXTS)))
     check_same(batch, {name: whole[name] for name in ("input_ids", "token_type_ids", "attention_mask")})
@@ -152,7 +153,7 @@ def test_encoded_texts_are_what_the_tokenizer_makes_of_each(
 
 def test_token_types_take_a_byte_and_ids_four() -> None:
     """int64 for both makes a set of long reviews nearly four times as large in memory."""
-    encoded = encode(tiny_tokenizer(), TEXTS, PAIRS, max_length=32, model=tiny_bert())
+    encoded = encode(tiny_tokenizer(), Texts(TEXTS, PAIRS), max_length=32, model=tiny_bert())
     assert encoded.flat["token_type_ids"].dtype == torch.uint8
     assert encoded.flat["input_ids"].dtype == torch.int32
     assert encoded.flat["token_type_ids"].max() == 1
@@ -165,18 +166,18 @@ def test_only_what_the_model_takes_is_kept() -> None:
     class Plain(torch.nn.Module):
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> None: ...
 
-    encoded = encode(tiny_tokenizer(), TEXTS, None, max_length=32, model=Plain())
+    encoded = encode(tiny_tokenizer(), Texts(TEXTS), max_length=32, model=Plain())
     assert set(encoded.inputs(np.arange(2))) == {"input_ids", "attention_mask"}
 
 
 def test_no_text_is_no_row() -> None:
-    encoded = encode(tiny_tokenizer(), [], None, max_length=32, model=tiny_bert())
+    encoded = encode(tiny_tokenizer(), Texts([]), max_length=32, model=tiny_bert())
     assert len(encoded) == 0 and encoded.offsets.tolist() == [0]
 
 
 def test_more_than_the_model_reads_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"--max-length 65 .* use 64 or less"):
-        encode(tiny_tokenizer(), TEXTS, None, max_length=65, model=tiny_bert())
+        encode(tiny_tokenizer(), Texts(TEXTS), max_length=65, model=tiny_bert())
 
 
 def test_the_labelled_share_counts_rows_whose_label_is_not_minus_100() -> None:

@@ -54,8 +54,8 @@ def test_the_texts_of_a_parquet_are_not_held_in_memory(big: tuple[Path, int], sc
     before = pa.total_allocated_bytes()
     data = load(folder)
     assert pa.total_allocated_bytes() - before < size / 10
-    assert data.texts("train")[12_345].startswith("12345 w26 ")
-    held = sum(len(text) for text, _ in zip(data.texts("train"), range(ROWS), strict=False))
+    assert data.texts("train").first[12_345].startswith("12345 w26 ")
+    held = sum(len(text) for text, _ in zip(data.texts("train").first, range(ROWS), strict=False))
     assert held == size
     assert pa.total_allocated_bytes() - before < size / 10, "nor after all of them were read"
 
@@ -69,7 +69,7 @@ def test_a_sample_and_a_held_out_tenth_are_not_copied_into_memory_either(
     (alone / "train.parquet").symlink_to(folder / "train.parquet")
     before = pa.total_allocated_bytes()
     data = load(alone, samples=15_000)
-    assert len(data.texts("train")) == 15_000 and len(data.texts("validation")) == ROWS // 10
+    assert len(data.texts("train").first) == 15_000 and len(data.texts("validation").first) == ROWS // 10
     assert pa.total_allocated_bytes() - before < size / 10
 
 
@@ -77,7 +77,7 @@ def test_no_file_is_left_among_the_temporary_ones(big: tuple[Path, int], scratch
     """A gigabyte left by every run would fill the disk; removed too early, the texts would be gone."""
     data = load(big[0])
     assert list(scratch.iterdir()) == []
-    assert data.texts("train")[ROWS - 1].startswith(f"{ROWS - 1} ")
+    assert data.texts("train").first[ROWS - 1].startswith(f"{ROWS - 1} ")
 
 
 @pytest.mark.parametrize("kind", ["not a parquet", "a column twice", "no label", "an empty text"])
@@ -104,7 +104,7 @@ def test_the_text_formats_are_kept_on_disk_too_once_they_are_read(scratch: Path,
     before = pa.total_allocated_bytes()
     data = load(folder)
     assert pa.total_allocated_bytes() - before < size / 4
-    assert len(data.texts("train")) == 4500
+    assert len(data.texts("train").first) == 4500
     assert list(scratch.iterdir()) == []
 
 
@@ -117,9 +117,9 @@ def test_rows_are_the_same_from_disk_as_they_were_in_the_file(scratch: Path, tmp
     for split in ("train", "validation"):
         pyarrow.parquet.write_table(table, folder / f"{split}.parquet", row_group_size=500)
     data = load(folder, text_pair_column="second")
-    pairs = data.pairs("train")
+    pairs = data.texts("train").second
     assert pairs is not None
-    assert list(data.texts("train")) == texts and list(pairs) == texts[::-1]
+    assert list(data.texts("train").first) == texts and list(pairs) == texts[::-1]
     assert data.labels("train").tolist() == [row % 3 for row in range(3333)]
 
 

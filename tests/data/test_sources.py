@@ -95,7 +95,7 @@ def test_every_kind_of_file_gives_the_same_rows(ending: str, tmp_path: Path) -> 
     ]  # it has none of them
     values = [{"text": text, "label": i % 2} for i, text in enumerate(texts)]
     data = load_for_training(both(tmp_path / ending, values, ending), None)
-    assert data.texts("train") == texts
+    assert data.texts("train").first == texts
     assert data.labels("train").tolist() == [i % 2 for i in range(len(texts))]
     assert data.labels("train").dtype == torch.int64
     assert data.names == ("0", "1")
@@ -107,7 +107,7 @@ def test_an_unbalanced_quotation_mark_in_a_tsv_swallows_no_rows(tmp_path: Path) 
     """GLUE's files are not quoted; read as if they were, everything up to the next mark becomes one text."""
     texts = ['"so he said', "and on", "and on it went", 'till "he stopped', "here"]
     config = both(tmp_path, [{"text": text, "label": i % 2} for i, text in enumerate(texts)], ".tsv")
-    assert load_for_training(config, None).texts("train") == texts
+    assert load_for_training(config, None).texts("train").first == texts
 
 
 def test_numbers_in_a_csv_are_the_classes_that_they_are_among_texts(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_line_breaks_in_texts_survive_in_a_file_of_many_blocks(ending: str, tmp_
     texts = [f"{i}\n" * 200 for i in range(3000)]
     config = both(tmp_path, [{"text": text, "label": i % 2} for i, text in enumerate(texts)], ending)
     assert (tmp_path / f"train{ending}").stat().st_size > 2 << 20
-    assert load_for_training(config, None).texts("train") == texts
+    assert load_for_training(config, None).texts("train").first == texts
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -153,7 +153,7 @@ def test_a_column_of_nothing_but_look_alikes_is_still_text(
     texts: list[str], ending: str, tmp_path: Path
 ) -> None:
     config = both(tmp_path, [{"text": text, "label": i} for i, text in enumerate(texts)], ending)
-    assert load_for_training(config, None).texts("train") == texts
+    assert load_for_training(config, None).texts("train").first == texts
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
@@ -175,13 +175,13 @@ def test_label_names_are_read_alike_from_every_kind_of_file(ending: str, tmp_pat
 def test_a_preset_brings_columns_names_and_metric(sst2_dir: Path, mrpc_dir: Path) -> None:
     sst2 = load_for_training(DataConfig(dataset="sst2", data_dir=sst2_dir), None)
     assert (sst2.name, sst2.names, sst2.metric) == ("sst2", ("negative", "positive"), "accuracy")
-    assert sst2.texts("train") == [row["sentence"] for row in rows()]
+    assert sst2.texts("train").first == [row["sentence"] for row in rows()]
     assert sst2.labels("train").tolist() == [row["label"] for row in rows()]
-    assert sst2.pairs("train") is None
+    assert sst2.texts("train").second is None
     mrpc = load_for_training(DataConfig(dataset="mrpc", data_dir=mrpc_dir), None)
     assert (mrpc.names, mrpc.metric) == (("not_equivalent", "equivalent"), "f1")
-    assert mrpc.pairs("validation") == [row["sentence2"] for row in pair_rows(1)]
-    assert mrpc.texts("validation") == [row["sentence1"] for row in pair_rows(1)]
+    assert mrpc.texts("validation").second == [row["sentence2"] for row in pair_rows(1)]
+    assert mrpc.texts("validation").first == [row["sentence1"] for row in pair_rows(1)]
 
 
 def test_own_columns_win_over_the_presets_and_over_the_defaults(tmp_path: Path) -> None:
@@ -196,8 +196,8 @@ def test_own_columns_win_over_the_presets_and_over_the_defaults(tmp_path: Path) 
         if dataset is None:
             names["label_column"] = "stars"
         data = load_for_training(DataConfig(data_dir=tmp_path, dataset=dataset, **names), None)
-        assert data.texts("train") == [f"right {i}" for i in range(4)]
-        assert data.pairs("train") == [f"t{i}" for i in range(4)]
+        assert data.texts("train").first == [f"right {i}" for i in range(4)]
+        assert data.texts("train").second == [f"t{i}" for i in range(4)]
         if dataset is None:
             assert data.names == ("2", "3", "4", "5")
             assert data.labels("train").tolist() == [3, 2, 1, 0]
@@ -242,11 +242,11 @@ def test_the_held_out_tenth_is_stratified_and_disjoint_from_what_is_trained_on(i
     data = load_for_training(DataConfig(dataset="imdb", data_dir=imdb_dir), None)
     assert counts(data, "validation") == {0: 7, 1: 3}
     assert counts(data, "train") == {0: 63, 1: 27}
-    train, validation = set(data.texts("train")), set(data.texts("validation"))
+    train, validation = set(data.texts("train").first), set(data.texts("validation").first)
     assert not train & validation and len(train | validation) == 100
     truth = {row["text"]: row["label"] for row in many(100, 30)}
     for split in ("train", "validation"):
-        assert data.labels(split).tolist() == [truth[text] for text in data.texts(split)]
+        assert data.labels(split).tolist() == [truth[text] for text in data.texts(split).first]
     assert any("no validation split" in note for note in data.notes)
 
 
@@ -278,11 +278,11 @@ def test_the_held_out_tenth_does_not_depend_on_the_order_of_the_classes(tmp_path
     for order in (names, names[::-1]):
         of_teacher = load_for_training(config, None, train_labels=False, names=order)
         assert of_teacher.names == order
-        assert of_teacher.texts("validation") == own.texts("validation")
+        assert of_teacher.texts("validation").first == own.texts("validation").first
         ids = of_teacher.labels("validation").tolist()
         assert [order[one] for one in ids] == [own.names[one] for one in own.labels("validation").tolist()]
     kept = load_for_augmentation(config, None)
-    assert kept.rows.tolist() == [int(text) for text in own.texts("train")]
+    assert kept.rows.tolist() == [int(text) for text in own.texts("train").first]
 
 
 def test_a_jsonl_column_that_nobody_reads_may_hold_anything(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_jsonl_column_that_nobody_reads_may_hold_anything(tmp_path: Path) -> N
     write(tmp_path / "train.jsonl", values)
     write(tmp_path / "validation.jsonl", many(4, 2))
     data = load_for_training(DataConfig(data_dir=tmp_path), None)
-    assert data.texts("train") == [one["text"] for one in values]
+    assert data.texts("train").first == [one["text"] for one in values]
     assert data.labels("train").tolist() == [one["label"] for one in values]
     with pytest.raises(UserError, match="no column 'body', only text, label, zip"):
         load_for_training(DataConfig(data_dir=tmp_path, text_column="body"), None)
@@ -326,7 +326,7 @@ def test_a_sample_of_data_sorted_by_label_has_every_class_in_proportion(tmp_path
     assert counts(data, "train") == {0: 15, 1: 5}
     assert counts(data, "validation") == {0: 5, 1: 5}
     truth = {row["text"]: row["label"] for row in many(200, 50)}
-    assert data.labels("train").tolist() == [truth[text] for text in data.texts("train")]
+    assert data.labels("train").tolist() == [truth[text] for text in data.texts("train").first]
     assert len(data.notes) == 2
     scored = load_for_evaluation(
         DataConfig(data_dir=tmp_path, max_eval_samples=10), "validation", [("0", "1")]
@@ -337,7 +337,7 @@ def test_a_sample_of_data_sorted_by_label_has_every_class_in_proportion(tmp_path
 def test_a_smaller_sample_is_part_of_a_larger_one(tmp_path: Path) -> None:
     """Else a learning curve over --max-train-samples compares other rows, not more rows."""
     config = both(tmp_path, many(60, 20))
-    samples = [set(load_for_training(config, size).texts("train")) for size in (3, 10, 59, 60, 1000)]
+    samples = [set(load_for_training(config, size).texts("train").first) for size in (3, 10, 59, 60, 1000)]
     assert [len(sample) for sample in samples] == [3, 10, 59, 60, 60]
     assert all(small <= large for small, large in pairwise(samples))
 
@@ -346,8 +346,8 @@ def test_an_unlabelled_sample_is_seeded_too_and_not_the_first_rows(tmp_path: Pat
     write(tmp_path / "train.jsonl", [{"text": f"row {i}"} for i in range(50)])
     write(tmp_path / "validation.jsonl", many(4, 2))
     config = DataConfig(data_dir=tmp_path)
-    first = load_for_training(config, 10, train_labels=False).texts("train")
-    assert first == load_for_training(config, 10, train_labels=False).texts("train")
+    first = load_for_training(config, 10, train_labels=False).texts("train").first
+    assert first == load_for_training(config, 10, train_labels=False).texts("train").first
     assert len(first) == 10 and first != [f"row {i}" for i in range(10)]
 
 
@@ -358,7 +358,7 @@ def test_alpha_0_needs_no_label_column_in_train(tmp_path: Path) -> None:
     config = DataConfig(data_dir=tmp_path)
     data = load_for_training(config, None, train_labels=False)
     assert "train" not in data.labels_of and data.names == ("0", "1")
-    assert data.texts("train") == ["a", "b"]
+    assert data.texts("train").first == ["a", "b"]
     with pytest.raises(UserError, match="no column 'label'"):
         load_for_training(config, None)
 
@@ -414,10 +414,10 @@ def test_a_preset_without_a_folder_is_loaded_as_the_hub_lays_it_out(hub_reposito
     data = load_for_training(DataConfig(dataset="rotten_tomatoes"), 10)
     assert set(data.splits) == {"train", "validation"} and data.names == ("neg", "pos")
     assert counts(data, "train") == {0: 5, 1: 5}
-    assert data.texts("validation") == [f"row {i}" for i in range(8)]
+    assert data.texts("validation").first == [f"row {i}" for i in range(8)]
     assert data.labels("validation").tolist() == [0] * 4 + [1] * 4
     scored = load_for_evaluation(DataConfig(dataset="rotten_tomatoes"), "test", [data.names])
-    assert len(scored.texts("test")) == 6
+    assert len(scored.texts("test").first) == 6
 
 
 def test_a_mistake_in_hub_data_names_the_repository_and_the_split(hub_repository: Path) -> None:

@@ -51,7 +51,7 @@ def test_every_format_gives_the_same_rows(
     ending: str, column: str, load: Callable[..., TextData], tmp_path: Path
 ) -> None:
     data = load(write(tmp_path / f"more{ending}", column))
-    assert list(data.texts("transfer")) == TEXTS
+    assert list(data.texts("transfer").first) == TEXTS
     assert len(data.splits["train"]) == 16
     assert any(note == f"transfer: 3 rows of more{ending}, without labels" for note in data.notes)
 
@@ -61,16 +61,16 @@ def test_texts_as_pandas_writes_them_are_texts(load: Callable[..., TextData], tm
     table = pa.table({"sentence": pa.array(TEXTS, pa.large_string()), "label": [-1] * 3})
     pq.write_table(table, tmp_path / "a.parquet")
     data = load(tmp_path / "a.parquet", write(tmp_path / "b.txt"))
-    assert list(data.texts("transfer")) == TEXTS * 2
+    assert list(data.texts("transfer").first) == TEXTS * 2
     assert data.splits["transfer"].data.nbytes > 0
     pq.write_table(table, tmp_path / "unsupervised.parquet")
     write_jsonl(tmp_path / "train.jsonl", rows())
-    assert list(load("unsupervised", data_dir=tmp_path).texts("transfer")) == TEXTS
+    assert list(load("unsupervised", data_dir=tmp_path).texts("transfer").first) == TEXTS
 
 
 def test_several_files_come_in_their_order(load: Callable[..., TextData], tmp_path: Path) -> None:
     first, second = write(tmp_path / "b.txt"), write(tmp_path / "a.jsonl")
-    assert list(load(first, second).texts("transfer")) == TEXTS * 2
+    assert list(load(first, second).texts("transfer").first) == TEXTS * 2
 
 
 def test_rows_of_validation_are_left_out_whatever_their_case_and_spaces(
@@ -80,7 +80,7 @@ def test_rows_of_validation_are_left_out_whatever_their_case_and_spaces(
     file = tmp_path / "more.txt"
     file.write_text(f"{GOOD[0].upper()}\nnew\n {BAD[0].replace(' ', '   ')}\n", encoding="utf-8")
     data = load(file)
-    assert list(data.texts("transfer")) == ["new"]
+    assert list(data.texts("transfer").first) == ["new"]
     assert "transfer: 2 rows that are in validation too are left out" in data.notes
     file.write_text(f"{GOOD[0]}\n", encoding="utf-8")
     with pytest.raises(UserError, match="every row is a row of the validation split"):
@@ -91,14 +91,16 @@ def test_a_pair_is_left_out_as_a_pair(load: Callable[..., TextData], mrpc_dir: P
     first, second = pair_rows(1)[0], {"sentence1": GOOD[0], "sentence2": "new"}
     file = write_jsonl(tmp_path / "more.jsonl", [second, first])
     data = load(file, dataset="mrpc", data_dir=mrpc_dir)
-    assert list(data.texts("transfer")) == [GOOD[0]] and list(data.pairs("transfer") or []) == ["new"]
+    assert list(data.texts("transfer").first) == [GOOD[0]] and list(data.texts("transfer").second or []) == [
+        "new"
+    ]
 
 
 def test_the_unsupervised_split_of_the_dataset(load: Callable[..., TextData], tmp_path: Path) -> None:
     write_jsonl(tmp_path / "imdb" / "train.jsonl", rows())
     write_jsonl(tmp_path / "imdb" / "unsupervised.jsonl", [{"sentence": text, "label": -1} for text in TEXTS])
     data = load("unsupervised", data_dir=tmp_path / "imdb")
-    assert list(data.texts("transfer")) == TEXTS
+    assert list(data.texts("transfer").first) == TEXTS
     assert {split: len(split_rows) for split, split_rows in data.splits.items()} == {
         "train": 15,
         "validation": 1,
@@ -119,9 +121,9 @@ def test_without_a_dataset_some_text_is_held_out_the_same_rows_every_time(
     file.write_text("".join(f"line {number}\n" for number in range(40)), encoding="utf-8")
     options: dict[str, Any] = {"dataset": None, "data_dir": None, "alpha": 0}
     data = load(file, **options)
-    held_out, trained_on = list(data.texts("validation")), list(data.texts("train"))
+    held_out, trained_on = list(data.texts("validation").first), list(data.texts("train").first)
     assert len(held_out) == 4 and len(trained_on) == 36 and not set(held_out) & set(trained_on)
-    assert held_out == list(load(file, **options, seed=1).texts("validation"))
+    assert held_out == list(load(file, **options, seed=1).texts("validation").first)
     assert len(load(file, **options, max_eval_samples=2).splits["validation"]) == 2
     assert (data.metric, data.names, data.labels_of, data.name) == ("agreement", NAMES, {}, "more")
     file.write_text("one line\n", encoding="utf-8")
@@ -135,7 +137,7 @@ def test_validation_alone_is_enough_where_no_label_is_trained_on(
     write_jsonl(tmp_path / "data" / "validation.jsonl", rows(1))
     file = write(tmp_path / "more.txt")
     data = load(file, data_dir=tmp_path / "data", alpha=0)
-    assert list(data.texts("train")) == TEXTS and len(data.labels("validation")) == 8
+    assert list(data.texts("train").first) == TEXTS and len(data.labels("validation")) == 8
     with pytest.raises(UserError, match="no train split"):
         load(file, data_dir=tmp_path / "data", alpha=0.5)
 
@@ -145,7 +147,7 @@ def test_rows_that_only_a_sample_of_validation_lacks_are_left_out_too(
 ) -> None:
     """Who evaluates on a sample while trying out must not have trained on the rest of the split."""
     judged = write_jsonl(tmp_path / "judged.jsonl", [{"sentence": text} for text in (*GOOD, *BAD, "new")])
-    assert list(load(judged, max_eval_samples=2).texts("transfer")) == ["new"]
+    assert list(load(judged, max_eval_samples=2).texts("transfer").first) == ["new"]
 
 
 def test_without_a_dataset_no_row_is_both_trained_on_and_held_out(
@@ -155,7 +157,7 @@ def test_without_a_dataset_no_row_is_both_trained_on_and_held_out(
     file = tmp_path / "lines.txt"
     file.write_text("\n".join(f"line {number % 50}" for number in range(200)), encoding="utf-8")
     data = load(file, dataset=None, data_dir=None, alpha=0)
-    train, validation = set(data.texts("train")), set(data.texts("validation"))
+    train, validation = set(data.texts("train").first), set(data.texts("validation").first)
     assert train and len(data.splits["validation"]) == 20 and not train & validation
     assert any("that are in validation too are left out" in note for note in data.notes)
 
@@ -173,7 +175,9 @@ def test_text_that_is_the_training_split_is_sampled_as_one(
     data = load(file, **where, alpha=0, max_train_samples=7)
     assert len(data.splits["train"]) == 7
     assert any("train: a random sample of 7 of " in note for note in data.notes)
-    assert list(load(file, **where, alpha=0, max_train_samples=7).texts("train")) == list(data.texts("train"))
+    assert list(load(file, **where, alpha=0, max_train_samples=7).texts("train").first) == list(
+        data.texts("train").first
+    )
 
 
 def test_a_ratio_to_training_rows_needs_training_rows(load: Callable[..., TextData], tmp_path: Path) -> None:
@@ -191,9 +195,9 @@ def test_with_a_ratio_text_is_kept_for_the_epochs_there_are(
     lines = [f"line {number}" for number in range(100)]
     file.write_text("\n".join(lines), encoding="utf-8")
     data = load(file, transfer_ratio=1)
-    texts = list(data.texts("transfer"))
+    texts = list(data.texts("transfer").first)
     assert sorted(texts) == sorted(lines) and texts != lines, "an epoch would read the file's beginning alone"
     some = transfer.enough(data, 32)
-    assert list(some.texts("transfer")) == texts[:32]
+    assert list(some.texts("transfer").first) == texts[:32]
     assert some.notes[-1] == "transfer: 32 of 100 rows, by chance, are enough for the epochs"
     assert transfer.enough(data, 100) is data

@@ -1,13 +1,14 @@
 """What it costs to run a model on this device."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from distilkit.data.inputs import evenly
+from distilkit.data.texts import Texts
 
 REQUESTS = 200  # rows that are timed, one at a time, spread over the split
 WARM_UP = 20
@@ -25,22 +26,19 @@ class Latency:
     requests: int
 
 
-def measure_latency(
-    answer: Callable[[str, str | None], object], texts: Sequence[str], pairs: Sequence[str] | None
-) -> Latency:
-    """Time `answer` on rows of `texts` (and `pairs`), one after the other, the same rows each time.
+def measure_latency(answer: Callable[[Texts], object], texts: Texts) -> Latency:
+    """Time `answer` on single rows of `texts`, one after the other, the same rows each time.
 
     `WARM_UP` rows go first untimed: set-up, caches and clocks of the device.
     """
-    rows = evenly(len(texts), REQUESTS).tolist()
-    requests = [(texts[row], None if pairs is None else pairs[row]) for row in rows]
+    requests = [texts.take([row]) for row in evenly(len(texts), REQUESTS).tolist()]
     for number in range(WARM_UP):
-        answer(*requests[number % len(requests)])
+        answer(requests[number % len(requests)])
     seconds: list[float] = []
     begun = time.perf_counter()
     for number in range(max(len(requests), AT_LEAST)):
         started = time.perf_counter()
-        answer(*requests[number % len(requests)])
+        answer(requests[number % len(requests)])
         seconds.append(time.perf_counter() - started)
         if len(seconds) >= AT_LEAST and time.perf_counter() - begun > PATIENCE:
             break

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.data.encoding import Encoded, Tokenizer, encode
+from distilkit.data.texts import Texts
 from distilkit.hardware.kernels import FastKernels
 from distilkit.hardware.memory import explain_out_of_memory, trim_heap
 from distilkit.hardware.precision import Resolved, autocast
@@ -56,8 +57,7 @@ def predict_logits(
 def predict_texts(
     model: torch.nn.Module,
     tokenizer: Tokenizer,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
+    texts: Texts,
     positions: Sequence[int] | NDArray[np.int64],
     *,
     max_length: int,
@@ -76,13 +76,7 @@ def predict_texts(
     chunks = [np.asarray(positions[i : i + CHUNK], np.int64) for i in range(0, len(positions), CHUNK)]
 
     def encoded(chunk: NDArray[np.int64]) -> Encoded:
-        return encode(
-            tokenizer,
-            _take(texts, chunk),
-            None if pairs is None else _take(pairs, chunk),
-            max_length=max_length,
-            model=model,
-        )
+        return encode(tokenizer, texts.take(chunk), max_length=max_length, model=model)
 
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
         for number, rows in enumerate(prefetch(map(encoded, chunks), ahead)):
@@ -92,17 +86,16 @@ def predict_texts(
 @contextmanager
 def answering(
     model: torch.nn.Module, tokenizer: Tokenizer, *, max_length: int, precision: Resolved
-) -> Iterator[Callable[[str, str | None], Tensor]]:
-    """Within, a function that reads one row as a request of its own: text, and its pair, to logits `[C]`.
+) -> Iterator[Callable[[Texts], Tensor]]:
+    """Provide a function that answers a request of a single row with its logits `[C]`.
 
     The logits are float32 and on the CPU, so the device has finished when it returns.
     """
     with _evaluating(model, precision) as low:
         device = next(low.parameters()).device
 
-        def answer(text: str, pair: str | None) -> Tensor:
-            second = None if pair is None else [pair]
-            row = encode(tokenizer, [text], second, max_length=max_length, model=low).to(device)
+        def answer(request: Texts) -> Tensor:
+            row = encode(tokenizer, request, max_length=max_length, model=low).to(device)
             logits: Tensor = low(**row.inputs(FIRST)).logits
             return logits[0].float().cpu()
 
@@ -239,11 +232,3 @@ def _computing(device: torch.device, precision: Resolved) -> Iterator[None]:
 
 def _add(before: int, advance: Callable[[int], None], done: int) -> None:
     advance(before + done)
-
-
-def _take(texts: Sequence[str], positions: NDArray[np.int64]) -> list[str]:
-    """These texts of a list, or of a column that reads many rows of its file at once."""
-    if isinstance(texts, list):
-        return [texts[position] for position in positions]
-    taken: Any = texts[positions]  # type: ignore[call-overload]  # a datasets.Column
-    return list(taken)

@@ -59,7 +59,7 @@ def gather_teacher_logits(
     While one process computes, others that need the same teacher wait and share what it stored.
 
     Args:
-        keys: `row_key` of each of the N rows, repeats included.
+        keys: `Texts.keys` of the N rows, repeats included.
         compute: runs the teacher; each chunk it yields is stored at once, so that a killed run keeps it.
             Logits are in the teacher's order of classes.
         check: so many random stored rows are computed again and compared, before anything else is computed.

@@ -1,8 +1,8 @@
-"""Cache keys: of a teacher, and of a row by its content."""
+"""Cache keys of teachers; the keys of rows are `Texts.keys`."""
 
 import json
-from collections.abc import Iterable, Mapping
-from hashlib import blake2b, sha256
+from collections.abc import Mapping
+from hashlib import sha256
 from typing import Any
 
 from distilkit.data.encoding import Tokenizer
@@ -10,24 +10,6 @@ from distilkit.hardware.precision import Resolved
 
 # Not part of what the logits depend on: names, versions, and what only saving and loading set.
 VOLATILE_CONFIG = {"transformers_version", "architectures", "dtype", "torch_dtype"}
-
-
-def row_key(text: str, pair: str | None = None) -> bytes:
-    """16 bytes that stand for the content of a row; ("ab", "c") and ("a", "bc") differ."""
-    digest = blake2b(digest_size=16)
-    for part in (text, pair):
-        if part is not None:
-            encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "little"))
-            digest.update(encoded)
-    return digest.digest()
-
-
-def row_keys(texts: Iterable[str], pairs: Iterable[str] | None) -> list[bytes]:
-    """`row_key` of every row."""
-    if pairs is None:
-        return [row_key(text) for text in texts]
-    return [row_key(text, pair) for text, pair in zip(texts, pairs, strict=True)]
 
 
 def describe_teacher(

@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from distilkit.config import AugmentConfig, Precision
-from distilkit.data.duplicates import REPEATED, UNCHANGED, Known, key
+from distilkit.data.duplicates import REPEATED, UNCHANGED, SeenRows, content_keys
 from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.models.loading import fingerprint, load_embedding_table, load_masked_lm, load_tokenizer
@@ -43,12 +44,6 @@ METADATA, DROPPED = b"distilkit", b"dropped"
 
 # Numbers of texts and a seed of each -> as many new texts of each, one after the other.
 Make = Callable[[Ints, Sequence[Sequence[int]]], Variants]
-
-
-def _columns(data: TextData, split: str) -> list[list[str]]:
-    """The texts of a split, and where there are pairs the second texts."""
-    columns: list[Any] = [column for column in (data.texts(split), data.pairs(split)) if column is not None]
-    return [column[:] for column in columns]
 
 
 def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> tuple[Make, dict[str, Any]]:
@@ -161,14 +156,15 @@ class _Maker:
             [(column, pa.string()) for column in self.columns]
             + [(SOURCE, pa.int64()), (RULE, pa.string()), (SEED, pa.int64())]
         )
-        self.known = Known()
+        self.known = SeenRows()
         for split in ("validation", "test", "train"):
             if split in data.splits:
-                self.known.add(split, map(key, *_columns(data, split)))
+                self.known.add(split, content_keys(data.texts(split)))
 
     def remember(self, part: pa.Table) -> None:
         """Rows that an earlier command made are known from now on."""
-        self.known.add(REPEATED, map(key, *(part[column].to_pylist() for column in self.columns)))
+        texts = Texts(*(part[column].to_pylist() for column in self.columns))
+        self.known.add(REPEATED, content_keys(texts))
 
     def make(self, block: Ints) -> pa.Table:
         """The new rows of a block of training rows; what was dropped is in the metadata of the schema."""
@@ -181,7 +177,9 @@ class _Maker:
             fixed = (text for text in texts for _ in range(self.variants))
             new.append([t if v else f for t, v, f in zip(made.words.texts(), varies, fixed, strict=True)])
             shown |= made.shown.reshape(shown.shape) * np.array(self.varies[side])
-        kept, dropped = self._sift(list(zip(*new, strict=True)), shown.ravel().tolist(), list(map(key, *old)))
+        kept, dropped = self._sift(
+            content_keys(Texts(*new)), shown.ravel().tolist(), content_keys(Texts(*old))
+        )
         names = np.array(named(made.rules), object)
         columns = [
             *([texts[number] for number in kept] for texts in new),
@@ -192,16 +190,14 @@ class _Maker:
         metadata = {DROPPED: json.dumps(dropped, sort_keys=True)}
         return pa.table(columns, schema=self.schema.with_metadata(metadata))
 
-    def _sift(
-        self, new: list[tuple[str, ...]], shown: list[int], old: list[bytes]
-    ) -> tuple[list[int], Counter[str]]:
-        """The numbers of the rows to keep, and how many of the others are where already."""
+    def _sift(self, new: list[bytes], shown: list[int], old: list[bytes]) -> tuple[list[int], Counter[str]]:
+        """Return the positions of the rows to keep, and how many other rows exist already, by where."""
         kept, dropped = [], Counter[str]()
-        for number, row in enumerate(new):
+        for number, key in enumerate(new):
             if not shown[number]:
                 dropped[UNCHANGED] += 1
-            elif home := self.known.refuse(key(*row), old[number // self.variants]):
-                dropped[home] += 1
+            elif split := self.known.refuse(key, old[number // self.variants]):
+                dropped[split] += 1
             else:
                 kept.append(number)
         return kept, dropped

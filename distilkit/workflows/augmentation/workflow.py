@@ -34,7 +34,6 @@ from distilkit.workflows.augmentation.generators import (
     DROPPED,
     METADATA,
     RULE,
-    _columns,
     _Maker,
     _tang,
     _tinybert,
@@ -81,7 +80,7 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     _check_free(config)
     loaded = datasets.load_for_augmentation(config, config.max_train_samples)
     reporter.note_all(loaded.data.notes)
-    sides = [[texts[row] for row in loaded.rows.tolist()] for texts in _columns(loaded.data, "train")]
+    sides = [list(column) for column in loaded.data.texts("train").take(loaded.rows).columns]
     make, made_with = (_tang if config.rule == "tang" else _tinybert)(config, sides, reporter)
     maker = _Maker(config, loaded.data, loaded.rows, sides, make)
     identity = _identity(config, loaded.data, made_with)

@@ -1,17 +1,16 @@
 """Samples of rows that `doctor` looks at."""
 
 from dataclasses import replace
-from typing import Any
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
 
-from distilkit.data import duplicates
 from distilkit.data.inputs import evenly
 from distilkit.data.raw import RawData
 from distilkit.data.sampling import stratified_order
 from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts, row_key
 
 JUDGED = 1000  # validation rows that a teacher reads, at most
 
@@ -26,17 +25,10 @@ def _spread(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
     return [batches[int((number + 0.5) * len(batches) / count)] for number in range(count)]
 
 
-def _rows(texts: list[str], pairs: list[str] | None, count: int) -> tuple[list[str], list[str] | None]:
-    """So many of the rows at most, evenly chosen."""
-    numbers = evenly(len(texts), count).tolist()
-    return [texts[number] for number in numbers], pairs and [pairs[number] for number in numbers]
-
-
-def _some(data: TextData, split: str) -> tuple[list[str], list[str] | None]:
-    """At most 5,000 rows of a split, chosen evenly: their texts, and the second ones of pairs."""
-    rows = data.splits[split]
-    some: Any = rows.select(evenly(len(rows)))
-    return list(some[data.text_column]), list(some[data.pair_column]) if data.pair_column else None
+def _some(data: TextData, split: str) -> Texts:
+    """Read at most 5,000 rows of a split, evenly spread."""
+    texts = data.texts(split)
+    return texts.take(evenly(len(texts)))
 
 
 def _judged(data: TextData) -> TextData | None:
@@ -51,10 +43,9 @@ def _judged(data: TextData) -> TextData | None:
 
 
 def _test_contents(raw: RawData) -> list[bytes]:
-    """`contents` of the test rows that have a text; their labels are not read."""
+    """Return normalised keys of the test rows that have a text; their labels are not read."""
     if "test" not in raw.splits:
         return []
     columns = [raw.texts("test", column).to_pylist() for column in raw.columns]
     rows = [row for row in zip(*columns, strict=True) if all(text and text.strip() for text in row)]
-    pairs = [row[1] for row in rows] if len(columns) > 1 else None
-    return duplicates.contents([row[0] for row in rows], pairs)
+    return [row_key(*row, normalised=True) for row in rows]

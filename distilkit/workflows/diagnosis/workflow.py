@@ -1,6 +1,5 @@
 """`doctor`: look at data, teacher and student before anything is distilled."""
 
-import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,8 +13,7 @@ from distilkit.config import DistillConfig, DoctorConfig, resolve
 from distilkit.config.fields import changed
 from distilkit.data import checks, transfer
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
-from distilkit.data.files import read_through
-from distilkit.data.inputs import tokens
+from distilkit.data.inputs import evenly, tokens
 from distilkit.data.labels import match_labels
 from distilkit.data.raw import RawData, read_raw
 from distilkit.data.text_data import TextData
@@ -32,7 +30,7 @@ from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.progress import SILENT, Reporter
 from distilkit.scores.statistics import wilson
-from distilkit.workflows.diagnosis.samples import _judged, _rows, _some, _spread, _test_contents
+from distilkit.workflows.diagnosis.samples import _judged, _some, _spread, _test_contents
 from distilkit.workflows.distillation import recipe
 from distilkit.workflows.distillation.teachers import TeacherEnsemble
 from distilkit.workflows.findings import cost, models
@@ -250,8 +248,7 @@ class _Doctor:
         return teachers
 
     def _make_student(self, data: TextData, teachers: Sequence[Classifier]) -> Student | None:
-        columns = (data.texts("train"), data.pairs("train") or [])
-        texts = itertools.chain.from_iterable(read_through(column) for column in columns)
+        texts = data.texts("train").strings()
         teacher = teachers[0] if teachers else None
         wants = self.config.init == "teacher" or self.config.vocabulary == "teacher"
         if wants and teacher is None:
@@ -277,10 +274,10 @@ class _Doctor:
         limit = self._reach(readers)
         assert self.config.max_length
         train, validation = _some(data, "train"), _some(data, "validation")
-        read = {who: tokens(tokenizer, *train) for who, tokenizer, _ in readers}
+        read = {who: tokens(tokenizer, train) for who, tokenizer, _ in readers}
         self._add(tokens_findings.cut_texts(read, self.config.max_length, limit), "cut-texts")
         for who, tokenizer, _ in readers:
-            cut, unknown = read[who], tokens(tokenizer, *validation)
+            cut, unknown = read[who], tokens(tokenizer, validation)
             self._add(tokens_findings.unknown_tokens(who, unknown, *self._unknown(who)), "unknown-tokens")
             self.found.measured.setdefault("tokens", {})[who] = {
                 "rows": len(cut.lengths),
@@ -290,7 +287,7 @@ class _Doctor:
             }
         if teachers and student:
             folds = checks.lowercases(teachers[0].tokenizer), checks.lowercases(student.tokenizer)
-            capitals, rows = checks.with_capitals(train[0]), len(train[0])
+            capitals, rows = checks.with_capitals(train.first), len(train)
             self._add(tokens_findings.lost_capitals(teachers[0].name, *folds, capitals, rows), "case")
         return read[STUDENT].lengths if student else np.empty(0, np.int64)
 
@@ -368,7 +365,7 @@ class _Doctor:
 
     def _time_teacher(self, teaching: TeacherEnsemble, teacher: Classifier) -> float:
         """Seconds for the logits of training and transfer rows that are not stored yet."""
-        texts, pairs = _some(teaching.data, "train")
+        texts = _some(teaching.data, "train")
         _, stored = teaching.store(0).find(np.unique(as_keys(teaching.keys("train"))))
         rows = int(np.count_nonzero(~stored)) + self._transfer_rows(len(teaching.data.splits["train"]))[1]
         timed, speed = 0, 0.0
@@ -376,14 +373,14 @@ class _Doctor:
             assert teacher.model is not None
             model: Any = low_precision_copy(teacher.model, self.precision).to(self.device)
             options: Any = {"max_length": self.config.max_length, "precision": self.precision}
-            lengths = tokens(teacher.tokenizer, *_rows(texts, pairs, WARM_UP)).lengths
+            lengths = tokens(teacher.tokenizer, texts.take(evenly(len(texts), WARM_UP))).lengths
             each = float(np.minimum(lengths, self.config.max_length or 0).mean())
             timed = min(len(texts), max(WARM_UP, round(TIMED_BATCHES * tokens_of(self.device) / each)))
             for count in (WARM_UP, timed):
-                some = _rows(texts, pairs, count)
+                some = texts.take(evenly(len(texts), count))
                 started = time.perf_counter()
-                list(predict_texts(model, teacher.tokenizer, *some, range(len(some[0])), **options))
-                speed = len(some[0]) / (time.perf_counter() - started)
+                list(predict_texts(model, teacher.tokenizer, some, range(len(some)), **options))
+                speed = len(some) / (time.perf_counter() - started)
             teacher.model.cpu()
         took = rows / speed if rows else 0.0
         self.found.estimates.setdefault("teachers", {})[teacher.name] = {
@@ -418,13 +415,12 @@ class _Doctor:
         rows, more = (own + one for one in self._transfer_rows(own))
         batch = config.batch_size * config.gradient_accumulation_steps
         order = np.argsort(lengths, kind="stable")
-        texts, pairs = _some(data, "train")
+        texts = _some(data, "train")
 
         def encoded(numbers: NDArray[np.int64]) -> Encoded:
             return encode(
                 student.tokenizer,
-                [texts[number] for number in numbers],
-                None if pairs is None else [pairs[number] for number in numbers],
+                texts.take(numbers),
                 max_length=config.max_length or 0,
                 model=student.model,
             ).join(

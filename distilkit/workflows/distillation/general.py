@@ -11,6 +11,7 @@ from distilkit.config import DistillConfig, resolve
 from distilkit.data.corpus import TEXT, encode_chunks, read_corpus
 from distilkit.data.encoding import Tokenizer
 from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts
 from distilkit.engine.training.layers import LayerMatchingLoss
 from distilkit.hardware.precision import default_device, resolve_precision
 from distilkit.hardware.processes import make_accelerator
@@ -56,10 +57,9 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
 
     def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
         assert config.max_length
-        done = partial(reporter.advance, "tokenize corpus", total=len(corpus))
-        return Rows(
-            *encode_chunks(tokenizer, corpus[TEXT], max_length=config.max_length, model=model, advance=done)
-        )
+        texts = Texts(corpus[TEXT])
+        done = partial(reporter.advance, "tokenize corpus", total=len(texts))
+        return Rows(*encode_chunks(tokenizer, texts, max_length=config.max_length, model=model, advance=done))
 
     rows = shared_rows(student, teacher, encode_for(student.tokenizer, student.model), encode_for)
     held_out = (

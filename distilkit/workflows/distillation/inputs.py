@@ -56,12 +56,7 @@ class StudentMaker:
         return student
 
     def _vocabulary_texts(self) -> Iterable[str]:
-        columns = [
-            column
-            for split in self.splits
-            for column in (self.data.texts(split), self.data.pairs(split) or [])
-        ]
-        return itertools.chain.from_iterable(columns)
+        return itertools.chain.from_iterable(self.data.texts(split).strings() for split in self.splits)
 
 
 @dataclass

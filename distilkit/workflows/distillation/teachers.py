@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.config import DistillConfig
-from distilkit.data.files import read_through
 from distilkit.data.labels import match_labels
 from distilkit.data.text_data import TextData
 from distilkit.engine.inference.logits import predict_texts
 from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
-from distilkit.engine.teacher_logits.keys import describe_teacher, row_keys, teacher_key
+from distilkit.engine.teacher_logits.keys import describe_teacher, teacher_key
 from distilkit.engine.teacher_logits.store import LogitStore, cache_root
 from distilkit.hardware.precision import Resolved, default_device
 from distilkit.models.classifier import (
@@ -89,9 +88,7 @@ class TeacherEnsemble:
 
     def keys(self, split: str) -> list[bytes]:
         """Return the cache keys of a split's rows."""
-        pairs = self.data.pairs(split)
-        texts = read_through(self.data.texts(split))
-        return row_keys(texts, None if pairs is None else read_through(pairs))
+        return self.data.texts(split).keys()
 
     def logits(self, split: str) -> Tensor:
         """Return the teachers' weighted mean logits, float32 `[N, C]`, in the data's order of classes."""
@@ -129,7 +126,6 @@ class TeacherEnsemble:
                 model.to(default_device()),
                 teacher.tokenizer,
                 self.data.texts(split),
-                self.data.pairs(split),
                 positions,
                 max_length=max_length,
                 precision=precision,

@@ -1,6 +1,5 @@
 """Write the answers to GLUE's hidden test split in the format of gluebenchmark.com."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 
 from distilkit.config import GLUE_FILES, EvaluateConfig
 from distilkit.data import sources
+from distilkit.data.texts import Texts
 from distilkit.hardware.precision import Resolved
 from distilkit.models.classifier import Classifier
 from distilkit.progress import Reporter
@@ -19,8 +19,7 @@ from distilkit.workflows.evaluation.scoring import read_all
 class HiddenRows:
     """Hold the rows of the test split, without their labels, and the name of the file for the answers."""
 
-    texts: Sequence[str]
-    pairs: Sequence[str] | None
+    texts: Texts
     file: str
 
 
@@ -33,9 +32,7 @@ def read_hidden(config: EvaluateConfig) -> HiddenRows | None:
     if not config.glue_submission:
         return None
     assert config.dataset
-    rows, _ = sources.read_split(config, "test")
-    text, pair = sources.text_columns(config)
-    return HiddenRows(rows[text], rows[pair] if pair else None, GLUE_FILES[config.dataset])
+    return HiddenRows(sources.read_texts(config, "test"), GLUE_FILES[config.dataset])
 
 
 def write_submission(
@@ -58,7 +55,6 @@ def write_submission(
         model.to(device),
         classifier,
         hidden.texts,
-        hidden.pairs,
         precision,
         advance=lambda done: reporter.advance("GLUE test", done, rows),
     )

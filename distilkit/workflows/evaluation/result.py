@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from distilkit.data.checks import class_counts
-from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs
 from distilkit.data.text_data import TextData
 from distilkit.hardware.precision import Resolved
@@ -161,16 +160,15 @@ class Evaluation:
     @cached_property
     def _lengths(self) -> Integers:
         """Count the words of each row, int64 `[N]`; a pair counts as one text."""
-        columns = [self.data.texts(self.split), self.data.pairs(self.split) or []]
-        counts = [np.asarray([len(text.split()) for text in read_through(column)]) for column in columns]
-        return counts[0] + counts[1] if len(counts[1]) else counts[0]
+        rows = self.data.texts(self.split).rows()
+        return np.asarray([sum(len(text.split()) for text in row) for row in rows])
 
     def _mistake_entry(self, answers: Answers, row: int) -> MistakeEntry:
-        pairs = self.data.pairs(self.split)
+        texts = self.data.texts(self.split)
         return MistakeEntry(
             row=row + 1,
-            text=_shorten(self.data.texts(self.split)[row]),
-            text_pair=None if pairs is None else _shorten(pairs[row]),
+            text=_shorten(texts.first[row]),
+            text_pair=None if texts.second is None else _shorten(texts.second[row]),
             label=self.data.names[int(answers.labels[row])],
             answer=self.data.names[int(answers.answer[row])],
             confidence=None if answers.confidence is None else float(answers.confidence[row]),

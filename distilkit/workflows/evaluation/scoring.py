@@ -1,7 +1,7 @@
 """Score models, predictions files and endpoints on the rows of a split, and measure what they cost."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,10 +11,10 @@ import torch
 
 from distilkit.config import EvaluateConfig
 from distilkit.data.encoding import check_length, longest_input
-from distilkit.data.files import read_through
 from distilkit.data.inputs import Inputs, measure_inputs
 from distilkit.data.predictions import PredictionsFile, predicted, read_predictions
 from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
 from distilkit.engine.inference.logits import answering, low_precision_copy, predict_texts
 from distilkit.hardware.memory import peak_within
@@ -63,8 +63,7 @@ def _default_max_length(classifier: Classifier, config: EvaluateConfig) -> int:
 def read_all(
     model: torch.nn.Module,
     classifier: Classifier,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None,
+    texts: Texts,
     precision: Resolved,
     *,
     rows: int | None = None,
@@ -82,7 +81,6 @@ def read_all(
         model,
         classifier.tokenizer,
         texts,
-        pairs,
         range(len(texts) if rows is None else rows),
         max_length=classifier.max_length,
         precision=precision,
@@ -110,17 +108,16 @@ def score_model(
     """
     assert classifier.max_length
     name = classifier.name
-    texts, pairs = data.texts(config.split), data.pairs(config.split)
+    texts = data.texts(config.split)
     with peak_within(device) as peak:
         model = low_precision_copy(classifier.model, precision).to(device)
         # Kernels are chosen and buffers allocated in the first pass: it must not be timed.
-        read_all(model, classifier, texts, pairs, precision, rows=min(WARM_UP_ROWS, len(texts)))
+        read_all(model, classifier, texts, precision, rows=min(WARM_UP_ROWS, len(texts)))
         with watch() as seconds:
             logits = read_all(
                 model,
                 classifier,
                 texts,
-                pairs,
                 precision,
                 advance=lambda done: reporter.advance(name, done, len(texts)),
             )
@@ -130,7 +127,7 @@ def score_model(
         with answering(
             model, classifier.tokenizer, max_length=classifier.max_length, precision=precision
         ) as answer_row:
-            latency = measure_latency(answer_row, texts, pairs)
+            latency = measure_latency(answer_row, texts)
     classifier.model.cpu()  # the next model needs the device's memory
     probabilities = logits[:, class_order].double().softmax(dim=1).numpy()
     parameters, without_embeddings = count_parameters(classifier.model)
@@ -147,7 +144,7 @@ def score_model(
         "model",
         Answers.from_probabilities(probabilities, data.labels_of[config.split]),
         cost,
-        measure_inputs(classifier.tokenizer, texts, pairs, classifier.max_length),
+        measure_inputs(classifier.tokenizer, texts, classifier.max_length),
         classifier,
     )
 
@@ -203,13 +200,8 @@ def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: R
 
 
 def _request_rows(data: TextData, split: str) -> Iterator[Row]:
-    pairs = data.pairs(split)
-    texts = read_through(data.texts(split))
-    if pairs is None:
-        yield from texts
-    else:
-        for text, pair in zip(texts, read_through(pairs), strict=True):
-            yield {"text": text, "text_pair": pair}
+    for row in data.texts(split).rows():
+        yield row[0] if len(row) == 1 else {"text": row[0], "text_pair": row[1]}
 
 
 def _make_answers(predictions: PredictionsFile, labels: Integers, classes: int) -> Answers:

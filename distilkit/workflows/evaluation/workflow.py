@@ -159,8 +159,8 @@ def _in_domain_score(
             f"{model_scores.name}: its training data cannot be read to compare the inputs ({error})"
         )
     else:
-        texts, pairs = training_data.texts("validation"), training_data.pairs("validation")
-        inputs = measure_inputs(classifier.tokenizer, texts, pairs, classifier.max_length)
+        texts = training_data.texts("validation")
+        inputs = measure_inputs(classifier.tokenizer, texts, classifier.max_length)
     return InDomainScore(
         dataset=run.config.data_name,
         accuracy=before,

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from distilkit.config import DistillConfig
 from distilkit.data.checks import NO_CLASS, Labels, class_counts
-from distilkit.data.duplicates import Repeats, contents, repeats, same_pairs, shared
-from distilkit.data.files import read_through
+from distilkit.data.duplicates import Repeats, count_repeats, count_same_pairs, count_shared
 from distilkit.data.text_data import TextData
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.findings.finding import Finding
@@ -112,18 +111,15 @@ def overlap(data: TextData, ids: NDArray[np.int64] | None, test: Sequence[bytes]
 
     Args:
         ids: classes of the training rows, int64 `[N]`, -1 for none.
-        test: `contents` of the test split.
+        test: normalised keys of the test split.
     """
-    train, validation = _contents(data, "train"), _contents(data, "validation")
-    pairs = data.pairs("train")
-    same = same_pairs(read_through(data.texts("train")), read_through(pairs)) if pairs is not None else 0
-    known = set(train)
-    return Overlap(repeats(train, ids), shared(known, validation), shared(known, test), same)
-
-
-def _contents(data: TextData, split: str) -> list[bytes]:
-    pairs = data.pairs(split)
-    return contents(read_through(data.texts(split)), None if pairs is None else read_through(pairs))
+    train, validation = (data.texts(split).keys(normalised=True) for split in ("train", "validation"))
+    return Overlap(
+        repeats=count_repeats(train, ids),
+        validation=count_shared(train, validation),
+        test=count_shared(train, test),
+        same_pairs=count_same_pairs(data.texts("train")),
+    )
 
 
 def data_findings(
@@ -207,7 +203,7 @@ def repeated_rows(data: TextData, found: Repeats) -> Iterator[Finding]:
     """Training rows that say the same, or the same with another label."""
     rows = len(data.splits["train"])
     if found.example is not None and found.contradicting > CONTRADICTING * rows:
-        text = data.texts("train")[found.example]
+        text = data.texts("train").first[found.example]
         yield Finding(
             "contradicting-labels",
             "warning",

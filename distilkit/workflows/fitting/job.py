@@ -97,7 +97,6 @@ def encode_split(
     return encode(
         tokenizer,
         texts,
-        data.pairs(split),
         max_length=max_length,
         model=model,
         advance=lambda done: reporter.advance(f"tokenize {split}", done, len(texts)),

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distilkit.data.encoding import Encoded, encode
+from distilkit.data.texts import Texts
 from distilkit.engine.inference import logits as inference
 from distilkit.engine.inference.logits import low_precision_copy, predict_logits, predict_texts, token_batches
 from distilkit.errors import UserError
@@ -57,7 +58,7 @@ def bert() -> Any:
 
 @pytest.fixture(scope="module")
 def rows(bert: Any) -> Encoded:
-    return encode(tiny_tokenizer(), TEXTS, None, max_length=32, model=bert)
+    return encode(tiny_tokenizer(), Texts(TEXTS), max_length=32, model=bert)
 
 
 @pytest.fixture(scope="module")
@@ -311,8 +312,7 @@ def test_texts_in_chunks_are_answered_as_their_encoded_rows_are(
     for where, logits in predict_texts(
         bert,
         tiny_tokenizer(),
-        texts_like(kind, TEXTS),
-        None,
+        Texts(texts_like(kind, TEXTS)),
         positions,
         max_length=32,
         precision="fp32",
@@ -335,10 +335,8 @@ def test_pairs_stay_together_and_only_the_positions_asked_for_are_read(
     pairs = TEXTS[3:] + TEXTS[:3]
     expected = read_alone(bert, TEXTS, pairs)
     positions = np.asarray([5, 1, 8, 2, 6])
-    first, second = texts_like(kind, TEXTS), texts_like(kind, pairs)
-    parts = list(
-        predict_texts(bert, tiny_tokenizer(), first, second, positions, max_length=32, precision="fp32")
-    )
+    texts = Texts(texts_like(kind, TEXTS), texts_like(kind, pairs))
+    parts = list(predict_texts(bert, tiny_tokenizer(), texts, positions, max_length=32, precision="fp32"))
     assert np.concatenate([where for where, _ in parts]).tolist() == positions.tolist()
     logits = torch.cat([logits for _, logits in parts])
     torch.testing.assert_close(logits, expected[positions], atol=1e-5, rtol=1e-4)
@@ -348,7 +346,7 @@ def test_texts_are_read_in_eval_mode_and_the_mode_is_put_back(bert: Any, alone: 
     bert.train()
     try:
         parts = list(
-            predict_texts(bert, tiny_tokenizer(), TEXTS, None, range(10), max_length=32, precision="fp32")
+            predict_texts(bert, tiny_tokenizer(), Texts(TEXTS), range(10), max_length=32, precision="fp32")
         )
         assert bert.training
     finally:
@@ -357,7 +355,7 @@ def test_texts_are_read_in_eval_mode_and_the_mode_is_put_back(bert: Any, alone: 
 
 
 def test_no_position_is_no_chunk(bert: Any) -> None:
-    assert not list(predict_texts(bert, tiny_tokenizer(), TEXTS, None, [], max_length=32, precision="fp32"))
+    assert not list(predict_texts(bert, tiny_tokenizer(), Texts(TEXTS), [], max_length=32, precision="fp32"))
 
 
 # --- CUDA --------------------------------------------------------------------------------------------------
@@ -372,7 +370,7 @@ def test_texts_tokenized_ahead_on_cuda_are_answered_as_on_the_cpu(
     monkeypatch.setattr(inference, "CHUNK", 3)
     try:
         parts = predict_texts(
-            bert.cuda(), tiny_tokenizer(), TEXTS, None, range(10), max_length=32, precision="fp32"
+            bert.cuda(), tiny_tokenizer(), Texts(TEXTS), range(10), max_length=32, precision="fp32"
         )
         logits = torch.cat([logits for _, logits in parts])
     finally:

@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from distilkit.data.encoding import encode
+from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import predict_texts
 from distilkit.engine.teacher_logits.gathering import TOLERANCES, TeacherLogits, gather_teacher_logits
-from distilkit.engine.teacher_logits.keys import describe_teacher, row_key, row_keys, teacher_key
+from distilkit.engine.teacher_logits.keys import describe_teacher, teacher_key
 from distilkit.engine.teacher_logits.maintenance import entries
 from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.errors import UserError
@@ -49,13 +50,13 @@ def run_teacher(
         if read is not None:
             read.extend(positions)
         return predict_texts(
-            teacher, tiny_tokenizer(), texts, pairs, positions, max_length=32, precision="fp32"
+            teacher, tiny_tokenizer(), Texts(texts, pairs), positions, max_length=32, precision="fp32"
         )
 
     with tempfile.TemporaryDirectory() as folder:
         store = LogitStore(Path(folder), "0" * 64, {"name": "teacher", "classes": ["negative", "positive"]})
         gathered = gather_teacher_logits(
-            row_keys(texts, pairs), compute, store, precision="fp32", waiting=lambda: None
+            Texts(texts, pairs).keys(), compute, store, precision="fp32", waiting=lambda: None
         )
     return gathered.logits
 
@@ -103,7 +104,7 @@ def test_trap_3_logits_follow_their_row_through_shuffling_and_repeats(seed: int,
 
     with tempfile.TemporaryDirectory() as folder:
         store = LogitStore(Path(folder), "0" * 64, {"name": "teacher", "classes": ["a", "b"]})
-        keys = row_keys(shuffled, None)
+        keys = Texts(shuffled).keys()
         gathered = gather_teacher_logits(keys, compute, store, precision="fp32", waiting=lambda: None)
     assert gathered.logits[:, 0].tolist() == [2.0 * row for row in order]
 
@@ -129,34 +130,11 @@ def test_pairs_are_joined_by_both_texts(teacher: Any) -> None:
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
 
 
-texts = st.text(st.characters(codec=None), max_size=12)
-
-
-@given(one=st.tuples(texts, texts), other=st.tuples(texts, texts))
-@settings(max_examples=200, deadline=None)
-def test_a_row_key_is_equal_exactly_for_equal_rows(one: tuple[str, str], other: tuple[str, str]) -> None:
-    assert (row_key(*one) == row_key(*other)) == (one == other)
-    assert row_key(one[0]) != row_key(*one)
-
-
-@given(text=st.text(min_size=2, max_size=12), cut=st.integers(0, 12), other=st.integers(0, 12))
-@settings(max_examples=200, deadline=None)
-def test_a_row_key_tells_where_the_first_text_ends(text: str, cut: int, other: int) -> None:
-    """("ab", "c") and ("a", "bc") are different rows with the same letters in a row."""
-    one, two = (text[:cut], text[cut:]), (text[:other], text[other:])
-    assert (row_key(*one) == row_key(*two)) == (one == two)
-    assert row_key("ab", "c") != row_key("a", "bc")
-
-
-def test_lone_surrogates_of_broken_files_have_a_key_too() -> None:
-    assert row_key("a\ud800") != row_key("a\ud801")
-
-
 def test_trap_5_the_teacher_reads_its_own_tokenizer_beside_a_student_with_another(teacher: Any) -> None:
     """Fed the student's ids, the teacher answers about other words, without any error."""
     student_tokenizer = word_tokenizer(TEXTS, 100, pairs=False, max_length=32)
-    student_rows = encode(student_tokenizer, TEXTS, None, max_length=32, model=teacher)
-    teacher_rows = encode(tiny_tokenizer(), TEXTS, None, max_length=32, model=teacher)
+    student_rows = encode(student_tokenizer, Texts(TEXTS), max_length=32, model=teacher)
+    teacher_rows = encode(tiny_tokenizer(), Texts(TEXTS), max_length=32, model=teacher)
     assert student_rows.flat["input_ids"].tolist() != teacher_rows.flat["input_ids"].tolist()
     rows = student_rows.join(teacher_logits=run_teacher(teacher, TEXTS))
     expected = own_logits(teacher, TEXTS)
@@ -312,7 +290,7 @@ def never() -> None:
 def gather(root: Path, live: Live, **options: Any) -> TeacherLogits:
     """What a run does, in a store of its own as in a process of its own."""
     settings = {"precision": "fp32", "waiting": never} | options
-    gathered = gather_teacher_logits(row_keys(live.texts, None), live, open_store(root), **settings)
+    gathered = gather_teacher_logits(Texts(live.texts).keys(), live, open_store(root), **settings)
     assert gathered.logits.dtype == torch.float32
     assert torch.equal(gathered.logits, live.truth(live.texts))
     return gathered
@@ -359,12 +337,12 @@ def test_stored_logits_that_the_teacher_does_not_give_are_refused(precision: Any
     gather(tmp_path, Live(texts))
     close = Live(texts, shift=absolute / 2)
     gather_teacher_logits(
-        row_keys(texts, None), close, open_store(tmp_path), precision=precision, waiting=never
+        Texts(texts).keys(), close, open_store(tmp_path), precision=precision, waiting=never
     )
     wrong = Live(texts, shift=2.5)
     store = open_store(tmp_path)
     with pytest.raises(UserError) as refused:
-        gather_teacher_logits(row_keys(texts, None), wrong, store, precision=precision, waiting=never)
+        gather_teacher_logits(Texts(texts).keys(), wrong, store, precision=precision, waiting=never)
     for text in ("teacher teacher", "2.5", f"distilkit cache prune --key {store.key[:12]}"):
         assert text in str(refused.value)
     wrong = Live([*texts, "999"], shift=2.5)
@@ -391,7 +369,7 @@ def test_rows_that_the_teacher_leaves_out_are_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="left out 1 of 3"):
         gather_teacher_logits(
-            row_keys(numbered(1, 2, 3), None),
+            Texts(numbered(1, 2, 3)).keys(),
             forgetful,
             open_store(tmp_path),
             precision="fp32",
@@ -440,7 +418,7 @@ def test_the_real_teachers_logits_come_back_in_the_rows_order(teacher: Any, tmp_
 
     for _ in range(2):
         gathered = gather_teacher_logits(
-            row_keys(texts, None), compute, open_store(tmp_path), precision="fp32", waiting=never
+            Texts(texts).keys(), compute, open_store(tmp_path), precision="fp32", waiting=never
         )
         torch.testing.assert_close(gathered.logits, own_logits(teacher, texts), atol=1e-5, rtol=1e-4)
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distilkit.data.duplicates import UNCHANGED, Known, key
 from distilkit.errors import UserError
 from distilkit.workflows.augmentation.rules import (
     Candidates,
@@ -185,39 +184,6 @@ def test_words_are_those_between_white_space_and_come_back() -> None:
 
 def test_pairs_vary_first_second_and_both_in_turn() -> None:
     assert list(in_turn(4)) == [(True, False), (False, True), (True, True), (True, False)]
-
-
-@pytest.mark.parametrize(
-    ("left", "right", "same"),
-    [
-        (("a film",), ("A\tFilm ",), True),
-        (("a film",), ("a film .",), False),
-        (("STRASSE",), ("straße",), True),
-        (("a", "b"), ("b", "a"), True),
-        (("a", "b"), ("B ", " A"), True),
-        (("a", "b"), ("a", "c"), False),
-        (("a b",), ("a", "b"), False),
-        (("a b", "c"), ("a", "b c"), False),
-    ],
-)
-def test_which_rows_are_the_same(left: tuple[str, ...], right: tuple[str, ...], same: bool) -> None:
-    """A test sentence in capitals, or a test pair turned round, is the test row all the same."""
-    assert (key(*left) == key(*right)) is same
-
-
-def test_a_row_is_refused_by_the_name_of_where_it_is_and_known_once_it_was_taken() -> None:
-    known = Known()
-    known.add("validation", [key("a"), key("b")])
-    known.add("train", [key("b"), key("c")])
-    old = key("c")
-    assert [known.refuse(key(text), old) for text in ("a", "b", "c", "d", "D", "e")] == [
-        "validation",
-        "validation",
-        UNCHANGED,
-        None,
-        "repeated",
-        None,
-    ]
 
 
 def test_the_tagger_needs_no_download_and_reads_words_as_they_are_given() -> None:

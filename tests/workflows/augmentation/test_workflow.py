@@ -15,7 +15,8 @@ from transformers import BertForMaskedLM
 
 from distilkit import AugmentConfig, TrainConfig, UserError, augment
 from distilkit.data import sources as datasets
-from distilkit.data.duplicates import key
+from distilkit.data.duplicates import content_keys
+from distilkit.data.texts import Texts
 from distilkit.progress import Reporter
 from distilkit.runs import folder as run
 from distilkit.workflows.augmentation import blocks as blocks_augmentation
@@ -62,10 +63,10 @@ def texts_of(data: Path, split: str) -> list[str]:
 def test_no_row_is_one_of_train_validation_or_test_or_comes_twice(many: Path, tmp_path: Path) -> None:
     """Leaked test rows would flatter every student that is trained on the file."""
     table = made(tmp_path, many)
-    keys = [key(text) for text in table["sentence"].to_pylist()]
+    keys = content_keys(Texts(table["sentence"].to_pylist()))
     assert len(keys) == len(set(keys)) > 100
     for split in ("train", "validation", "test"):
-        assert not {key(text) for text in texts_of(many, split)} & set(keys), split
+        assert not set(content_keys(Texts(texts_of(many, split)))) & set(keys), split
 
 
 def test_the_result_says_what_was_dropped_and_it_adds_up(many: Path, tmp_path: Path) -> None:
@@ -284,10 +285,10 @@ def test_a_validation_split_that_is_cut_from_train_is_not_augmented(tmp_path: Pa
     fitted = datasets.load_for_training(
         TrainConfig(dataset="sst2", data_dir=data, output_dir=tmp_path / "run"), None
     )
-    assert result.sources == len(fitted.texts("train")) == 36
+    assert result.sources == len(fitted.texts("train").first) == 36
     assert any("has no validation split" in note for note in notes.notes)
     loaded = datasets.load_for_augmentation(config, None)
-    assert list(fitted.texts("train")) == [rows(5)[row]["sentence"] for row in loaded.rows]
+    assert list(fitted.texts("train").first) == [rows(5)[row]["sentence"] for row in loaded.rows]
     assert set(pq.read_table(config.output)["source"].to_pylist()) <= set(loaded.rows.tolist())
 
 
@@ -300,12 +301,12 @@ def test_a_sample_is_the_one_that_training_takes_and_keeps_the_files_row_numbers
     )
     loaded = datasets.load_for_augmentation(config, 20)
     train = texts_of(many, "train")
-    assert list(fitted.texts("train")) == [train[row] for row in loaded.rows]
+    assert list(fitted.texts("train").first) == [train[row] for row in loaded.rows]
     result = augment(config)
     sources = pq.read_table(config.output)["source"].to_numpy()
     assert result.sources == 20 and np.isin(sources, loaded.rows).all()
-    known = {key(text) for text in train}
-    assert not known & {key(text) for text in pq.read_table(config.output)["sentence"].to_pylist()}
+    known = set(content_keys(Texts(train)))
+    assert not known & set(content_keys(Texts(pq.read_table(config.output)["sentence"].to_pylist())))
 
 
 def test_it_works_without_any_label_and_without_other_splits(tmp_path: Path) -> None:
@@ -354,8 +355,10 @@ def test_tinyberts_rule_makes_the_same_file_again_and_when_it_was_stopped(
     augment(config)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert set(table["rule"].to_pylist()) == {"mlm"}, "every word of these texts is one of the tokenizer's"
-    known = {key(text) for split in ("train", "validation", "test") for text in texts_of(many, split)}
-    assert len(table) > 200 and not known & {key(text) for text in table["sentence"].to_pylist()}
+    known = {
+        key for split in ("train", "validation", "test") for key in content_keys(Texts(texts_of(many, split)))
+    }
+    assert len(table) > 200 and not known & set(content_keys(Texts(table["sentence"].to_pylist())))
     train = texts_of(many, "train")
     for row in table.to_pylist():
         assert len(row["sentence"].split()) == len(train[row["source"]].split())
