@@ -12,37 +12,37 @@ from distilkit.data.sampling import stratified_order
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts, row_key
 
-JUDGED = 1000  # validation rows that a teacher reads, at most
+MAX_LABELLED_ROWS = 1000  # of the validation split, which a teacher reads
 
 
-TIMED_STEPS = 8  # of training, after as many that are not timed
+TIMED_STEPS = 8  # of training, after equally many that are not timed
 
 
-def _spread(order: NDArray[np.int64], batch: int) -> list[NDArray[np.int64]]:
-    """Batches of neighbours in `order`, as training makes them of rows of like length, evenly chosen."""
-    batches = np.array_split(order, max(1, len(order) // batch))
+def spread_batches(order: NDArray[np.int64], batch_rows: int) -> list[NDArray[np.int64]]:
+    """Return evenly spread batches of neighbours in `order`, as training makes of rows of similar length."""
+    batches = np.array_split(order, max(1, len(order) // batch_rows))
     count = min(TIMED_STEPS, len(batches))
-    return [batches[int((number + 0.5) * len(batches) / count)] for number in range(count)]
+    return [batches[int((i + 0.5) * len(batches) / count)] for i in range(count)]
 
 
-def _some(data: TextData, split: str) -> Texts:
+def sample_rows(data: TextData, split: str) -> Texts:
     """Read at most 5,000 rows of a split, evenly spread."""
     texts = data.texts(split)
     return texts.take(evenly(len(texts)))
 
 
-def _judged(data: TextData) -> TextData | None:
-    """At most 1,000 validation rows with labels, stratified; `None` if these are not of two classes."""
+def sample_labelled_rows(data: TextData) -> TextData | None:
+    """Return at most 1,000 labelled validation rows, stratified; `None` with fewer than two classes."""
     ids = data.labels_of.get("validation", np.empty(0, np.int64))
-    known = np.flatnonzero(ids >= 0)
-    if len(np.unique(ids[known])) < 2:
+    labelled = np.flatnonzero(ids >= 0)
+    if len(np.unique(ids[labelled])) < 2:
         return None
-    rows = np.sort(known[stratified_order(ids[known])[:JUDGED]])
+    rows = np.sort(labelled[stratified_order(ids[labelled])[:MAX_LABELLED_ROWS]])
     splits = datasets.DatasetDict(validation=data.splits["validation"].select(rows))
     return replace(data, splits=splits, labels_of={"validation": ids[rows]})
 
 
-def _test_contents(raw: RawData) -> list[bytes]:
+def read_test_keys(raw: RawData) -> list[bytes]:
     """Return normalised keys of the test rows that have a text; their labels are not read."""
     if "test" not in raw.splits:
         return []

@@ -26,7 +26,8 @@ from distilkit.data.checks import AnswerSkill
 from distilkit.data.sources import load_for_training
 from distilkit.errors import FaultFound
 from distilkit.hardware import memory
-from distilkit.workflows.diagnosis.workflow import Diagnosis, check_findings
+from distilkit.workflows.diagnosis.examination import Diagnosis
+from distilkit.workflows.diagnosis.workflow import check_findings
 from distilkit.workflows.findings import cost, early, models
 
 GOOD, BAD = ("great", "wonderful", "moving", "well"), ("dull", "awful", "boring", "badly")

@@ -71,9 +71,9 @@ def watch_teachers(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     given: list[int] = []
     original = teaching.predict_texts
 
-    def watched(model: Any, tokenizer: Any, texts: Any, pairs: Any, positions: Any, **options: Any) -> Any:
+    def watched(model: Any, tokenizer: Any, texts: Any, positions: Any, **options: Any) -> Any:
         given.append(len(positions))
-        return original(model, tokenizer, texts, pairs, positions, **options)
+        return original(model, tokenizer, texts, positions, **options)
 
     monkeypatch.setattr(teaching, "predict_texts", watched)
     return given
