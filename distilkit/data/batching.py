@@ -41,16 +41,15 @@ class LengthBatchSampler:
         """Numbers of the rows of this epoch."""
         if self.mix is None:
             return np.arange(len(self.lengths))
-        own, others = self.mix
-        behind = len(self.lengths) - own
-        begin, end = self.epoch * others, (self.epoch + 1) * others
+        train_rows, transfer_rows = self.mix
+        behind = len(self.lengths) - train_rows
+        begin, end = self.epoch * transfer_rows, (self.epoch + 1) * transfer_rows
         rounds = range(begin // behind, -(-end // behind))
         orders = [
-            np.random.default_rng([behind, number]).permutation(behind) if number else np.arange(behind)
-            for number in rounds
+            np.random.default_rng([behind, i]).permutation(behind) if i else np.arange(behind) for i in rounds
         ]
-        drawn = np.concatenate(orders)[begin % behind :][:others]
-        return np.concatenate([np.arange(own), own + drawn])
+        drawn = np.concatenate(orders)[begin % behind :][:transfer_rows]
+        return np.concatenate([np.arange(train_rows), train_rows + drawn])
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch; the same seed and epoch give the same order."""
@@ -86,7 +85,7 @@ def step_loader(
     seed: int,
     mix: tuple[int, int] | None = None,
 ) -> StepLoader:
-    """A loader of optimizer steps, each a list of at most `gradient_accumulation_steps` batches.
+    """Make a loader of optimizer steps, each a list of at most `gradient_accumulation_steps` batches.
 
     A step draws its `batch_size * gradient_accumulation_steps` rows at once and cuts them up afterwards, so
     8 x 4 and 32 x 1 train on the same rows in the same steps. `mix` is as in `LengthBatchSampler`.

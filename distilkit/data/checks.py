@@ -22,13 +22,13 @@ LOOKED_AT = 1000  # rows that tell whether a column holds texts
 
 
 def missing_texts(column: pa.ChunkedArray) -> NDArray[np.bool_]:
-    """Which texts are missing, empty or white space only, bool `[N]`."""
+    """Return which texts are missing, empty or white space only, bool `[N]`."""
     parts = [pc.fill_null(pc.equal(pc.utf8_trim_whitespace(chunk), ""), True) for chunk in column.chunks]
     return np.concatenate([np.empty(0, bool), *(part.to_numpy(zero_copy_only=False) for part in parts)])
 
 
 def blank_texts(column: pa.ChunkedArray) -> int:
-    """How many texts are not empty, but white space only."""
+    """Count the texts that are not empty but white space only."""
     return int(missing_texts(column).sum()) - int((pc.fill_null(pc.equal(column, ""), True)).to_numpy().sum())
 
 
@@ -46,7 +46,7 @@ class Labels:
 
 
 def read_labels(column: pa.ChunkedArray, names: Sequence[str], where: str) -> Labels:
-    """`label_ids` of the rows that have a class, and what is the matter with the others."""
+    """Return `label_ids` of the rows that have a class, and what is wrong with the other rows."""
     values, codes = _distinct(column)
     hidden, missing = [], []
     unknown: dict[str, int] = {}
@@ -71,7 +71,7 @@ def read_labels(column: pa.ChunkedArray, names: Sequence[str], where: str) -> La
 
 
 def class_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
-    """The classes of a column as `label_names` finds them, of the rows that have a label.
+    """Return the classes of a column as `label_names` does, from the rows that have a label.
 
     Raises:
         UserError: when that leaves fewer than two classes, or something that is no class.
@@ -84,7 +84,7 @@ def class_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
 
 
 def _distinct(column: pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
-    """The values of a column, each once, and which one each row has; -1 is none."""
+    """Return the distinct values of a column, and the index of each row's value; -1 is none."""
     encoded = pc.dictionary_encode(column.combine_chunks())
     if isinstance(encoded, pa.ChunkedArray):
         encoded = encoded.combine_chunks()
@@ -96,7 +96,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def class_counts(ids: NDArray[np.int64], classes: int) -> list[int]:
-    """Rows of each class; rows without one are not counted."""
+    """Count the rows of each class; rows without one are not counted."""
     counts: list[int] = np.bincount(ids[ids >= 0], minlength=classes).tolist()
     return counts
 
@@ -104,19 +104,19 @@ def class_counts(ids: NDArray[np.int64], classes: int) -> list[int]:
 def other_text_columns(rows: datasets.Dataset, taken: Sequence[str]) -> list[str]:
     """Columns beside the `taken` ones that hold sentences: three words or more, seldom the same twice."""
     some = rows[: min(LOOKED_AT, len(rows))]
-    found = []
+    columns_with_text = []
     for column in rows.column_names:
         texts = [value for value in some[column] if isinstance(value, str)]
         if column in taken or not texts or len(texts) < len(some[column]) / 2:
             continue
         words = np.median([len(text.split()) for text in texts])
         if words >= 3 and len(set(texts)) > len(texts) / 2:
-            found.append(column)
-    return found
+            columns_with_text.append(column)
+    return columns_with_text
 
 
 def lowercases(tokenizer: Tokenizer) -> bool:
-    """Whether a tokenizer takes "A" for "a"."""
+    """Return whether a tokenizer reads "A" as "a"."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return bool(getattr(tokenizer, "do_lower_case", False))
@@ -147,7 +147,7 @@ class AnswerSkill:
 
     @property
     def accuracy(self) -> float:
-        """The share of right answers."""
+        """Return the share of correct predictions."""
         return self.right / self.rows
 
 

@@ -20,7 +20,7 @@ HELD_OUT = 2000  # chunks to validate on, at most; a hundredth where that is les
 
 
 def read_corpus(names: Sequence[str]) -> datasets.Dataset:
-    """The paragraphs of every `--corpus`, in order, in the column `text`; they stay on disk.
+    """Read the paragraphs of every `--corpus`, in order, in the column `text`; they stay on disk.
 
     Raises:
         UserError: naming what is no file, no text, or not to be had from the Hub.
@@ -59,7 +59,7 @@ def encode_chunks(
     model: torch.nn.Module,
     advance: Callable[[int], None] = lambda done: None,
 ) -> tuple[Encoded, Encoded]:
-    """All texts end to end, cut into rows of `max_length` with the special tokens of a text around each.
+    """Join all texts, and cut them into rows of `max_length` tokens with the special tokens around each.
 
     Returns:
         The rows to train on, and a hundredth of them, at most 2000, to validate on: drawn at random, the
@@ -86,8 +86,8 @@ def encode_chunks(
     held_out = min(HELD_OUT, max(1, len(bodies) // 100))
     names = input_names(tokenizer, model)
 
-    def rows_of(numbers: NDArray[np.int64]) -> Encoded:
-        rows = [np.concatenate([before, bodies[number], after]) for number in np.sort(numbers)]
+    def rows_of(positions: NDArray[np.int64]) -> Encoded:
+        rows = [np.concatenate([before, bodies[position], after]) for position in np.sort(positions)]
         ids = torch.from_numpy(np.concatenate(rows))
         inputs = {"input_ids": ids, "token_type_ids": torch.zeros(len(ids), dtype=torch.uint8)}
         return Encoded(
@@ -100,7 +100,7 @@ def encode_chunks(
 
 
 def _frame(tokenizer: Tokenizer) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The special tokens that stand before a text and behind it."""
+    """Return the special tokens before and after a text."""
     whole = tokenizer("a")["input_ids"]
     body = tokenizer("a", add_special_tokens=False)["input_ids"]
     start = next(i for i in range(len(whole)) if whole[i : i + len(body)] == body)

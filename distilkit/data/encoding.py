@@ -44,48 +44,48 @@ class Encoded:
 
     @property
     def labelled_share(self) -> float:
-        """Share of the rows that have a label; -100 is none."""
+        """Return the share of the rows that have a label; -100 is none."""
         if self.labels is None or not len(self):
             return 0.0
         return int((self.labels != NO_LABEL).sum()) / len(self)
 
     @property
     def device(self) -> torch.device:
-        """Where batches come into being."""
+        """Return where batches are made."""
         return self.flat["input_ids"].device
 
     @property
     def bytes(self) -> int:
-        """What the rows take up on their device."""
+        """Return how much memory the rows take on their device."""
         columns = [*self.flat.values(), self.labels, self.teacher_logits]
         return sum(column.numel() * column.element_size() for column in columns if column is not None)
 
     def join(self, *, labels: Tensor | None = None, teacher_logits: Tensor | None = None) -> "Encoded":
-        """The same rows with `labels` int64 `[N]`, -100 for none, and `teacher_logits` float32 `[N, C]`."""
+        """Join rows with `labels` int64 `[N]`, -100 for none, and `teacher_logits` float32 `[N, C]`."""
         for column in (labels, teacher_logits):
             if column is not None and len(column) != len(self):
                 raise ValueError(f"{len(column)} values cannot be joined to {len(self)} rows")
         return replace(self, labels=labels, teacher_logits=teacher_logits)
 
-    def concat(self, others: "Encoded") -> "Encoded":
-        """These rows and then the `others` of the same inputs; what is joined to either is left behind."""
+    def concat(self, appended: "Encoded") -> "Encoded":
+        """Append rows with the same inputs; joined targets are dropped."""
         return Encoded(
-            flat={name: torch.cat([values, others.flat[name]]) for name, values in self.flat.items()},
-            offsets=np.concatenate([self.offsets, self.offsets[-1] + others.offsets[1:]]),
+            flat={name: torch.cat([values, appended.flat[name]]) for name, values in self.flat.items()},
+            offsets=np.concatenate([self.offsets, self.offsets[-1] + appended.offsets[1:]]),
             padding=self.padding,
         )
 
-    def with_inputs_of(self, other: "Encoded") -> "Encoded | None":
-        """These rows with the inputs that `other` has beside them; `None` unless it has the same tokens."""
-        same = np.array_equal(self.offsets, other.offsets) and torch.equal(
-            self.flat["input_ids"], other.flat["input_ids"]
+    def with_inputs_of(self, encoding: "Encoded") -> "Encoded | None":
+        """Add the inputs that only another encoding has; return `None` unless both have the same tokens."""
+        same = np.array_equal(self.offsets, encoding.offsets) and torch.equal(
+            self.flat["input_ids"], encoding.flat["input_ids"]
         )
         if not same:
             return None
-        return replace(self, flat=other.flat | self.flat, padding=other.padding | self.padding)
+        return replace(self, flat=encoding.flat | self.flat, padding=encoding.padding | self.padding)
 
     def to(self, device: torch.device) -> "Encoded":
-        """The same rows, ready to be batched on `device`."""
+        """Put the rows on `device`, where batches are made of them."""
         return replace(
             self,
             flat={name: values.to(device) for name, values in self.flat.items()},
@@ -112,7 +112,7 @@ class Encoded:
         return batch
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """`inputs` with `labels` int64 `[n]` and `teacher_logits` float32 `[n, C]` where they are joined."""
+        """Return `inputs` with the joined `labels` int64 `[n]` and `teacher_logits` float32 `[n, C]`."""
         rows = np.asarray(indices, dtype=np.int64)
         batch = self.inputs(rows)
         for name in ("labels", "teacher_logits"):
@@ -173,7 +173,7 @@ def tokenized(tokenizer: Tokenizer, texts: Texts, **options: Any) -> Iterator[An
 
 
 def input_names(tokenizer: Tokenizer, model: torch.nn.Module) -> list[str]:
-    """What of a tokenizer's answer a model takes, besides the mask."""
+    """Return which of a tokenizer's outputs a model takes, besides the mask."""
     taken = set(inspect.signature(model.forward).parameters)
     return [
         name
@@ -183,14 +183,14 @@ def input_names(tokenizer: Tokenizer, model: torch.nn.Module) -> list[str]:
 
 
 def padding_of(tokenizer: Tokenizer, names: Sequence[str]) -> dict[str, int]:
-    """What each input of a shorter row is filled up with."""
+    """Return the value that pads each input of a shorter row."""
     pad = tokenizer.pad_token_id
     padding = {"input_ids": 0 if pad is None else int(pad), "token_type_ids": 0}
     return {name: padding[name] for name in names}
 
 
 def longest_input(tokenizer: Tokenizer, model: torch.nn.Module) -> int | None:
-    """The most tokens that a model with position embeddings reads, or `None`: an LSTM reads on and on.
+    """Return the most tokens that a model with position embeddings reads; `None` for an LSTM.
 
     The tokenizer's own limit counts too.
     """

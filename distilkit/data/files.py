@@ -23,7 +23,7 @@ PIECE = 1024  # rows that are read and written at a time
 
 
 def read_file(file: Path, columns: list[str]) -> datasets.Dataset:
-    """The rows of a file, from where they lie in Arrow's format on disk: memory does not grow with them.
+    """Read the rows of a file through Arrow's format on disk, so that memory does not grow with them.
 
     Parquet is read piece by piece, the text formats at once.
     """
@@ -51,7 +51,7 @@ def read_file(file: Path, columns: list[str]) -> datasets.Dataset:
 
 
 def from_disk(schema: pa.Schema, pieces: Iterable[pa.RecordBatch]) -> datasets.Dataset:
-    """The rows as a file of Arrow's that the system removes when nobody reads it any more."""
+    """Write the rows to a file of Arrow's format that the system removes once nothing reads it."""
     descriptor, name = tempfile.mkstemp(prefix="distilkit-", suffix=".arrow")
     os.close(descriptor)
     try:
@@ -65,7 +65,7 @@ def from_disk(schema: pa.Schema, pieces: Iterable[pa.RecordBatch]) -> datasets.D
 
 
 def read_lines(file: Path, column: str) -> datasets.Dataset:
-    """The lines of a text file as the rows of one column, without space around them and without empty ones.
+    """Read the lines of a text file as rows of one column, stripped, without empty lines.
 
     Raises:
         UserError: when it cannot be read or is not text in UTF-8.
@@ -118,7 +118,7 @@ def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
 
 
 def _read_jsonl_by_line(file: Path, columns: list[str]) -> pa.Table:
-    """As Arrow reads it, but other columns than these may hold anything, and a fault has its row told."""
+    """Read JSON lines one by one: other columns may hold anything, and a fault names its row."""
     rows, values = [], list[dict[str, Any]]()
     for row, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
@@ -132,18 +132,18 @@ def _read_jsonl_by_line(file: Path, columns: list[str]) -> pa.Table:
         rows.append(row)
         values.append(parsed)
     table = {}
-    for column in dict.fromkeys(name for one in values for name in one):
-        cells = [one.get(column) for one in values]
-        found = _as_column(cells)
-        if found is None and column in columns:
+    for column in dict.fromkeys(name for row in values for name in row):
+        cells = [row.get(column) for row in values]
+        array = _as_column(cells)
+        if array is None and column in columns:
             row, cell, why = _odd_one(rows, cells)
             raise UserError(f"{file} cannot be read as jsonl: row {row} has {cell!r} for {column!r}, {why}.")
-        table[column] = pa.array([json.dumps(cell) for cell in cells]) if found is None else found
+        table[column] = pa.array([json.dumps(cell) for cell in cells]) if array is None else array
     return pa.table(table)
 
 
 def _as_column(cells: list[Any]) -> pa.Array | None:
-    """`None` where there is no type for all of them."""
+    """Make a column of cells; return `None` where no type fits all of them."""
     try:
         return pa.array(cells)
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):
@@ -151,7 +151,7 @@ def _as_column(cells: list[Any]) -> pa.Array | None:
 
 
 def _odd_one(rows: list[int], cells: list[Any]) -> tuple[int, Any, str]:
-    """Of cells of which no column can be made: the first row because of which, its cell, and why."""
+    """Find the first row that keeps cells from being a column; return it, its cell and the reason."""
     good: list[Any] = []
     for row, cell in zip(rows, cells, strict=True):
         if _as_column([cell]) is None:

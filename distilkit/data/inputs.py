@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from distilkit.data.encoding import Tokenizer, tokenized
 from distilkit.data.texts import Texts
 
-ROWS = 5_000  # of a split that are looked at
+MAX_ROWS = 5_000  # of a split that are looked at
 
 
-def evenly(rows: int, most: int = ROWS) -> NDArray[np.int64]:
+def evenly(rows: int, max_rows: int = MAX_ROWS) -> NDArray[np.int64]:
     """Row numbers, `most` of them at most, spread evenly from the first of `rows` to the last."""
-    return np.linspace(0, rows - 1, min(rows, most)).round().astype(np.int64)
+    return np.linspace(0, rows - 1, min(rows, max_rows)).round().astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,15 @@ class Tokens:
 
     @property
     def unknown_share(self) -> float:
-        """Of the tokens that stand for text."""
+        """Return the share of unknown tokens among those that stand for text."""
         return self.unknown / max(1, self.content)
 
     def cut(self, max_length: int) -> int:
-        """Rows of more than `max_length` tokens."""
+        """Count the rows of more than `max_length` tokens."""
         return int(np.count_nonzero(self.lengths > max_length))
 
     def fitting(self, share: float) -> int:
-        """The least length that this share of the rows fits in."""
+        """Return the least length that this share of the rows fits in."""
         return int(np.quantile(self.lengths, share, method="higher"))
 
 
@@ -50,7 +50,7 @@ def tokens(tokenizer: Tokenizer, texts: Texts) -> Tokens:
         for ids in output["input_ids"]:
             lengths.append(len(ids))
             unknown += ids.count(tokenizer.unk_token_id)
-            content += sum(one not in special for one in ids)
+            content += sum(token not in special for token in ids)
     return Tokens(np.array(lengths, np.int64), unknown, content)
 
 
@@ -66,13 +66,13 @@ class Inputs:
 
 
 def measure_inputs(tokenizer: Tokenizer, texts: Texts, max_length: int) -> Inputs:
-    """Of `ROWS` rows at most: tokens a row, the share that `max_length` cuts, that of unknown tokens."""
+    """Measure at most `MAX_ROWS` rows: tokens a row, the share that is cut, the share of unknown tokens."""
     rows = evenly(len(texts))
-    found = tokens(tokenizer, texts.take(rows))
+    measured = tokens(tokenizer, texts.take(rows))
     return Inputs(
         rows=len(rows),
-        tokens_mean=float(found.lengths.mean()),
-        tokens_p95=float(np.quantile(found.lengths, 0.95)),
-        truncated=found.cut(max_length) / len(rows),
-        unknown=found.unknown_share,
+        tokens_mean=float(measured.lengths.mean()),
+        tokens_p95=float(np.quantile(measured.lengths, 0.95)),
+        truncated=measured.cut(max_length) / len(rows),
+        unknown=measured.unknown_share,
     )

@@ -16,7 +16,7 @@ _SAME = {"neg": "negative", "pos": "positive"}
 
 
 def label_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
-    """The classes of a training column, sorted: numbers by value, texts by alphabet.
+    """Return the classes of a training column, sorted: numbers by value, texts by alphabet.
 
     Raises:
         UserError: on values that are no classes, and when there are fewer than two classes.
@@ -38,12 +38,12 @@ def label_codes(column: pa.ChunkedArray, where: str) -> NDArray[np.int64]:
         values = _plain_values(column, where)
     except UserError:
         values = [str(value) for value in column.to_pylist()]
-    code = {value: number for number, value in enumerate(_in_order(values))}
+    code = {value: code_of_value for code_of_value, value in enumerate(_in_order(values))}
     return np.array([code[value] for value in values], dtype=np.int64)
 
 
 def _in_order(values: Iterable[Any]) -> list[Any]:
-    """The different ones: numbers by value, texts by alphabet."""
+    """Return the distinct values: numbers by value, texts by alphabet."""
     different = set(values)
     return sorted(different, key=int if all(_is_integer(str(value)) for value in different) else str)
 
@@ -51,7 +51,7 @@ def _in_order(values: Iterable[Any]) -> list[Any]:
 def scored_names(
     column: pa.ChunkedArray, trained: Sequence[str], models: Sequence[Sequence[str]], where: str
 ) -> tuple[tuple[str, ...], bool]:
-    """The classes of a column that is scored, which may lack some, and whether it holds their ids.
+    """Return the classes of a scored column, which may lack some, and whether it holds class ids.
 
     They are those of the training column, so that they do not depend on which model is named first, unless a
     model that knows the labels tells other classes apart; else those of the models. Numbers from 0 are ids of
@@ -78,7 +78,7 @@ def scored_names(
         return tuple(trained), False
     if _know(answered, labels):
         return answered, False
-    ids = {str(number) for number in range(len(answered))}
+    ids = {str(class_id) for class_id in range(len(answered))}
     if answered in in_words and labels <= ids:
         if not said_by_id and "0" not in labels:
             raise UserError(
@@ -96,16 +96,16 @@ def scored_names(
 def check_order(models: Sequence[Sequence[str]], where: str) -> None:
     """Raises `UserError` where models have the same classes in different orders, and labels are ids."""
     orders = {tuple(map(canonical, names)): names for names in models if not are_numbered(names)}
-    for (one, names), (other, others) in combinations(orders.items(), 2):
-        if set(one) == set(other):
+    for (source, names), (other_source, other_names) in combinations(orders.items(), 2):
+        if set(source) == set(other_source):
             raise UserError(
                 f"{where}: the labels are numbers, and one model has the classes {', '.join(names)}, "
-                f"another {', '.join(others)}. Write names in the place of the numbers."
+                f"another {', '.join(other_names)}. Write names instead of the numbers."
             )
 
 
 def are_ids(names: Sequence[str]) -> bool:
-    """Whether they are 0, 1 … in this order."""
+    """Return whether the values are 0, 1 … in this order."""
     return list(names) == [str(index) for index in range(len(names))]
 
 
@@ -127,17 +127,17 @@ def label_ids(column: pa.ChunkedArray, names: Sequence[str], where: str) -> NDAr
     ids = np.empty(len(column), dtype=np.int64)
     for row, value in enumerate(_plain_values(column, where)):
         name = str(value)
-        found = by_name.get(name, by_name.get(canonical(name)))
-        if found is None and numbers_are_ids and _is_integer(name) and 0 <= int(name) < len(names):
-            found = int(name)
-        if found is None and name == "-1":
+        class_id = by_name.get(name, by_name.get(canonical(name)))
+        if class_id is None and numbers_are_ids and _is_integer(name) and 0 <= int(name) < len(names):
+            class_id = int(name)
+        if class_id is None and name == "-1":
             raise UserError(
                 f"{where}, row {row + 1}: the label is -1, which stands for a hidden label. "
                 "There is nothing to learn from or to score; use a split with labels."
             )
-        if found is None:
+        if class_id is None:
             raise UserError(f"{where}, row {row + 1}: unknown label {value!r}. Known are {', '.join(names)}.")
-        ids[row] = found
+        ids[row] = class_id
     return ids
 
 
@@ -182,13 +182,13 @@ def _lookup(names: Sequence[str]) -> dict[str, int]:
 
 
 def canonical(name: str) -> str:
-    """A class name as it is compared: without case and outer blanks."""
+    """Return a class name as it is compared: without case and outer blanks."""
     plain = name.strip().casefold()
     return _SAME.get(plain, plain)
 
 
 def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str) -> tuple[list[int], bool]:
-    """For each class of the data the model's column, and whether names decided it.
+    """Return the model's column for each class of the data, and whether names decided it.
 
     Where only one side has names and the other `LABEL_0`, `LABEL_1` … or 0, 1 …, ids are all there is to go
     by, and the second value is false so that the caller can say so.
@@ -204,9 +204,9 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     pairs = ((model_names, data_names), (data_names, model_names))
     by_name = _lookup(model_names)
     columns = [by_name.get(name, by_name.get(canonical(name))) for name in data_names]
-    found = [column for column in columns if column is not None]
-    if len(set(found)) == len(data_names):
-        return found, True
+    matched_columns = [column for column in columns if column is not None]
+    if len(set(matched_columns)) == len(data_names):
+        return matched_columns, True
     if any(are_ids(one) and not any(map(_is_integer, other)) for one, other in pairs) or any(
         are_numbered(one) for one, _ in pairs
     ):
@@ -218,5 +218,5 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
 
 
 def are_numbered(names: Sequence[str]) -> bool:
-    """Whether they are the names of classes that nobody named."""
+    """Return whether these are placeholder names of classes (LABEL_0 …)."""
     return all(name.startswith("LABEL_") for name in names)

@@ -26,7 +26,7 @@ class PredictionsFile:
 
 
 def read_predictions(file: Path, names: Sequence[str], rows: int) -> PredictionsFile:
-    """A file of `rows` rows, in the order of the split, with a column `label` and perhaps one `score`.
+    """Read a file of `rows` rows, in the order of the split, with a column `label` and perhaps one `score`.
 
     Raises:
         UserError: naming the file and what is wrong: another number of rows, a label that is no class of
@@ -59,15 +59,15 @@ def predicted(
     plain = list(labels)
     if not any(name.startswith("LABEL_") for name in names):
         for row, label in enumerate(plain):
-            number = re.fullmatch(r"LABEL_(\d+)", label) if isinstance(label, str) else None
-            if number and int(number[1]) < len(names):
-                plain[row] = names[int(number[1])]
+            match = re.fullmatch(r"LABEL_(\d+)", label) if isinstance(label, str) else None
+            if match and int(match[1]) < len(names):
+                plain[row] = names[int(match[1])]
     answer = label_ids(pa.chunked_array([pa.array(_alike(plain))]), names, where)
     return PredictionsFile(answer, None if scores is None else _probabilities(scores, where))
 
 
 def _alike(labels: Sequence[Any]) -> list[Any]:
-    """Of one type, which Arrow asks for: texts, where not all are numbers."""
+    """Give all values one type, as Arrow asks: texts, unless all are numbers."""
     if all(
         (isinstance(label, int | float) and not isinstance(label, bool)) or label is None for label in labels
     ):

@@ -25,28 +25,32 @@ class RawData:
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The classes, where the dataset is known."""
+        """Return the classes, where the dataset is known."""
         return self.source.names
 
     @property
     def columns(self) -> list[str]:
-        """The columns with the texts: one, or two for pairs."""
+        """Return the text columns: one, or two for pairs."""
         return [column for column in (self.source.text, self.source.pair) if column]
 
     def where(self, split: str) -> str:
-        """The file of a split, or its place on the Hub."""
+        """Return the file of a split, or its place on the Hub."""
         return self.source.where(split)
 
     def texts(self, split: str, column: str) -> pa.ChunkedArray:
-        """A column of texts; some may be missing or empty."""
+        """Return a column of texts; some may be missing or empty."""
         return self.splits[split].data.column(column)
 
     def has_labels(self, split: str) -> bool:
-        """Whether there is a column of labels."""
+        """Return whether there is a column of labels."""
         return self.source.label in self.splits[split].column_names
 
     def labels(self, split: str) -> pa.ChunkedArray:
-        """The labels as they stand. Raises `UserError` where there is no column of them."""
+        """Return the labels as they stand.
+
+        Raises:
+            UserError: when there is no column of them.
+        """
         return self.source.raw_labels(split, self.splits[split])
 
     def usable(
@@ -57,21 +61,21 @@ class RawData:
         names: Sequence[str],
         ids: Mapping[str, NDArray[np.int64]],
     ) -> TextData:
-        """What `load_for_training` would give if a split had these `rows` alone.
+        """Return what `load_for_training` would return if a split had only these `rows`.
 
         Args:
             rows: row numbers by split; the test split is left out.
             ids: class ids of all rows of a split that has labels, int64 `[N]`; -1 is none.
         """
-        kept = [split for split in self.splits if split != "test"]
-        splits = {split: self.splits[split].select(rows[split]) for split in kept}
-        labels_of = {split: ids[split][rows[split]] for split in kept if split in ids}
+        split_names = [split for split in self.splits if split != "test"]
+        splits = {split: self.splits[split].select(rows[split]) for split in split_names}
+        labels_of = {split: ids[split][rows[split]] for split in splits if split in ids}
         limits = {"train": max_train_samples, "validation": config.max_eval_samples}
         return self.source.divided(splits, tuple(names), labels_of, limits)
 
 
 def read_raw(config: DataConfig) -> RawData:
-    """All that `distill` would read, and the test split, before anything is checked.
+    """Read all that `distill` would read, and the test split, before anything is checked.
 
     Raises:
         UserError: when a file cannot be read, has no row, or lacks a column of texts.

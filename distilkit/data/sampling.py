@@ -34,11 +34,11 @@ def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.
     Each class is shuffled and its rows spread evenly over [0, 1); rows are then taken by their place.
     """
     random = np.random.default_rng(seed)
-    place = np.empty(len(labels))
+    rank = np.empty(len(labels))
     for label in np.unique(labels):
         rows = random.permutation(np.flatnonzero(labels == label))
-        place[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
-    return np.argsort(place, kind="stable")
+        rank[rows] = (np.arange(len(rows)) + random.random()) / len(rows)
+    return np.argsort(rank, kind="stable")
 
 
 def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:

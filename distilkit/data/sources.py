@@ -32,7 +32,7 @@ def load_for_training(
     names: Sequence[str] | None = None,
     needs_train: bool = True,
 ) -> TextData:
-    """The splits `train` and `validation`; never the test split.
+    """Load the splits `train` and `validation`; never the test split.
 
     Where there is no validation split a tenth of train is held out: stratified, the same rows for every run.
 
@@ -71,7 +71,7 @@ def load_for_training(
 
 
 def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequence[str]]) -> TextData:
-    """One split with labels. Of a dataset without names the classes are chosen by `scored_names`.
+    """Load one split with labels; without a known dataset, `scored_names` decides the classes.
 
     Args:
         models: the classes of each model that is scored.
@@ -107,13 +107,13 @@ def read_texts(config: DataConfig, split: str) -> Texts:
 
 
 def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
-    """The checked texts of a split, and what to call it in a message; its labels are not looked at."""
+    """Read a split with checked texts, and its name for messages; its labels are not read."""
     source = _Source(config)
     return source.read(split), source.where(split)
 
 
 def text_columns(config: TextsConfig) -> tuple[str, str | None]:
-    """The column of the texts, and that of the second texts of pairs."""
+    """Return the column of the texts, and that of the second texts of pairs."""
     source = _Source(config)
     return source.text, source.pair
 
@@ -130,7 +130,7 @@ class AugmentationData:
 
 
 def measure(config: TextsConfig) -> dict[str, CorpusSize]:
-    """The splits that can be trained on, labelled or not. Raises `UserError` as `read_split`."""
+    """Measure the splits that can be trained on, labelled or not."""
     source = _Source(config)
     splits = [split for split in ("train", "unsupervised") if split in source.available()]
     return {
@@ -140,7 +140,7 @@ def measure(config: TextsConfig) -> dict[str, CorpusSize]:
 
 
 def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) -> AugmentationData:
-    """The training rows that `load_for_training` would train on, and all texts that must not come up again.
+    """Load the rows that training reads, and all texts that must not come up again.
 
     No label is read but the training split's: to sample by, and to hold rows out by where there is no
     validation split and a label column to train on.
@@ -187,14 +187,14 @@ class _Source:
         return self._hub
 
     def where(self, split: str) -> str:
-        """What an error calls a split: its file, or its place on the Hub."""
+        """Return what an error calls a split: its file, or its place on the Hub."""
         if self.config.data_dir:
             return str(self._files[split])
         assert self.preset is not None
         return f"{self.preset.hub} ({self.preset.hub_name or 'default'}), split {split}"
 
     def read(self, split: str, checked: bool = True) -> datasets.Dataset:
-        """The rows of a split. Raises `UserError` on missing columns and, if `checked`, texts."""
+        """Read the rows of a split."""
         if split not in self.available():
             home = self.config.data_dir or (self.preset.hub if self.preset else "")
             raise UserError(
@@ -220,7 +220,7 @@ class _Source:
         return rows.select_columns([self.label]).with_format("arrow")[:].column(self.label)
 
     def trained_names(self, rows: datasets.Dataset | None) -> tuple[str, ...]:
-        """The classes of the training labels; none where they are missing, as a student of alpha 0 may do.
+        """Return the classes of the training labels; none where labels are missing, as alpha 0 allows.
 
         Args:
             rows: the training split, where it was read already.
@@ -234,7 +234,7 @@ class _Source:
             return ()
 
     def hold_out(self, rows: datasets.Dataset) -> tuple[dict[str, NDArray[np.int64]], str]:
-        """Which training rows stand in for a validation split that is missing, and what to say of it.
+        """Choose the training rows that replace a missing validation split, and a note on it.
 
         They do not depend on whose classes the ids are of: the teacher's may stand in another order.
         """
@@ -255,18 +255,18 @@ class _Source:
         labels_of: dict[str, NDArray[np.int64]],
         limits: Mapping[str, int | None],
     ) -> TextData:
-        """The data, with a validation split held out where there is none, and at most `limits` rows each."""
+        """Hold out a validation split where there is none, and cut each split to `limits` rows."""
         notes = []
         if "validation" not in self.available():
-            parts, told = self.hold_out(splits["train"])
+            parts, held_out_note = self.hold_out(splits["train"])
             labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
             splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
-            notes.append(told)
+            notes.append(held_out_note)
         whole = {split: len(rows) for split, rows in splits.items()}
         for split in ("train", "validation"):
             if split in splits:
-                splits[split], note = self.sample(splits[split], split, labels_of, limits[split])
-                notes += note
+                splits[split], sample_notes = self.sample(splits[split], split, labels_of, limits[split])
+                notes += sample_notes
         return self.data(splits, names, labels_of, notes, whole)
 
     def sample(
@@ -287,7 +287,7 @@ class _Source:
     def chosen(
         self, rows: datasets.Dataset, split: str, limit: int | None
     ) -> tuple[NDArray[np.int64], list[str]]:
-        """The numbers of those rows, in order; nothing is said where they are all."""
+        """Return the positions of the chosen rows, in order; with no note where all are chosen."""
         if limit is None or limit >= len(rows):
             return np.arange(len(rows)), []
         stratified = self.label in rows.column_names
@@ -343,11 +343,13 @@ def _find_files(folder: Path) -> dict[str, Path]:
         )
     files: dict[str, Path] = {}
     for split in SPLITS:
-        found = [folder / (split + ending) for ending in ENDINGS if (folder / (split + ending)).is_file()]
-        if len(found) > 1:
-            raise UserError(f"--data-dir {folder} has {found[0].name} and {found[1].name}. Keep one of them.")
-        if found:
-            files[split] = found[0]
+        matches = [folder / (split + ending) for ending in ENDINGS if (folder / (split + ending)).is_file()]
+        if len(matches) > 1:
+            raise UserError(
+                f"--data-dir {folder} has {matches[0].name} and {matches[1].name}. Keep one of them."
+            )
+        if matches:
+            files[split] = matches[0]
     if not files:
         raise UserError(
             f"--data-dir {folder} has no data. It must hold train, validation or test as {_LIST}."

@@ -38,11 +38,11 @@ class TextData:
         return torch.from_numpy(self.labels_of[split])
 
     def labelled(self, split: str, labels: Tensor) -> "TextData":
-        """The same data with `labels`, int64 `[N]`, for a split that has none."""
+        """Return the same data with `labels`, int64 `[N]`, for a split that has none."""
         return replace(self, labels_of=self.labels_of | {split: labels.numpy()})
 
     def fingerprint(self, split: str, labels: bool = True) -> str:
-        """SHA-256 of the texts of a split, in order, and of its labels where they play a part."""
+        """Return the SHA-256 of a split's texts, in order, and of its labels where they are used."""
         digest = sha256()
         for text in self.texts(split).strings():
             digest.update(text.encode("utf-8", "surrogatepass") + b"\0")

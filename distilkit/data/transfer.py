@@ -24,7 +24,7 @@ HELD_OUT = 2000  # rows of unlabelled text to validate on, at most
 
 
 def load(config: DistillConfig, *, labelled: bool, names: Sequence[str] | None) -> TextData:
-    """What `distill` trains and validates on: labelled rows, unlabelled ones, or both.
+    """Load what `distill` trains and validates on: labelled rows, unlabelled rows, or both.
 
     Text of `--transfer` becomes the split `transfer`, or `train` where the dataset has none or there is no
     dataset. Its labels, if it has any, are not read, and rows equal to a validation row are left out. Without
@@ -100,7 +100,7 @@ def _alone(config: DistillConfig, names: tuple[str, ...]) -> TextData:
 def read_transfer(
     config: DistillConfig, text_column: str, pair_column: str | None
 ) -> tuple[datasets.Dataset, list[str]]:
-    """The rows of every `--transfer`, in order, with these columns alone; and a note on each."""
+    """Read the rows of every `--transfer`, in order, with these columns alone, and a note on each."""
     columns = [column for column in (text_column, pair_column) if column]
     features = datasets.Features({column: datasets.Value("string") for column in columns})
     schema = features.arrow_schema
@@ -130,7 +130,7 @@ def read_transfer(
 
 
 def measure(config: DistillConfig) -> CorpusSize:
-    """How much text `--transfer` is. Raises `UserError` as `read_transfer`."""
+    """Measure how much text `--transfer` holds."""
     text_column, pair_column = text_columns(config)
     rows, _ = read_transfer(config, text_column, pair_column)
     return CorpusSize.of(Texts.from_dataset(rows, text_column, pair_column))
@@ -168,7 +168,7 @@ def _read(
 def _without(
     rows: datasets.Dataset, validation: datasets.Dataset, data: TextData
 ) -> tuple[datasets.Dataset, list[str]]:
-    """`rows` without those that are validation rows: a student must not have seen what it is judged on."""
+    """Drop the rows that are validation rows: a student must not be scored on what it has seen."""
     held_out = set(_keys(validation, data))
     seen = np.fromiter((key in held_out for key in _keys(rows, data)), bool, len(rows))
     if not seen.any():
@@ -180,12 +180,12 @@ def _without(
 
 
 def per_epoch(ratio: float, rows: int) -> int:
-    """The rows of transfer text that go with so many training rows."""
+    """Return how many rows of transfer text an epoch reads."""
     return max(1, round(ratio * rows))
 
 
 def enough(data: TextData, rows: int) -> TextData:
-    """The same data with no more transfer text than the `rows` that epochs come to: all is labelled."""
+    """Return the data with no more transfer text than the `rows` that all epochs read."""
     text = data.splits[SPLIT]
     if rows >= len(text):
         return data

@@ -503,10 +503,10 @@ def test_numbers_of_classes_that_models_have_in_different_orders_are_refused(tmp
     """Else the model that is named first decides what is right."""
     write(tmp_path / "test.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 1}])
     one, other = ("neg", "pos"), ("Positive", "Negative")
-    with pytest.raises(UserError, match="Write names in the place of the numbers"):
+    with pytest.raises(UserError, match="Write names instead of the numbers"):
         load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [one, other])
     write(tmp_path / "train.jsonl", many(20, 10))
-    with pytest.raises(UserError, match="Write names in the place of the numbers"):
+    with pytest.raises(UserError, match="Write names instead of the numbers"):
         load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", [one, other])
     assert load_for_evaluation(DataConfig(data_dir=tmp_path), "validation", [one, one]).names == ("0", "1")
     found = load_for_evaluation(DataConfig(data_dir=tmp_path), "test", [("LABEL_0", "LABEL_1"), other])

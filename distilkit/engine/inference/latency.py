@@ -32,13 +32,13 @@ def measure_latency(answer: Callable[[Texts], object], texts: Texts) -> Latency:
     `WARM_UP` rows go first untimed: set-up, caches and clocks of the device.
     """
     requests = [texts.take([row]) for row in evenly(len(texts), REQUESTS).tolist()]
-    for number in range(WARM_UP):
-        answer(requests[number % len(requests)])
+    for i in range(WARM_UP):
+        answer(requests[i % len(requests)])
     seconds: list[float] = []
     begun = time.perf_counter()
-    for number in range(max(len(requests), AT_LEAST)):
+    for i in range(max(len(requests), AT_LEAST)):
         started = time.perf_counter()
-        answer(requests[number % len(requests)])
+        answer(requests[i % len(requests)])
         seconds.append(time.perf_counter() - started)
         if len(seconds) >= AT_LEAST and time.perf_counter() - begun > PATIENCE:
             break
@@ -64,7 +64,7 @@ class Cost:
 
 @contextmanager
 def watch() -> Iterator[Callable[[], float]]:
-    """A function that says how many seconds the block took."""
+    """Yield a function that returns how many seconds the block took."""
     started = time.perf_counter()
     ended: list[float] = []
     yield lambda: (ended[0] if ended else time.perf_counter()) - started

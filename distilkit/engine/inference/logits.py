@@ -36,7 +36,7 @@ def predict_logits(
     tokens: int | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Tensor:
-    """Logits of every row, in the caller's order, in eval mode; the model itself is left as it is.
+    """Return the logits of every row, in the caller's order, in eval mode; the model is left as it is.
 
     Rows of like length are batched together, longest first, so that little is padding and a batch that does
     not fit in memory fails at once.
@@ -64,7 +64,7 @@ def predict_texts(
     precision: Resolved,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """`positions` and their logits, float32 `[n, C]` on the CPU, chunk by chunk of 8192 texts.
+    """Yield `positions` and their logits, float32 `[n, C]` on the CPU, in chunks of 8192 texts.
 
     What is in memory at a time does not grow with the number of texts. The next chunk is tokenized while the
     device computes.
@@ -79,8 +79,8 @@ def predict_texts(
         return encode(tokenizer, texts.take(chunk), max_length=max_length, model=model)
 
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
-        for number, rows in enumerate(prefetch(map(encoded, chunks), ahead)):
-            yield chunks[number], _predict(low, rows, precision, None, partial(_add, number * CHUNK, advance))
+        for i, rows in enumerate(prefetch(map(encoded, chunks), ahead)):
+            yield chunks[i], _predict(low, rows, precision, None, partial(_add, i * CHUNK, advance))
 
 
 @contextmanager
@@ -104,7 +104,7 @@ def answering(
 
 
 def tokens_of(device: torch.device) -> int:
-    """How many tokens a forward pass reads, padding included, that nobody gave a number for."""
+    """Return how many tokens a forward pass reads by default, padding included."""
     return TOKENS.get(device.type, TOKENS["cpu"])
 
 
@@ -120,7 +120,7 @@ def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[n
 
 
 def low_precision_copy(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
-    """A copy of the model whose weights are bf16 where that is the precision; the model itself otherwise.
+    """Return a copy of the model with bf16 weights where that is the precision, else the model itself.
 
     Weights in the format cost less than autocast, which casts activations to and fro. fp16 keeps autocast:
     its range is too small for what some models hold.
@@ -192,7 +192,7 @@ def _forward(
     batches: Sequence[NDArray[np.int64]],
     computing: Callable[[], AbstractContextManager[None]],
 ) -> Iterator[Tensor]:
-    """Float32 logits of each batch; on a CPU, a batch on each core at a time.
+    """Yield float32 logits of each batch; on a CPU, each core computes a batch at a time.
 
     Cores that share a batch wait for each other at every operation, and for whichever of them another process
     is using.
@@ -224,7 +224,7 @@ def _forward(
 
 @contextmanager
 def _computing(device: torch.device, precision: Resolved) -> Iterator[None]:
-    """What the forward passes of a thread run within."""
+    """Enter what the forward passes of a thread run in."""
     fast = FastKernels() if device.type == "cpu" else nullcontext()
     with torch.inference_mode(), autocast(device, precision), fast:
         yield

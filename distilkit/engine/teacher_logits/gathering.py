@@ -54,7 +54,7 @@ def gather_teacher_logits(
     precision: Resolved,
     waiting: Callable[[], None],
 ) -> TeacherLogits:
-    """The logits of all rows: from `store`, and for distinct rows it lacks from the teacher, and then stored.
+    """Return the logits of all rows: stored ones from `store`, missing ones from the teacher, then stored.
 
     While one process computes, others that need the same teacher wait and share what it stored.
 
@@ -71,22 +71,22 @@ def gather_teacher_logits(
         ValueError: when `compute` leaves rows out.
     """
     distinct, first, inverse = np.unique(as_keys(keys), return_index=True, return_inverse=True)
-    logits, found = store.find(distinct)
+    logits, is_stored = store.find(distinct)
     with ExitStack() as stack:
-        if not found.all():
+        if not is_stored.all():
             stack.enter_context(store.lock(waiting))
             store.refresh()  # who held the lock before may have done it all
-            logits, found = store.find(distinct)
-        stored = np.flatnonzero(found)
+            logits, is_stored = store.find(distinct)
+        stored = np.flatnonzero(is_stored)
         drawn = np.random.default_rng(seed).permutation(stored)[:check]
         for rows, live in _run(compute, first[drawn], inverse, store):
             _compare(logits[rows], live, store, precision)
-        missing = np.flatnonzero(~found)
+        missing = np.flatnonzero(~is_stored)
         for rows, live in _run(compute, first[missing], inverse, store):
             store.add(distinct[rows], live)
-            logits[rows], found[rows] = live, True
-    if not found.all():
-        raise ValueError(f"the teacher left out {np.count_nonzero(~found)} of {len(missing)} rows")
+            logits[rows], is_stored[rows] = live, True
+    if not is_stored.all():
+        raise ValueError(f"the teacher left out {np.count_nonzero(~is_stored)} of {len(missing)} rows")
     return TeacherLogits(
         logits=torch.from_numpy(logits[inverse]),
         cached=len(stored),
@@ -100,7 +100,7 @@ def gather_teacher_logits(
 def _run(
     compute: Compute, positions: NDArray[np.int64], inverse: NDArray[np.int64], store: LogitStore
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """What the teacher says of some rows, chunk by chunk: numbers of distinct rows, and logits `[n, C]`."""
+    """Run the teacher on rows; yield positions of distinct rows and their logits `[n, C]`, chunk by chunk."""
     if not len(positions):
         return
     for where, logits in compute(np.sort(positions).tolist()):

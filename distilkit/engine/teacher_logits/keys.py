@@ -20,7 +20,7 @@ def describe_teacher(
     max_length: int,
     precision: Resolved,
 ) -> dict[str, Any]:
-    """All that the teacher's logits depend on, hashed where it is large, and its name and classes.
+    """Describe all that a teacher's logits depend on, hashed where it is large, with its name and classes.
 
     Args:
         name: for people; the same teacher may have several.
@@ -41,7 +41,7 @@ def describe_teacher(
 
 
 def teacher_key(description: Mapping[str, Any]) -> str:
-    """SHA-256 of a `describe_teacher`, as 64 hex digits: one key for one teacher, whatever it is called."""
+    """Return the SHA-256 of a `describe_teacher`, 64 hex digits: the same for a teacher of any name."""
     return _hash({name: value for name, value in description.items() if name not in ("name", "created")})
 
 
@@ -63,7 +63,7 @@ def _without_volatile(value: Any) -> Any:
 
 
 def _tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What decides which ids a text becomes, whatever the tokenizer was last called with."""
+    """Return what decides which ids a text becomes, whatever the tokenizer was last called with."""
     facts = {
         "class": type(tokenizer).__name__,
         "special_tokens": tokenizer.special_tokens_map,

@@ -81,15 +81,15 @@ class Pruned:
 
 
 def entries(root: Path) -> list[Entry]:
-    """What is stored, by key. Only headers are read: `verify` reads everything."""
-    found = []
+    """List what is stored, by key. Only headers are read: `verify` reads everything."""
+    found_entries = []
     for folder in _folders(root):
         about = _read_description(folder)
         shards = [folder / name for name in sorted(_shard_names(folder))]
         if not shards:
             continue  # its first writer has not ended, or was killed
         classes, max_length = about.get("classes"), about.get("max_length")
-        found.append(
+        found_entries.append(
             Entry(
                 key=folder.name,
                 name=_name(about),
@@ -103,7 +103,7 @@ def entries(root: Path) -> list[Entry]:
                 last_used=datetime.fromtimestamp(_last_used(folder), UTC).isoformat(timespec="seconds"),
             )
         )
-    return found
+    return found_entries
 
 
 def verify(root: Path, advance: Callable[[int, int], None] = lambda done, total: None) -> list[Check]:
@@ -120,8 +120,8 @@ def verify(root: Path, advance: Callable[[int, int], None] = lambda done, total:
             _open_shard(file)
         except FileNotFoundError:
             continue  # pruned since the folder was listed
-        except Damaged as found:
-            damage = str(found)
+        except Damaged as error:
+            damage = str(error)
         except OSError as error:
             damage = f"it cannot be read: {error.strerror}"
         checks.append(Check(file.parent.name, _name(_read_description(file.parent)), file.name, size, damage))
@@ -182,7 +182,7 @@ def prune(
 
 
 def _litter(folder: Path) -> dict[Path, str]:
-    """What is of no use in an entry: each file, and what it is."""
+    """Yield the useless files of an entry, and what each is."""
     shards = map(folder.joinpath, sorted(_shard_names(folder)))
     return dict.fromkeys(_unfinished(folder), "leftover") | {
         shard: "damaged shard" for shard in shards if _is_damaged(shard)
@@ -205,7 +205,7 @@ def _remove_entry(folder: Path) -> int:
 
 
 def _folders(root: Path) -> list[Path]:
-    """The entries' folders, by key."""
+    """Return the folders of the entries, by key."""
     try:
         inside = list((root / FOLDER).iterdir())
     except (FileNotFoundError, NotADirectoryError):
@@ -222,7 +222,7 @@ def _count_rows(shard: Path) -> int:
 
 
 def _last_used(folder: Path) -> float:
-    """When an entry last served rows, seconds since 1970; one that was just removed counts as used now."""
+    """Return when an entry last served rows, in seconds since 1970; a removed one counts as used now."""
     for path in (folder / TEACHER, folder):
         with suppress(OSError):
             return path.stat().st_mtime

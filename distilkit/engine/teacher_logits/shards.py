@@ -52,7 +52,7 @@ class _Shard:
 
 
 def _open_shard(file: Path, classes: int | None = None) -> _Shard:
-    """A shard, mapped into memory once its checksum is verified.
+    """Map a shard into memory once its checksum is verified.
 
     Raises:
         Damaged: when it is not what was written.
@@ -85,7 +85,7 @@ class _Layout:
 
 
 def _read_layout(stream: BinaryIO) -> _Layout:
-    """Where things are in a safetensors file, which `safetensors` itself would copy into memory."""
+    """Read where things are in a safetensors file, which `safetensors` itself would copy into memory."""
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     length = int.from_bytes(stream.read(8), "little")
@@ -94,9 +94,9 @@ def _read_layout(stream: BinaryIO) -> _Layout:
         keys, logits = header["keys"], header["logits"]
         (rows, width), (same_rows, classes) = keys["shape"], logits["shape"]
         (first, first_end), (second, second_end) = keys["data_offsets"], logits["data_offsets"]
-        numbers = (rows, width, same_rows, classes, first, first_end, second, second_end)
+        sizes = (rows, width, same_rows, classes, first, first_end, second, second_end)
         fits = (
-            all(type(number) is int and number >= 0 for number in numbers)
+            all(type(size) is int and size >= 0 for size in sizes)
             and (keys["dtype"], logits["dtype"]) == ("U8", "F32")
             and width == KEY_BYTES
             and rows == same_rows > 0 < classes
@@ -112,7 +112,7 @@ def _read_layout(stream: BinaryIO) -> _Layout:
 
 
 def _is_damaged(file: Path) -> bool:
-    """Whether a shard may be thrown away. One that is gone, or that we may not read, is not ours to judge."""
+    """Return whether a shard may be thrown away; one that is gone or unreadable is left alone."""
     try:
         _open_shard(file)
     except Damaged:

@@ -53,9 +53,9 @@ REFUSALS = (*folder_run.REFUSALS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errn
 
 
 def cache_root() -> Path:
-    """The folder of all caches: `$DISTILKIT_CACHE`, else the user's cache folder."""
-    given = os.environ.get("DISTILKIT_CACHE")
-    return Path(given).expanduser() if given else user_cache_path("distilkit")
+    """Return the folder of all caches: `$DISTILKIT_CACHE`, else the user's cache folder."""
+    folder = os.environ.get("DISTILKIT_CACHE")
+    return Path(folder).expanduser() if folder else user_cache_path("distilkit")
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class LogitStore:
             Logits float32 `[N, C]`, NaN where nothing is stored, and whether it is, bool `[N]`.
         """
         rows = self._find_rows(as_keys(keys))
-        found = rows >= 0
+        is_stored = rows >= 0
         logits = np.full((len(rows), self.classes), np.nan, np.float32)
         order = np.argsort(rows, kind="stable")
         bounds = np.searchsorted(rows[order], self._starts)
@@ -128,10 +128,10 @@ class LogitStore:
         ):
             here = order[first:last]
             logits[here] = shard.logits[rows[here] - start]
-        if found.any():
+        if is_stored.any():
             with suppress(OSError):  # it only tells `prune` of the last use
                 os.utime(self.folder / TEACHER)
-        return logits, found
+        return logits, is_stored
 
     def add(self, keys: Sequence[bytes] | NDArray[Any], logits: NDArray[Any]) -> None:
         """Store the logits `[n, C]` of n rows, as a shard; rows that are stored already are left out.
@@ -141,12 +141,12 @@ class LogitStore:
         Raises:
             ValueError: on another shape, or numbers that are not finite.
         """
-        wanted, values = as_keys(keys), np.asarray(logits, np.float32)
-        if values.shape != (len(wanted), self.classes):
-            raise ValueError(f"logits {list(values.shape)} for {len(wanted)} rows, {self.classes} classes")
+        new_keys, values = as_keys(keys), np.asarray(logits, np.float32)
+        if values.shape != (len(new_keys), self.classes):
+            raise ValueError(f"logits {list(values.shape)} for {len(new_keys)} rows, {self.classes} classes")
         if not np.isfinite(values).all():
             raise ValueError("logits that are not finite cannot be stored")
-        distinct, first = np.unique(wanted, return_index=True)
+        distinct, first = np.unique(new_keys, return_index=True)
         new = self._find_rows(distinct) < 0
         if not new.any():
             return
@@ -176,14 +176,14 @@ class LogitStore:
             if lock:
                 lock.release()
 
-    def _find_rows(self, wanted: Keys) -> NDArray[np.int64]:
-        """Where the logits of each key are, -1 for nowhere, int64 `[N]`."""
-        rows = np.full(len(wanted), -1, np.int64)
+    def _find_rows(self, keys: Keys) -> NDArray[np.int64]:
+        """Return where the logits of each key are, -1 for nowhere, int64 `[N]`."""
+        rows = np.full(len(keys), -1, np.int64)
         for segment in self._segments:
             left = np.flatnonzero(rows < 0)
-            at = np.searchsorted(segment.keys, wanted[left])
+            at = np.searchsorted(segment.keys, keys[left])
             at[at == len(segment.keys)] = 0
-            hit = segment.keys[at] == wanted[left]
+            hit = segment.keys[at] == keys[left]
             rows[left[hit]] = segment.rows[at[hit]]
         return rows
 
@@ -264,7 +264,7 @@ def _unfinished(folder: Path) -> list[Path]:
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
-    """What teacher.json says; nothing, when it is missing or broken."""
+    """Read teacher.json; return an empty description when it is missing or broken."""
     try:
         about = json.loads((folder / TEACHER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
