@@ -10,7 +10,7 @@ class Reporter:
         """One finished fact, a line: what was loaded, what an epoch gave."""
 
     def note_all(self, messages: Iterable[str]) -> None:
-        """A note of each."""
+        """Print several messages."""
         for message in messages:
             self.note(message)
 
@@ -19,15 +19,17 @@ class Reporter:
 
 
 class NamedReporter(Reporter):
-    """Puts a name before what one of several students tells."""
+    """Put a name before the messages of one of several students."""
 
     def __init__(self, name: str, reporter: Reporter) -> None:
         self._name, self._reporter = name, reporter
 
     def note(self, message: str) -> None:
+        """Print a message after the name."""
         self._reporter.note(f"{self._name}: {message}")
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Show how far a task is, after the name."""
         self._reporter.advance(f"{self._name}: {task}", done, total, detail)
 
 

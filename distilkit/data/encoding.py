@@ -160,7 +160,7 @@ def encode(
 
 
 def check_length(max_length: int, tokenizer: Tokenizer, model: torch.nn.Module) -> None:
-    """Raises `UserError` when `max_length` is more than the model reads."""
+    """Raise `UserError` when `max_length` is more than the model reads."""
     limit = longest_input(tokenizer, model)
     if limit is not None and max_length > limit:
         raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")

@@ -163,13 +163,13 @@ def _odd_one(rows: list[int], cells: list[Any]) -> tuple[int, Any, str]:
 
 
 def check_is_text(column: pa.ChunkedArray, where: str) -> None:
-    """Raises `UserError` unless the values are texts, or missing."""
+    """Raise `UserError` unless the values are texts, or missing."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         raise UserError(f"{where}: it holds {column.type}, not text.")
 
 
 def check_texts(column: pa.ChunkedArray, where: str) -> None:
-    """Raises `UserError`, naming the row, unless every value is a text with something in it."""
+    """Raise `UserError`, naming the row, unless every value is a text with something in it."""
     check_is_text(column, where)
     seen = 0
     for chunk in column.chunks:  # one by one, so that a copy of all texts is never in memory

@@ -94,7 +94,7 @@ def scored_names(
 
 
 def check_order(models: Sequence[Sequence[str]], where: str) -> None:
-    """Raises `UserError` where models have the same classes in different orders, and labels are ids."""
+    """Raise `UserError` where models have the same classes in different orders, and labels are ids."""
     orders = {tuple(map(canonical, names)): names for names in models if not are_numbered(names)}
     for (source, names), (other_source, other_names) in combinations(orders.items(), 2):
         if set(source) == set(other_source):

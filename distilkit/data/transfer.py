@@ -121,9 +121,10 @@ def read_transfer(
             raise UserError(f"--transfer {where}: there is no row in it.")
         rows = rows.select_columns(columns)
         if rows.features != features:
-            # As `rows.cast` does, but that one shows a progress bar. The name of what it holds is given, as
-            # it would else be made of the file's date, and the file of rows has none any more.
-            rows = datasets.Dataset(rows.data.cast(schema), fingerprint=f"{rows._fingerprint}-text")
+            # `rows.cast` would show a progress bar. Without a fingerprint, datasets would make one from the
+            # date of the file of rows, which is removed already.
+            fingerprint = f"{rows._fingerprint}-text"  # there is no public name for it
+            rows = datasets.Dataset(rows.data.cast(schema), fingerprint=fingerprint)
         parts.append(rows)
         notes.append(f"transfer: {len(rows):,} rows of {Path(name).name}, without labels")
     return datasets.concatenate_datasets(parts), notes

@@ -58,7 +58,7 @@ def check_home(place: Path, option: str) -> None:
 
 @contextmanager
 def writing_folder(folder: Path, option: str, what: str, check: Callable[[], None]) -> Iterator[Path]:
-    """A folder to build in, which becomes `folder` when the block ends well and else disappears.
+    """Yield a folder to build in, which becomes `folder` when the block ends well and else disappears.
 
     Args:
         option: what names it on the command line.
@@ -169,7 +169,7 @@ def write_whole(file: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of `file` when the block ends well and else disappears."""
+    """Yield a file to write, which replaces `file` when the block ends well and else disappears."""
     beside = file.with_name(f".{file.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
         yield beside

@@ -120,7 +120,7 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
 
 @contextmanager
 def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
-    """A folder to build a run in, which becomes `output_dir` when the block ends well and else disappears.
+    """Yield a folder for a run, which becomes `output_dir` when the block ends well and else disappears.
 
     Raises:
         UserError: as `check_output_dir`, or when the disk refuses.

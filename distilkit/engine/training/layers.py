@@ -196,7 +196,7 @@ def _yielding_scores(model: Any) -> Iterator[None]:
     before = getattr(model.config, "_attn_implementation", None)
     with hushed():
         model.set_attn_implementation(SCORES)
-    if model.config._attn_implementation != SCORES:
+    if getattr(model.config, "_attn_implementation", None) != SCORES:
         raise UserError(
             f"the attention of a {type(model).__name__} does not show its scores. "
             "Use --method pkd or --method logits, or a BERT-like model."
