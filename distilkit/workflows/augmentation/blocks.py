@@ -32,7 +32,7 @@ class AlreadyThere(UserError):
     """The output is there, and it was not said that it may be replaced."""
 
 
-def _blocks(sides: list[list[str]]) -> list[Ints]:
+def split_into_blocks(sides: list[list[str]]) -> list[Ints]:
     """The numbers of the rows, in parts of about `BLOCK` words."""
     words = np.array([sum(len(text.split()) for text in row) for row in zip(*sides, strict=True)])
     return np.split(np.arange(len(words)), np.flatnonzero(np.diff(np.cumsum(words) // BLOCK)) + 1)
@@ -41,7 +41,7 @@ def _blocks(sides: list[list[str]]) -> list[Ints]:
 # What lies on the disk ------------------------------------------------------------------------------------
 
 
-def _check_output(config: AugmentConfig) -> None:
+def check_output(config: AugmentConfig) -> None:
     """Refuse early, before any work, an output that could not be written."""
     output = config.output
     try:
@@ -58,9 +58,9 @@ def _check_output(config: AugmentConfig) -> None:
         raise UserError(f"--output {output} cannot be used: {error.strerror}.") from None
 
 
-def _check_free(config: AugmentConfig) -> None:
+def check_not_locked(config: AugmentConfig) -> None:
     """Refuse early an output that another process is writing; one that begins meanwhile is found later."""
-    lock = _parts_of(config) / LOCK
+    lock = _parts_folder(config) / LOCK
     try:
         if lock.exists():
             with FileLock(lock, timeout=0):
@@ -68,10 +68,10 @@ def _check_free(config: AugmentConfig) -> None:
     except Timeout:
         raise _busy(config) from None
     except OSError:
-        pass  # `_parts` says what is wrong with the folder, if it is there by then
+        pass  # `open_parts_folder` says what is wrong with the folder, if it is there by then
 
 
-def _parts_of(config: AugmentConfig) -> Path:
+def _parts_folder(config: AugmentConfig) -> Path:
     return config.output.with_name(config.output.name + ".parts")
 
 
@@ -80,9 +80,9 @@ def _busy(config: AugmentConfig) -> Busy:
 
 
 @contextmanager
-def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
+def open_parts_folder(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
     """The folder of finished blocks, for this command alone; removed when the block ends well."""
-    folder = _parts_of(config)
+    folder = _parts_folder(config)
     try:
         if _holds_something(folder) and not (folder / IDENTITY).is_file():
             raise UserError(
@@ -93,7 +93,7 @@ def _parts(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator
             folder / LOCK, timeout=0
         ):  # the folder goes while it is held: nobody else has begun there
             try:
-                _check_output(config)  # another process may have written it since
+                check_output(config)  # another process may have written it since
                 known = _known_blocks(folder, identity, config.overwrite)
             except UserError:
                 if not _holds_something(folder):
@@ -153,7 +153,7 @@ def _differing(known: Path, identity: str) -> str:
     return f"another {', '.join(names)}" if names else "other things"
 
 
-def _finished(file: Path) -> pa.Table | None:
+def read_finished_block(file: Path) -> pa.Table | None:
     """A block that an earlier command made; `None` where there is none, or a damaged one."""
     try:
         return pq.read_table(file)
@@ -161,13 +161,13 @@ def _finished(file: Path) -> pa.Table | None:
         return None
 
 
-def _as_parquet(part: pa.Table) -> bytes:
+def parquet_bytes(part: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     pq.write_table(part, sink)
     return bytes(sink.getvalue())
 
 
-def _join(files: Sequence[Path], output: Path, schema: pa.Schema) -> None:
+def join_blocks(files: Sequence[Path], output: Path, schema: pa.Schema) -> None:
     """Write `output` of the blocks, a row group each; others see the old file or all of the new."""
     with run.replacing(output) as draft, pq.ParquetWriter(draft, schema) as writer:
         for file in files:

@@ -26,6 +26,7 @@ from distilkit.workflows.augmentation.masked_lm import MaskedLM, is_word
 from distilkit.workflows.augmentation.rules import (
     Candidates,
     Ints,
+    TangSettings,
     Variants,
     Words,
     in_turn,
@@ -46,11 +47,15 @@ METADATA, DROPPED = b"distilkit", b"dropped"
 Make = Callable[[Ints, Sequence[Sequence[int]]], Variants]
 
 
-def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> tuple[Make, dict[str, Any]]:
-    """The rule of Tang et al. for these texts, and what it depends on beside the config."""
+def tang_generator(
+    config: AugmentConfig, sides: list[list[str]], reporter: Reporter
+) -> tuple[Make, dict[str, Any]]:
+    """Return the generator of Tang et al. for these texts, and the tagger's version for the identity."""
     words = Words.of(chain(*sides), mask := str(config.mask_token))
     masked = words.vocabulary.index(mask)
     tags = tag_words(words, lambda done: reporter.advance("texts tagged", done, len(words)))
+
+    settings = TangSettings(config.p_mask or 0, config.p_pos or 0, config.p_ngram or 0, config.max_ngram or 1)
 
     def make(texts: Ints, seeds: Sequence[Sequence[int]]) -> Variants:
         return tang_variants(
@@ -59,20 +64,17 @@ def _tang(config: AugmentConfig, sides: list[list[str]], reporter: Reporter) -> 
             texts,
             seeds,
             variants=config.variants or 0,
-            p_mask=config.p_mask or 0,
-            p_pos=config.p_pos or 0,
-            p_ngram=config.p_ngram or 0,
-            max_ngram=config.max_ngram or 1,
+            settings=settings,
             mask=masked,
         )
 
     return make, {"tagger": f"textblob {version('textblob')}"}
 
 
-def _tinybert(
+def tinybert_generator(
     config: AugmentConfig, sides: list[list[str]], reporter: Reporter
 ) -> tuple[Make, dict[str, Any]]:
-    """TinyBERT's rule for these texts, and what it depends on beside the config."""
+    """Return TinyBERT's generator for these texts, and the fingerprints of its models for the identity."""
     words, top_k = Words.of(chain(*sides)), config.top_k or 0
     vocabulary, made_with = list(words.vocabulary), dict[str, Any]()
     lm, first_piece, near = None, len(vocabulary), np.ones(len(vocabulary), bool)
@@ -137,7 +139,7 @@ def _load_vectors(name: str) -> tuple[WordVectors, str]:
     return replace(vectors, vectors=vectors.vectors.to(default_device())), digest.hexdigest()
 
 
-class _Maker:
+class RowMaker:
     """Makes the rows of one block after the other, and knows all rows that there are already."""
 
     def __init__(

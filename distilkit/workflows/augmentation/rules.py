@@ -183,6 +183,16 @@ class _Copies:
         return found
 
 
+@dataclass(frozen=True)
+class TangSettings:
+    """The probabilities of Tang's rules, and `max_ngram`, the most words in a sampled n-gram."""
+
+    p_mask: float
+    p_pos: float
+    p_ngram: float
+    max_ngram: int
+
+
 def tang_variants(
     words: Words,
     tags: Tags,
@@ -190,35 +200,33 @@ def tang_variants(
     seeds: Sequence[Sequence[int]],
     *,
     variants: int,
-    p_mask: float,
-    p_pos: float,
-    p_ngram: float,
-    max_ngram: int,
+    settings: TangSettings,
     mask: int,
 ) -> Variants:
-    """Masking, replacement by part of speech and n-gram sampling (Tang et al. 2019, section 3.3).
+    """Mask words, replace them by part of speech and sample n-grams (Tang et al. 2019, section 3.3).
 
-    For each word a number X is drawn from [0, 1): X < p_mask masks it, p_mask <= X < p_mask + p_pos puts a
-    word of the same part of speech in its place. Then, with probability p_ngram, only n words in a row are
+    For each word a number X is drawn from [0, 1): X < p_mask masks it, p_mask <= X < p_mask + p_pos replaces
+    it with a word of the same part of speech. Then, with probability p_ngram, only n consecutive words are
     kept, n uniform in 1..max_ngram; a shorter text is kept whole.
 
     Args:
-        words: all texts of the split, from whose words replacements are drawn.
-        tags: of `words`.
-        texts: numbers of those to vary.
-        seeds: of each of `texts`.
-        mask: number of the word that masks.
+        words: all texts of the split; replacements are drawn from their words.
+        tags: the parts of speech of `words`.
+        texts: indices of the texts to vary, int64 `[N]`.
+        seeds: a seed for each of `texts`.
+        variants: new texts for each of `texts`.
+        mask: the word id that masks.
     """
     copies = _Copies.draw(words, texts, seeds, variants)
     chance, which = copies.by_word
-    masked = chance < p_mask
-    swapped = ~masked & (chance < p_mask + p_pos)
+    masked = chance < settings.p_mask
+    swapped = ~masked & (chance < settings.p_mask + settings.p_pos)
     old = words.ids[copies.places]
     ids = np.where(masked, mask, old)
     ids[swapped] = words.ids[tags.draw(copies.places[swapped], which[swapped])]
     cut, size, start = copies.by_copy
-    length = np.minimum(1 + (size * max_ngram).astype(np.int64), copies.lengths)
-    length = np.where(cut < p_ngram, length, copies.lengths)
+    length = np.minimum(1 + (size * settings.max_ngram).astype(np.int64), copies.lengths)
+    length = np.where(cut < settings.p_ngram, length, copies.lengths)
     first = (start * (copies.lengths - length + 1)).astype(np.int64)
     kept = (copies.inside >= first[copies.owner]) & (copies.inside < (first + length)[copies.owner])
     shown = [

@@ -22,21 +22,21 @@ from distilkit.data.text_data import TextData
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs import folder as run
 from distilkit.workflows.augmentation.blocks import (
-    _as_parquet,
-    _blocks,
-    _check_free,
-    _check_output,
-    _finished,
-    _join,
-    _parts,
+    check_not_locked,
+    check_output,
+    join_blocks,
+    open_parts_folder,
+    parquet_bytes,
+    read_finished_block,
+    split_into_blocks,
 )
 from distilkit.workflows.augmentation.generators import (
     DROPPED,
     METADATA,
     RULE,
-    _Maker,
-    _tang,
-    _tinybert,
+    RowMaker,
+    tang_generator,
+    tinybert_generator,
 )
 
 SCHEMA = "distilkit.augmentation/1"
@@ -76,29 +76,31 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     """
     started = time.perf_counter()
     config = resolve(config)
-    _check_output(config)
-    _check_free(config)
+    check_output(config)
+    check_not_locked(config)
     loaded = datasets.load_for_augmentation(config, config.max_train_samples)
     reporter.note_all(loaded.data.notes)
     sides = [list(column) for column in loaded.data.texts("train").take(loaded.rows).columns]
-    make, made_with = (_tang if config.rule == "tang" else _tinybert)(config, sides, reporter)
-    maker = _Maker(config, loaded.data, loaded.rows, sides, make)
-    identity = _identity(config, loaded.data, made_with)
+    make, made_with = (tang_generator if config.rule == "tang" else tinybert_generator)(
+        config, sides, reporter
+    )
+    maker = RowMaker(config, loaded.data, loaded.rows, sides, make)
+    identity = describe_origin(config, loaded.data, made_with)
     tally = _Tally()
-    with _parts(config, identity, reporter) as folder:
+    with open_parts_folder(config, identity, reporter) as folder:
         files = []
-        for number, block in enumerate(_blocks(sides)):
+        for number, block in enumerate(split_into_blocks(sides)):
             files.append(folder / f"{number:06}.parquet")
-            if (part := _finished(files[-1])) is None:
+            if (part := read_finished_block(files[-1])) is None:
                 begun = time.perf_counter()
                 part = maker.make(block)
-                run.write_whole(files[-1], _as_parquet(part))
+                run.write_whole(files[-1], parquet_bytes(part))
                 tally.add_made(len(part), time.perf_counter() - begun)
             else:
                 maker.remember(part)
             tally.add(part)
             reporter.advance("rows augmented", int(block[-1]) + 1, len(loaded.rows))
-        _join(files, config.output, maker.schema.with_metadata({METADATA: identity}))
+        join_blocks(files, config.output, maker.schema.with_metadata({METADATA: identity}))
     return Augmentation(
         path=config.output,
         dataset=config.data_name,
@@ -120,7 +122,7 @@ def name_of(config: AugmentConfig) -> str:
     """
     config = resolve(config)
     data = datasets.load_for_augmentation(config, config.max_train_samples).data
-    digest = sha256(_identity(config, data, {}).encode()).hexdigest()
+    digest = sha256(describe_origin(config, data, {}).encode()).hexdigest()
     return f"{config.data_name}-augmented-{digest[:8]}.parquet"
 
 
@@ -145,7 +147,7 @@ class _Tally:
         return round(self.made / self.seconds, 1) if self.seconds else None
 
 
-def _identity(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) -> str:
+def describe_origin(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) -> str:
     """All that the rows depend on, as JSON: the config, the texts, and tagger or models."""
     values = TypeAdapter(AugmentConfig).dump_python(config, mode="json")
     for name in ("output", "overwrite"):

@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from distilkit.errors import UserError
 from distilkit.workflows.augmentation.rules import (
     Candidates,
     Tags,
+    TangSettings,
     Variants,
     Words,
     in_turn,
@@ -31,7 +33,7 @@ TEXTS = [
     )
     for _ in range(400)
 ]
-TANG: dict[str, Any] = {"variants": 50, "p_mask": 0.1, "p_pos": 0.1, "p_ngram": 0.25, "max_ngram": 5}
+TANG = TangSettings(p_mask=0.1, p_pos=0.1, p_ngram=0.25, max_ngram=5)
 
 
 def split_of(texts: Sequence[str] = TEXTS) -> tuple[Words, Tags]:
@@ -46,7 +48,8 @@ def tang(texts: Sequence[str] = TEXTS, rows: Sequence[int] | None = None, **opti
     which = range(len(texts)) if rows is None else rows
     seeds = [(7, row) for row in which]
     mask = words.vocabulary.index("[M]")
-    return tang_variants(words, tags, np.array(which), seeds, mask=mask, **(TANG | options))
+    settings = replace(TANG, **options)
+    return tang_variants(words, tags, np.array(which), seeds, variants=50, settings=settings, mask=mask)
 
 
 def copies_of(texts: Sequence[str], variants: int) -> list[str]:
@@ -131,7 +134,10 @@ def test_what_is_made_of_a_text_does_not_depend_on_its_block() -> None:
 def test_every_text_has_a_stream_of_its_own() -> None:
     """Equal texts under equal numbers would be varied alike, and all but one copy dropped."""
     words, tags = split_of(["n1 n2 n3 v1 v2 n4"] * 2)
-    made = tang_variants(words, tags, np.array([0, 1]), [(7, 0), (7, 1)], mask=0, **TANG).words.texts()
+    seeds = [(7, 0), (7, 1)]
+    made = tang_variants(
+        words, tags, np.array([0, 1]), seeds, variants=50, settings=TANG, mask=0
+    ).words.texts()
     assert made[:50] != made[50:]
 
 

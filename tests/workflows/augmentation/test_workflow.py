@@ -235,13 +235,13 @@ def test_an_output_that_came_meanwhile_is_not_replaced(
 ) -> None:
     """Nobody said --overwrite."""
     config = AugmentConfig(dataset="sst2", data_dir=many, output=tmp_path / "new.parquet")
-    identity = workflow._identity
+    identity = workflow.describe_origin
 
     def late(*arguments: Any) -> str:
         config.output.write_text("another's")
         return identity(*arguments)
 
-    monkeypatch.setattr(workflow, "_identity", late)
+    monkeypatch.setattr(workflow, "describe_origin", late)
     with pytest.raises(UserError, match="is there already"):
         augment(config)
     assert (

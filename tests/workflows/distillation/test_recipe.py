@@ -13,7 +13,7 @@ from filelock import FileLock
 from distilkit import DistillConfig, DoctorConfig, UserError, distill, doctor
 from distilkit.config.fields import make_config, read_values
 from distilkit.runs.run import Run
-from distilkit.workflows.augmentation import blocks, generators
+from distilkit.workflows.augmentation import workflow as augmentation
 from distilkit.workflows.distillation.recipe import AUGMENTED, ENCODER_WORD_BUDGET, MIN_EPOCHS, Facts, choose
 from distilkit.workflows.distillation.workflow import distill_many
 
@@ -279,15 +279,15 @@ def test_text_that_another_process_made_meanwhile_is_not_made_again(
     (file,) = (tmp_path / "runs").glob("*.parquet")
     made = file.read_bytes()
     file.unlink()
-    tang = generators._tang
+    make_generator = augmentation.tang_generator
 
     def slow(*arguments: Any) -> Any:
-        found = tang(*arguments)
+        generator = make_generator(*arguments)
         file.write_bytes(made)  # by the other process
-        return found
+        return generator
 
-    monkeypatch.setattr(generators, "_tang", slow)
-    monkeypatch.setattr(blocks, "_join", lambda *_: pytest.fail("it was made again"))
+    monkeypatch.setattr(augmentation, "tang_generator", slow)
+    monkeypatch.setattr(augmentation, "join_blocks", lambda *_: pytest.fail("it was made again"))
     run = distill(config("second", seed=2))
     assert read_values(run.path / "config.yaml")["transfer"] == [str(file)]
     assert file.read_bytes() == made and [*(tmp_path / "runs").glob("*.parts")] == []
