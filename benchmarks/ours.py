@@ -15,7 +15,7 @@ from benchmarks.competitors import ALPHA, BATCH, Work
 from distilkit import DistillConfig, Run, distill, distill_many
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import predict_texts
-from distilkit.engine.training.losses import distillation_loss
+from distilkit.engine.training.losses import DistillationLoss
 from distilkit.hardware.precision import resolve_precision
 
 
@@ -39,8 +39,9 @@ def first_loss(work: Work, logits: Tensor) -> float:
     batch = work.collate(work.cut(BATCH).examples())["student"]
     labels = batch.pop("labels")
     with torch.no_grad():
-        found = work.fresh_student().cpu()(**batch).logits
-    return float(distillation_loss(found, labels, logits[:BATCH], ALPHA).total)
+        student_logits = work.fresh_student().cpu()(**batch).logits
+    targets = {"labels": labels, "teacher_logits": logits[:BATCH]}
+    return float(DistillationLoss(alpha=ALPHA)(student_logits, targets).total)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class Watch:
         self.seconds: list[float] = []  # of fifty steps alone, and of fifty under the profiler
 
     def over(self, fit: Any) -> Any:
-        """`fit`, or `fit_together`, watched."""
+        """Watch `fit`."""
 
         def watched(*arguments: Any, **options: Any) -> Iterator[Any]:
             started = 0.0
@@ -82,7 +82,7 @@ class Watch:
 def profiled(options: Options, run: Path, students: int, **settings: Any) -> dict[str, float]:
     """Shares of a step of so many students trained together; the teacher's logits are cached before."""
     watch = Watch()
-    before = fitting.fit, fitting.fit_together
+    before = fitting.fit
     with tempfile.TemporaryDirectory() as folder:
         configs = [
             student_config(
@@ -100,10 +100,10 @@ def profiled(options: Options, run: Path, students: int, **settings: Any) -> dic
             for number in range(students)
         ]
         try:
-            fitting.fit, fitting.fit_together = watch.over(before[0]), watch.over(before[1])
+            fitting.fit = watch.over(before)
             together(configs)
         finally:
-            fitting.fit, fitting.fit_together = before
+            fitting.fit = before
     return watch.shares()
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
+LAZY_MODULES = {
     "AugmentConfig": "config",
     "DistillConfig": "config",
     "DoctorConfig": "config",
@@ -70,9 +70,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Imported on first use (PEP 562): `distilkit --help` must not wait for torch.
-    if name not in _HOMES:
+    if name not in LAZY_MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{LAZY_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

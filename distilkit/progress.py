@@ -7,7 +7,7 @@ class Reporter:
     """Receives what a workflow has to tell while it runs. This one is silent; the CLI's draws on stderr."""
 
     def note(self, message: str) -> None:
-        """One finished fact, a line: what was loaded, what an epoch gave."""
+        """Print one line on a finished step: what was loaded, what an epoch gave."""
 
     def note_all(self, messages: Iterable[str]) -> None:
         """Print several messages."""
@@ -15,7 +15,7 @@ class Reporter:
             self.note(message)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """`done` of `total` units of `task` are finished. Called often, so it must be cheap."""
+        """Show that `done` of `total` units of `task` are finished. Called often, so it must be cheap."""
 
 
 class NamedReporter(Reporter):
@@ -25,11 +25,11 @@ class NamedReporter(Reporter):
         self._name, self._reporter = name, reporter
 
     def note(self, message: str) -> None:
-        """Print a message after the name."""
+        """Print one line on a finished step: what was loaded, what an epoch gave."""
         self._reporter.note(f"{self._name}: {message}")
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Show how far a task is, after the name."""
+        """Show that `done` of `total` units of `task` are finished. Called often, so it must be cheap."""
         self._reporter.advance(f"{self._name}: {task}", done, total, detail)
 
 

@@ -21,10 +21,10 @@ from distilkit.config import (
     FitConfig,
     ReportConfig,
     TrainConfig,
-    gates,
+    parse_gates,
     resolve,
 )
-from distilkit.config.fields import changed, dump_values, field_infos, make_config, read_values
+from distilkit.config.fields import dump_values, field_infos, make_config, read_values, replace_values
 from distilkit.errors import UserError
 from distilkit.workflows import reporting, training
 from distilkit.workflows.augmentation import workflow as augmentation
@@ -414,13 +414,13 @@ def test_a_config_is_frozen_so_that_what_is_saved_is_what_was_run() -> None:
     config = TrainConfig(dataset="sst2", output_dir="o")
     with pytest.raises(ValidationError, match="Instance is frozen"):
         config.seed = 1  # type: ignore[misc]
-    assert changed(config, seed=1).seed == 1 and config.seed == 42
+    assert replace_values(config, seed=1).seed == 1 and config.seed == 42
     with pytest.raises(UserError, match=r"--seed -1: .*greater than or equal to 0"):
-        changed(config, seed=-1)
+        replace_values(config, seed=-1)
 
 
 def test_gates_are_read_as_metric_and_threshold() -> None:
-    assert gates(("accuracy=0.85", "f1=1e-1"), "--fail-under") == (("accuracy", 0.85), ("f1", 0.1))
+    assert parse_gates(("accuracy=0.85", "f1=1e-1"), "--fail-under") == (("accuracy", 0.85), ("f1", 0.1))
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_gates_are_read_as_metric_and_threshold() -> None:
 )
 def test_a_gate_that_could_never_fail_or_never_hold_is_refused(gate: str) -> None:
     with pytest.raises(ValueError, match=f"--fail-under {gate}"):
-        gates((gate,), "--fail-under")
+        parse_gates((gate,), "--fail-under")
 
 
 def test_a_rule_has_its_own_defaults_and_pairs_fewer_variants() -> None:

@@ -58,7 +58,7 @@ def imports(module: str, *, at_import_time: bool = False) -> set[str]:
             for name in node.names:
                 inner = f"{source}.{name.name}"
                 if source == "distilkit" and name.name in distilkit.__all__:
-                    inner = f"distilkit.{distilkit._HOMES[name.name]}"  # what the lazy name stands for
+                    inner = f"distilkit.{distilkit.LAZY_MODULES[name.name]}"  # what the lazy name stands for
                 found.add(inner if inner in FILES else source)
     return {name for name in found if name in FILES}
 

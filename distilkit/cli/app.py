@@ -34,8 +34,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show_version: bool) -> None:
+    if show_version:
         typer.echo(f"distilkit {distilkit.__version__}")
         raise typer.Exit
 
@@ -125,8 +125,8 @@ def cache_path(config: "CacheConfig", output: Output) -> None:
     """Print the folder: $DISTILKIT_CACHE, else the user's cache folder."""
     from distilkit.workflows import caching
 
-    place = caching.locate(config)
-    output.result(place.document(), str(place.path))
+    folder = caching.locate(config)
+    output.result(folder.document(), str(folder.path))
 
 
 @command(cache, "CacheConfig", "list")
@@ -163,7 +163,7 @@ def _terminated(*_: object) -> None:
 
 
 def main() -> None:
-    """The console script: 0 done, 2 the user's mistake, 3 a missed gate, 130 or 143 stopped."""
+    """Run the console script: 0 done, 2 the user's mistake, 3 a missed gate, 130 or 143 stopped."""
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()

@@ -44,7 +44,7 @@ class LateCommand(TyperCommand):
     """
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """That of the whole command, which takes this one's place from here on."""
+        """Make the context of the whole command, which replaces this one from here on."""
         alone = typer.Typer(add_completion=False)
         alone.command()(self.callback.whole())  # type: ignore[union-attr]  # set by `command`
         return typer.main.get_command(alone).make_context(*arguments, **options)
@@ -73,8 +73,8 @@ def _with_options(run: Command, config_name: str) -> Callable[..., None]:
 
     def callback(ctx: typer.Context, **flags: Any) -> None:
         file, quiet, as_json = flags.pop("config"), flags.pop("quiet"), flags.pop("json")
-        given = {name: value for name, value in flags.items() if _was_typed(ctx, name)}
-        values = {**(read_values(file) if file else {}), **given}
+        typed = {name: value for name, value in flags.items() if _was_typed(ctx, name)}
+        values = {**(read_values(file) if file else {}), **typed}
         made = make_config(config_type, values, source=str(file) if file else "")
         run(made, Output(quiet=quiet, as_json=as_json))
 
@@ -101,7 +101,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
-    """The fields, in the order of their panels, as Typer parameters that default to "not typed"."""
+    """Return the fields, in the order of their panels, as Typer parameters that default to "not typed"."""
     arguments, options = [], []
     defaults = config_type.default_texts() if hasattr(config_type, "default_texts") else {}
     for name, field in field_infos(config_type).items():
@@ -129,12 +129,12 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
 
 
 def _typed(annotation: Any) -> tuple[Any, str | None]:
-    """What Typer is told of a field's type. Numbers and choices stay texts: the config class checks them."""
+    """Return the type for Typer. Numbers and choices stay texts: the config class checks them."""
     if get_origin(annotation) is tuple:
         return list[str], "<float>" if get_args(annotation)[0] is float else "<str>"
-    for number in (int, float):
-        if annotation in (number, number | None):
-            return str | None, f"<{number.__name__}>"
+    for number_type in (int, float):
+        if annotation in (number_type, number_type | None):
+            return str | None, f"<{number_type.__name__}>"
     for part in (annotation, *get_args(annotation)):
         if get_origin(part) is Literal:
             return str | None, f"<{'|'.join(get_args(part))}>"

@@ -30,7 +30,7 @@ class Output(Reporter):
                 os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
         self._progress: Progress | None = None
         self._bars: dict[str, Any] = {}
-        self._told: dict[str, float] = {}
+        self._last_printed: dict[str, float] = {}
 
     def __enter__(self) -> "Output":
         if not self.quiet and self._console.is_terminal:
@@ -56,10 +56,12 @@ class Output(Reporter):
             error("interrupted; no result was written")
 
     def note(self, message: str) -> None:
+        """Print a line on stderr."""
         if not self.quiet:
             self._console.print(message, markup=False)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Show progress: a bar on a terminal, plain lines when piped."""
         if self._progress:
             if task not in self._bars:
                 self._bars[task] = self._progress.add_task(task, total=total, detail=detail)
@@ -67,18 +69,18 @@ class Output(Reporter):
             if done >= total:
                 self._progress.remove_task(self._bars.pop(task))
         elif not self.quiet:
-            self._tell(task, done, total, detail)
+            self._print_progress(task, done, total, detail)
 
-    def _tell(self, task: str, done: int, total: int, detail: str) -> None:
-        last = self._told.setdefault(task, time.monotonic())
+    def _print_progress(self, task: str, done: int, total: int, detail: str) -> None:
+        last = self._last_printed.setdefault(task, time.monotonic())
         if done >= total:
-            del self._told[task]
+            del self._last_printed[task]
         elif time.monotonic() - last >= PLAIN_SECONDS:
-            self._told[task] = time.monotonic()
+            self._last_printed[task] = time.monotonic()
             self._console.print(f"{task}: {done:,}/{total:,} {detail}".rstrip(), markup=False)
 
     def result(self, document: Mapping[str, Any], shown: Table | str) -> None:
-        """The command's answer, on stdout: `document` with `--json`, else what is `shown` unless quiet."""
+        """Print the result on stdout: `document` with `--json`, else what is `shown` unless quiet."""
         if self.as_json:
             sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         elif not self.quiet:
@@ -88,5 +90,5 @@ class Output(Reporter):
 
 
 def error(message: str) -> None:
-    """One mistake of the user's, on stderr, without a traceback."""
+    """Print a mistake of the user's on stderr, without a traceback."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(message)}")

@@ -12,11 +12,11 @@ from distilkit.reports import summary
 if TYPE_CHECKING:  # help must not wait for pydantic and numpy
     from distilkit.reports.document import EvaluationDocument
 
-PAIRS = 6  # that are told under the table; the document has all of them
+PAIRS = 6  # that are summary under the table; the document has all of them
 
 
 def evaluation_table(document: "EvaluationDocument") -> Table:
-    """The models of an evaluation side by side, a row each, and what their differences are worth."""
+    """Tabulate the models of an evaluation, a row each, and say what their differences are worth."""
     rows = summary.pluralize(document.rows, "row")
     title = ", ".join([f"{document.dataset} {document.split}", rows, *summary.device_settings(document)])
     table = _titled(title)
@@ -43,7 +43,7 @@ def _short(value: float) -> str:
 
 
 def cache_table(document: Mapping[str, Any]) -> Table | str:
-    """What is stored, a row a teacher."""
+    """Tabulate what is stored, a row per teacher."""
     if not document["entries"]:
         return f"{document['path']}: nothing is stored yet"
     table = _titled(document["path"])
@@ -52,12 +52,12 @@ def cache_table(document: Mapping[str, Any]) -> Table | str:
         table.add_column(heading, justify="left" if heading == "key" else "right", no_wrap=True)
     for entry in document["entries"]:
         table.add_row(
-            _known(entry["name"]),
+            _shown(entry["name"]),
             entry["key"][:KEY_SHOWN],
             f"{entry['rows']:,}",
-            _known(entry["classes"] and len(entry["classes"])),
-            _known(entry["max_length"]),
-            _known(entry["precision"]),
+            _shown(entry["classes"] and len(entry["classes"])),
+            _shown(entry["max_length"]),
+            _shown(entry["precision"]),
             _short(entry["bytes"]),
             entry["last_used"][:10],
         )
@@ -65,7 +65,7 @@ def cache_table(document: Mapping[str, Any]) -> Table | str:
 
 
 def diagnosis_text(document: Mapping[str, Any]) -> str:
-    """What `doctor` found, some lines for each finding, and what the run would take."""
+    """Write what `doctor` found, some lines for each finding, and what the run would take."""
     rows = ", ".join(f"{split} {count:,}" for split, count in document["rows"].items())
     about = [f"{document['dataset']}: {rows} rows"]
     about += [f"teacher {name}" for name in document["teachers"]]
@@ -80,8 +80,8 @@ def diagnosis_text(document: Mapping[str, Any]) -> str:
     errors = sum(finding["severity"] == "error" for finding in document["findings"])
     warnings = len(document["findings"]) - errors
     counts = f"{summary.pluralize(errors, 'error')}, {summary.pluralize(warnings, 'warning')}"
-    told = counts if document["findings"] else "nothing found"
-    return "\n".join([*lines, f"{told}; checked: {', '.join(document['checked'])}"])
+    outcome = counts if document["findings"] else "nothing found"
+    return "\n".join([*lines, f"{outcome}; checked: {', '.join(document['checked'])}"])
 
 
 def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
@@ -98,16 +98,16 @@ def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
             f"estimate: {estimates['epochs']} epochs of {cost['rows']:,} rows: {cost['seconds']:,.0f} s each "
             f"({cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}; without validation)"
         )
-        needed, available = (memory[which] / 2**30 for which in ("bytes", "available"))
-        lines.append(f"estimate: memory {needed:.1f} GiB, of {available:.1f} on the {device}")
+        required, available = (memory[which] / 2**30 for which in ("bytes", "available"))
+        lines.append(f"estimate: memory {required:.1f} GiB, of {available:.1f} on the {device}")
     return lines
 
 
 def verification_text(document: Mapping[str, Any]) -> str:
-    """What `cache verify` found, a line for each damaged shard."""
+    """Write what `cache verify` found, a line for each damaged shard."""
     lines = [
-        f"{_known(one['name'])}  {one['key'][:KEY_SHOWN]}/{one['shard']}: {one['damage']}"
-        for one in document["damaged"]
+        f"{_shown(shard['name'])}  {shard['key'][:KEY_SHOWN]}/{shard['shard']}: {shard['damage']}"
+        for shard in document["damaged"]
     ]
     damaged = f"{len(lines):,} damaged" if lines else "all whole"
     shown = f"{document['path']}: {document['shards']:,} shards, {_short(document['bytes'])} bytes, {damaged}"
@@ -115,20 +115,21 @@ def verification_text(document: Mapping[str, Any]) -> str:
 
 
 def pruning_text(document: Mapping[str, Any]) -> str:
-    """What `cache prune` removed and what it left, a line each."""
+    """Write what `cache prune` removed and what it left, a line each."""
     lines = [
-        f"removed: {one['what']} of {_known(one['name'])}  {one['key'][:KEY_SHOWN]}, {one['bytes']:,} bytes"
-        for one in document["removed"]
+        f"removed: {entry['what']} of {_shown(entry['name'])}  {entry['key'][:KEY_SHOWN]}, "
+        f"{entry['bytes']:,} bytes"
+        for entry in document["removed"]
     ]
     lines += [
-        f"left alone: {_known(one['name'])}  {one['key'][:KEY_SHOWN]}, {one['reason']}"
-        for one in document["kept"]
+        f"left alone: {_shown(entry['name'])}  {entry['key'][:KEY_SHOWN]}, {entry['reason']}"
+        for entry in document["kept"]
     ]
     return "\n".join([*lines, f"{document['path']}: {document['bytes']:,} bytes freed"])
 
 
 def augmentation_text(document: Mapping[str, Any]) -> str:
-    """What `augment` wrote and dropped, a line each."""
+    """Write what `augment` wrote and dropped, a line each."""
     speed = document["rows_per_second"]
     made = f", {speed:,.0f} rows/s" if speed else ""
     lines = [f"{document['path']}: {document['rows']:,} rows made of {document['sources']:,}{made}"]
@@ -139,7 +140,7 @@ def augmentation_text(document: Mapping[str, Any]) -> str:
 
 
 def report_text(document: Mapping[str, Any]) -> str:
-    """Where the page is that `report` wrote, and what it is of."""
+    """Say where the page is that `report` wrote, and what it shows."""
     runs = summary.pluralize(len(document["runs"]), "run")
     pictures = sum(file.endswith(".svg") for file in document["pictures"])
     return f"{document['path']}: {runs}, {summary.pluralize(pictures, 'picture')}"
@@ -148,12 +149,12 @@ def report_text(document: Mapping[str, Any]) -> str:
 KEY_SHOWN = 12  # hex digits of a key: enough for `--key`
 
 
-def _known(value: object) -> str:
+def _shown(value: object) -> str:
     return "?" if value is None else str(value)
 
 
 def run_summary(run: Any) -> tuple[dict[str, Any], str]:
-    """A finished run as a JSON document and as a line."""
+    """Summarise a finished run as a JSON document and as a line."""
     metrics = run.metrics
     document = {"schema": "distilkit.run/1", "run": str(run.path), "loss": run.environment["loss"], **metrics}
     scores = "  ".join(f"{name} {value:.4f}" for name, value in metrics["validation"].items())

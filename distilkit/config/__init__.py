@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from distilkit.config.caching import CacheConfig, CachePruneConfig
     from distilkit.config.data import DataConfig, Precision, TextsConfig, resolve
     from distilkit.config.distillation import DistillConfig, DoctorConfig
-    from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, gates
+    from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, parse_gates
     from distilkit.config.fitting import FitConfig
     from distilkit.config.reporting import ReportConfig
-    from distilkit.config.student import OWN_LAYERS, Pooling
+    from distilkit.config.student import DEFAULT_LAYERS, Pooling
     from distilkit.config.training import TrainConfig
 
-_HOMES = {
+LAZY_MODULES = {
     "AugmentConfig": "augmentation",
     "CacheConfig": "caching",
     "CachePruneConfig": "caching",
@@ -30,20 +30,20 @@ _HOMES = {
     "FitConfig": "fitting",
     "GLUE_FILES": "evaluation",
     "LATENCIES": "evaluation",
-    "OWN_LAYERS": "student",
+    "DEFAULT_LAYERS": "student",
     "Pooling": "student",
     "Precision": "data",
     "ReportConfig": "reporting",
     "TextsConfig": "data",
     "TrainConfig": "training",
-    "gates": "evaluation",
+    "parse_gates": "evaluation",
     "resolve": "data",
 }
 __all__ = [
+    "DEFAULT_LAYERS",
     "FIDELITY",
     "GLUE_FILES",
     "LATENCIES",
-    "OWN_LAYERS",
     "AugmentConfig",
     "CacheConfig",
     "CachePruneConfig",
@@ -57,13 +57,13 @@ __all__ = [
     "ReportConfig",
     "TextsConfig",
     "TrainConfig",
-    "gates",
+    "parse_gates",
     "resolve",
 ]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use (PEP 562): each class takes some milliseconds, and a command has one.
-    if name not in _HOMES:
+    if name not in LAZY_MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{LAZY_MODULES[name]}"), name)

@@ -97,8 +97,9 @@ class AugmentConfig(TextsConfig):
         if self.output.suffix != ".parquet":
             raise ValueError(f"--output {self.output}: name a file that ends in .parquet")
         for rule, names in RULE_OPTIONS.items():
-            if rule != self.rule and (given := [name for name in names if getattr(self, name) is not None]):
-                raise ValueError(f"{flag(given[0])} is for --rule {rule}, not {self.rule}: leave it out")
+            misplaced = [name for name in names if getattr(self, name) is not None]
+            if rule != self.rule and misplaced:
+                raise ValueError(f"{flag(misplaced[0])} is for --rule {rule}, not {self.rule}: leave it out")
         if self.mask_token is not None and len(self.mask_token.split()) != 1:
             raise ValueError(f"--mask-token {self.mask_token!r}: it must be one word")
         p_mask = P_MASK if self.p_mask is None else self.p_mask
@@ -120,7 +121,7 @@ class AugmentConfig(TextsConfig):
         return self
 
     def dependent_defaults(self) -> dict[str, Any]:
-        """As `TextsConfig`."""
+        """Return what the options that are `None` stand for, given the others."""
         if self.rule == "tang":
             return {
                 "variants": 10 if self.is_pair else 20,

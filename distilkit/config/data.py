@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import model_validator
 
-from distilkit.config.fields import Config, changed, option
+from distilkit.config.fields import Config, option, replace_values
 
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -48,24 +48,24 @@ class TextsConfig(Config):
 
     @property
     def has_dataset(self) -> bool:
-        """Whether there is a dataset to read."""
+        """Return whether there is a dataset to read."""
         return self.dataset is not None or self.data_dir is not None
 
     @property
     def is_pair(self) -> bool:
-        """Whether an example is two texts."""
+        """Return whether an example is two texts."""
         return self.text_pair_column is not None or self.dataset == "mrpc"
 
     @property
     def data_name(self) -> str:
-        """What reports call the data: the dataset's name, else the folder's."""
+        """Return what reports call the data: the dataset's name, else the folder's."""
         if self.dataset:
             return self.dataset
         assert self.data_dir is not None
         return self.data_dir.resolve().name
 
     def dependent_defaults(self) -> dict[str, Any]:
-        """What the options that are `None` stand for, given the others."""
+        """Return what the options that are `None` stand for, given the others."""
         return {}
 
 
@@ -90,8 +90,8 @@ AnyTexts = TypeVar("AnyTexts", bound=TextsConfig)
 
 
 def resolve(config: AnyTexts) -> AnyTexts:
-    """`config` with every default that depends on other options written out."""
+    """Return `config` with every default that depends on other options filled in."""
     defaults = config.dependent_defaults()
-    return changed(
+    return replace_values(
         config, **{name: value for name, value in defaults.items() if getattr(config, name) is None}
     )

@@ -52,7 +52,7 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
     @model_validator(mode="before")
     @classmethod
     def _default_to_soft_loss_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """TinyBERT's second stage reads no labels (Jiao et al. 2020, equation 10), nor does the recipe."""
+        """Set alpha to 0 for TinyBERT's second stage (Jiao et al. 2020, equation 10) and for the recipe."""
         if values.get("method") in ("tinybert", "general") or values.get("recipe") == "auto":
             return {"alpha": 0.0} | values
         return values

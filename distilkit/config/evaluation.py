@@ -83,8 +83,8 @@ class EvaluateConfig(DataConfig):
     def _fits_together(self) -> "EvaluateConfig":
         if not (self.models or self.predictions or self.endpoint):
             raise ValueError("nothing to score: name a run or a model, or give --predictions or --endpoint")
-        gates(self.fail_under, "--fail-under")
-        gates(self.fail_over, "--fail-over")
+        parse_gates(self.fail_under, "--fail-under")
+        parse_gates(self.fail_over, "--fail-over")
         if self.glue_submission:
             if self.dataset not in GLUE_FILES:
                 raise ValueError(f"--glue-submission is for --dataset {' or '.join(GLUE_FILES)}")
@@ -102,8 +102,8 @@ class EvaluateConfig(DataConfig):
         return self
 
     @property
-    def asks_one_by_one(self) -> bool:
-        """Whether a request to an endpoint has a row's latency: it is one row, and none waits beside it."""
+    def sends_single_rows(self) -> bool:
+        """Return whether a request to an endpoint has a row's latency: one row, with no other waiting."""
         return self.endpoint_batch_size == self.concurrency == 1
 
 
@@ -122,32 +122,37 @@ FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
 SHARES = ({*HIGHER} - {"rows_per_second"}) | {"brier", "ece"}
 
 
-def gates(given: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], ...]:
-    """`("accuracy=0.85",)` as `(("accuracy", 0.85),)`. Raises `ValueError` naming the part that is wrong.
+def parse_gates(texts: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], ...]:
+    """Parse `("accuracy=0.85",)` as `(("accuracy", 0.85),)`.
 
     Args:
-        option_name: `--fail-under`, for figures of which more is better, or `--fail-over` for the others.
+        option_name: `--fail-under`, for metrics where higher is better, or `--fail-over` for the rest.
+
+    Raises:
+        ValueError: naming the part that is wrong.
     """
-    known, others, other = HIGHER, LOWER, "--fail-over"
-    if option_name == other:
-        known, others, other = LOWER, HIGHER, "--fail-under"
+    metrics, opposite_metrics, opposite_option = HIGHER, LOWER, "--fail-over"
+    if option_name == opposite_option:
+        metrics, opposite_metrics, opposite_option = LOWER, HIGHER, "--fail-under"
     parsed = []
-    for gate in given:
+    for gate in texts:
         metric, equals, value = gate.partition("=")
-        if metric in others:
-            raise ValueError(f"{option_name} {gate}: that would hold what is good. Use {other} {gate}")
-        if not equals or metric not in known:
-            close = difflib.get_close_matches(metric, known, n=1)
+        if metric in opposite_metrics:
+            raise ValueError(
+                f"{option_name} {gate}: that would fail good values. Use {opposite_option} {gate}"
+            )
+        if not equals or metric not in metrics:
+            close = difflib.get_close_matches(metric, metrics, n=1)
             near = f", such as {close[0]}=NUMBER" if close and close[0] != metric else ""
             raise ValueError(
-                f"{option_name} {gate}: write METRIC=VALUE{near}. The metrics are {', '.join(known)}"
+                f"{option_name} {gate}: write METRIC=VALUE{near}. The metrics are {', '.join(metrics)}"
             )
         try:
             threshold = float(value)
         except ValueError:
             raise ValueError(f"{option_name} {gate}: {value!r} is not a number; try {metric}=0.85") from None
         if not abs(threshold) < float("inf"):
-            raise ValueError(f"{option_name} {gate}: {value!r} is no threshold; try {metric}=0.85")
+            raise ValueError(f"{option_name} {gate}: {value!r} cannot be a threshold; try {metric}=0.85")
         if metric in SHARES and threshold >= 2:
             raise ValueError(f"{option_name} {gate}: {metric} is a share; try {metric}={threshold / 100:g}")
         parsed.append((metric, threshold))

@@ -68,7 +68,7 @@ def field_infos(config_type: type[Config]) -> dict[str, Any]:
     return dict(config_type.model_fields)
 
 
-def changed(config: AnyConfig, **values: Any) -> AnyConfig:
+def replace_values(config: AnyConfig, **values: Any) -> AnyConfig:
     """Return `config` with these values instead, checked again."""
     return type(config)(**(dict(config) | values))
 

@@ -51,11 +51,11 @@ class FitConfig(DataConfig):
 
     @classmethod
     def default_texts(cls) -> dict[str, str]:
-        """The defaults that depend on other options, in words for `--help`, by the name of the field."""
+        """Return the defaults that depend on other options, in words for `--help`, by field."""
         return {name: f"{value:g}" for name, value in FIT_DEFAULTS.items()}
 
     def dependent_defaults(self) -> dict[str, Any]:
-        """As `TextsConfig`."""
+        """Return what the options that are `None` stand for, given the others."""
         return FIT_DEFAULTS | {"max_length": 256 if self.dataset == "imdb" else 128}
 
 

@@ -14,7 +14,7 @@ Vocabulary = Literal["words", "teacher"]
 BILSTM_DEFAULTS: dict[str, Any] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
 ENCODER_DEFAULTS: dict[str, Any] = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
 BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling", "word_dropout")
-OWN_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
+DEFAULT_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 
 
 class StudentConfig(Config):
@@ -92,7 +92,7 @@ class StudentConfig(Config):
         defaults = BILSTM_DEFAULTS | {
             "vocabulary": "words" if reads_words else "teacher",
             "init": "random" if reads_words else "teacher",
-            "layers": OWN_LAYERS["bilstm"],
+            "layers": DEFAULT_LAYERS["bilstm"],
             "hidden_size": 300 if is_pair else 150,
             "dropout": 0.1,
             "pooling": "both",
@@ -108,4 +108,4 @@ class StudentConfig(Config):
         """Return what an encoder's options that are `None` stand for."""
         # A general student that starts from general weights would be no use.
         init = "random" if is_general else "pretrained"
-        return ENCODER_DEFAULTS | {"init": init, "layers": OWN_LAYERS.get(self.student)}
+        return ENCODER_DEFAULTS | {"init": init, "layers": DEFAULT_LAYERS.get(self.student)}

@@ -9,7 +9,7 @@ import datasets
 import numpy as np
 
 from distilkit.config import DistillConfig
-from distilkit.config.fields import changed
+from distilkit.config.fields import replace_values
 from distilkit.data.duplicates import content_keys
 from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines
 from distilkit.data.sampling import DATA_SEED, CorpusSize
@@ -54,7 +54,7 @@ def load(config: DistillConfig, *, labelled: bool, names: Sequence[str] | None) 
     unlabelled, notes = read_transfer(config, data.text_column, data.pair_column)
     validation = data.splits["validation"]
     if config.max_eval_samples is not None:  # the rows that are left out of the sample are for judging too
-        everything = changed(config, max_eval_samples=None)
+        everything = replace_values(config, max_eval_samples=None)
         whole = load_for_training(everything, None, train_labels=labelled, names=names, needs_train=labelled)
         validation = whole.splits["validation"]
     unlabelled, more = _without(unlabelled, validation, data)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from distilkit.config import DistillConfig, TrainConfig
-from distilkit.config.fields import changed, dump_values, make_config, read_values
+from distilkit.config.fields import dump_values, make_config, read_values, replace_values
 from distilkit.errors import UserError
 from distilkit.runs.folder import check_folder, write_text, writing_folder
 from distilkit.runs.records import Environment, EpochRecord, Record, RunMetrics
@@ -92,7 +92,7 @@ class Run:
 
 
 def is_run(path: Path) -> bool:
-    """Whether `path` looks like a run folder, complete or not."""
+    """Return whether `path` looks like a run folder, complete or not."""
     return (path / CONFIG).is_file() and (path / MODEL).is_dir()
 
 
@@ -133,7 +133,7 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
 def write_config(folder: Path, config: TrainConfig | DistillConfig) -> None:
     """Write the resolved `config`, from which `--config` repeats the run."""
     # Repeating a run must not replace it: --overwrite has to be typed each time.
-    write_text(folder / CONFIG, dump_values(changed(config, overwrite=False)))
+    write_text(folder / CONFIG, dump_values(replace_values(config, overwrite=False)))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -261,7 +261,7 @@ def test_the_config_of_a_run_is_what_it_was_made_with_but_does_not_ask_to_replac
     """Repeating a run from its config.yaml must not delete it."""
     config = Run.load(make_run(tmp_path / "run")).config
     assert isinstance(config, DistillConfig)
-    assert config == run_runs.changed(CONFIG, overwrite=False)
+    assert config == run_runs.replace_values(CONFIG, overwrite=False)
 
 
 def test_a_run_of_train_gives_a_train_config(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from distilkit.config.fields import changed
+from distilkit.config.fields import replace_values
 from distilkit.data import transfer
 from distilkit.data.encoding import Encoded, encode
 from distilkit.data.inputs import evenly, tokens
@@ -156,7 +156,7 @@ def _measure_rows_per_second(
     loss = DistillationLoss(alpha=config.alpha, alpha_end=config.alpha_end, temperature=config.temperature)
     job = Job(
         command="doctor",
-        config=changed(config, epochs=2),
+        config=replace_values(config, epochs=2),
         data=data,
         model=student.model,
         tokenizer=student.tokenizer,

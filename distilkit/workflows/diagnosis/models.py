@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from distilkit.config.fields import changed
+from distilkit.config.fields import replace_values
 from distilkit.data import checks
 from distilkit.data.encoding import Tokenizer, longest_input
 from distilkit.data.inputs import tokens
@@ -113,7 +113,7 @@ def _clamp_max_length(examination: Examination, readers: Sequence[Reader]) -> in
     shortest = min((limit for limit in limits if limit is not None), default=None)
     assert examination.config.max_length
     if shortest is not None and examination.config.max_length > shortest:
-        examination.config = changed(examination.config, max_length=shortest)
+        examination.config = replace_values(examination.config, max_length=shortest)
     return shortest
 
 
@@ -138,7 +138,7 @@ def check_teacher(examination: Examination, teacher: Classifier, data: TextData)
     if matched is None:
         return None
     class_order, by_name = matched
-    config = changed(examination.config, teacher=(who,), teacher_weight=())
+    config = replace_values(examination.config, teacher=(who,), teacher_weight=())
     precision, reporter = examination.precision, examination.reporter
 
     def make_ensemble(rows: TextData) -> TeacherEnsemble:

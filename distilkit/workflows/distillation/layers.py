@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 
 from distilkit.config import DistillConfig
-from distilkit.config.fields import changed
+from distilkit.config.fields import replace_values
 from distilkit.data.encoding import Encoded, Tokenizer, input_names
 from distilkit.engine.training.layer_losses import Layers, layer_map
 from distilkit.engine.training.layers import LayerMatchingLoss, LayerPair, PatientLoss, Projected, run_layers
@@ -110,7 +110,7 @@ def with_layers(job: Job, loss: DistillationLoss, pair: LayerPair, rows: Rows) -
     matching = LayerMatchingLoss(pair)
     first = replace(
         job,
-        config=changed(config, epochs=config.layer_epochs, learning_rate=config.layer_learning_rate),
+        config=replace_values(config, epochs=config.layer_epochs, learning_rate=config.layer_learning_rate),
         objective="layers",
         pair=pair,
         loss=matching,

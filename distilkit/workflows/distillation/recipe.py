@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from distilkit.config import OWN_LAYERS, AugmentConfig, DistillConfig, resolve
-from distilkit.config.fields import changed, flag
+from distilkit.config import DEFAULT_LAYERS, AugmentConfig, DistillConfig, resolve
+from distilkit.config.fields import flag, replace_values
 from distilkit.data import transfer
 from distilkit.data.sampling import CorpusSize
 from distilkit.data.sources import measure
@@ -87,7 +87,7 @@ def apply_recipe(config: DistillConfig, home: Path, reporter: Reporter) -> Disti
         reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.reason})")
     if values.get("transfer") == (AUGMENTED,):
         values["transfer"] = (str(_generate_texts(config, home, reporter)),)
-    return changed(config, recipe=None, **values)
+    return replace_values(config, recipe=None, **values)
 
 
 def apply_recipe_without_texts(config: DistillConfig) -> DistillConfig:
@@ -96,12 +96,14 @@ def apply_recipe_without_texts(config: DistillConfig) -> DistillConfig:
     if values.get("transfer") == (AUGMENTED,):
         del values["transfer"]
         values["transfer_ratio"] = None
-    return changed(config, recipe=None, **values)
+    return replace_values(config, recipe=None, **values)
 
 
 def drop_recipe(config: DistillConfig) -> DistillConfig:
     """Return `config` without its recipe, and without a ratio for text that only the recipe would add."""
-    return changed(config, recipe=None, transfer_ratio=config.transfer_ratio if config.transfer else None)
+    return replace_values(
+        config, recipe=None, transfer_ratio=config.transfer_ratio if config.transfer else None
+    )
 
 
 def choose(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
@@ -127,7 +129,7 @@ def _choose_for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
 
 def _choose_for_encoder(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
     row_budget = ENCODER_WORD_BUDGET[facts.device] / facts.words_per_row
-    layers = config.layers or OWN_LAYERS.get(config.student, 0)
+    layers = config.layers or DEFAULT_LAYERS.get(config.student, 0)
     if facts.teacher_type in COPYABLE_FROM.get(config.student, ()) and layers <= (facts.teacher_layers or 0):
         yield Choice(
             "init", "teacher", f"{layers} of its {facts.teacher_layers} layers, which know the task already"
@@ -219,7 +221,7 @@ def _generate_texts(config: DistillConfig, home: Path, reporter: Reporter) -> Pa
     is_waiting = False
     while not output.exists():
         try:
-            augmentation = augment(changed(draft, output=output), reporter)
+            augmentation = augment(replace_values(draft, output=output), reporter)
         except Busy:  # perhaps another seed of this student
             if not is_waiting:
                 reporter.note(f"augment: another process is making {output}; waiting for it")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from distilkit.config import FIDELITY, LATENCIES, EvaluateConfig, gates
+from distilkit.config import FIDELITY, LATENCIES, EvaluateConfig, parse_gates
 from distilkit.data.checks import class_counts
 from distilkit.data.text_data import TextData
 from distilkit.errors import GateMissed, UserError
@@ -30,8 +30,8 @@ def _requested_thresholds(
     config: EvaluateConfig,
 ) -> list[tuple[Literal["fail_under", "fail_over"], str, float]]:
     thresholds: list[tuple[Literal["fail_under", "fail_over"], str, float]] = []
-    thresholds += [("fail_under", *gate) for gate in gates(config.fail_under, "--fail-under")]
-    thresholds += [("fail_over", *gate) for gate in gates(config.fail_over, "--fail-over")]
+    thresholds += [("fail_under", *gate) for gate in parse_gates(config.fail_under, "--fail-under")]
+    thresholds += [("fail_over", *gate) for gate in parse_gates(config.fail_over, "--fail-over")]
     return thresholds
 
 
@@ -86,7 +86,7 @@ def _expected_figures(
         return defined_metrics(
             rows_per_class, answers.confidence is not None, answers.probabilities is not None
         )
-    latencies = set(LATENCIES) if config.asks_one_by_one else set()
+    latencies = set(LATENCIES) if config.sends_single_rows else set()
     return defined_metrics(rows_per_class, True, len(rows_per_class) == 2) | {"rows_per_second"} | latencies
 
 

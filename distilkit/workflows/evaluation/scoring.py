@@ -194,7 +194,7 @@ def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: R
     predictions = predicted(answers.labels, answers.scores, data.names, f"--endpoint {url}")
     _note_low_scores(predictions, len(data.names), f"--endpoint {url}", reporter)
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(answers.seconds, (50, 95, 99)))
-    latency = Latency(p50, p95, p99, len(answers.seconds)) if config.asks_one_by_one else None
+    latency = Latency(p50, p95, p99, len(answers.seconds)) if config.sends_single_rows else None
     cost = Cost(rows_per_second=len(labels) / seconds(), latency=latency)
     return ModelScores(url, "endpoint", _make_answers(predictions, labels, len(data.names)), cost)
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 from transformers import PreTrainedModel
 
 from distilkit.config import DistillConfig, FitConfig, TrainConfig
-from distilkit.config.fields import changed
+from distilkit.config.fields import replace_values
 from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.data.text_data import TextData
 from distilkit.engine.training.layers import LayerPair
@@ -80,7 +80,7 @@ def clamp_max_length(
     limits = [limit for reader in readers if (limit := longest_input(*reader)) is not None]
     if requested.max_length is not None or min(limits, default=resolved.max_length) >= resolved.max_length:
         return resolved
-    return changed(resolved, max_length=min(limits))
+    return replace_values(resolved, max_length=min(limits))
 
 
 def encode_split(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distilkit.config import DistillConfig
-from distilkit.config.fields import changed
+from distilkit.config.fields import replace_values
 from distilkit.data.encoding import Encoded
 from distilkit.engine.inference.logits import predict_logits
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
@@ -83,7 +83,7 @@ class RunRecorder:
         self._reporter.note(f"data: {job.data.name}, {sizes}")
         self._reporter.note(job.formula)
         self._draft = self._stack.enter_context(run.writing(config.output_dir, config.overwrite))
-        run.write_config(self._draft, changed(config, precision=job.precision))
+        run.write_config(self._draft, replace_values(config, precision=job.precision))
 
     def validate(self) -> dict[str, float]:
         """Score the model on the validation rows."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, UserError, distill
-from distilkit.config.fields import changed, field_infos
+from distilkit.config.fields import field_infos, replace_values
 from distilkit.models.loading import fingerprint
 from distilkit.runs import folder as runs
 from distilkit.runs.run import Run, writing
@@ -288,7 +288,7 @@ def test_students_of_other_data_or_models_are_refused_by_the_name_of_what_differ
     values = {name: OTHERS[name]}
     if name == "student":
         values |= dict.fromkeys(("hidden_size", "embedding_size", "dropout"))
-    second = changed(first, output_dir=tmp_path / "b", **values)
+    second = replace_values(first, output_dir=tmp_path / "b", **values)
     for configs in ([first, second], [second, first]):
         with pytest.raises(UserError, match="share --"):
             distill_many(configs)
@@ -302,7 +302,7 @@ def test_two_students_of_one_folder_are_refused(config: Make, tmp_path: Path) ->
     """The second would replace the first, or fail after all the work."""
     for second in (tmp_path / "a", tmp_path / "x" / ".." / "a"):
         with pytest.raises(UserError, match="for two students"):
-            distill_many([config("a"), changed(config("a", seed=2), output_dir=second)])
+            distill_many([config("a"), replace_values(config("a", seed=2), output_dir=second)])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -353,7 +353,7 @@ def test_one_student_that_diverges_lets_the_others_finish(
     with pytest.raises(UserError, match=r"b: .*finite"):
         distill_many(configs)
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "c"]
-    alone = distill(changed(configs[0], output_dir=tmp_path / "alone"))
+    alone = distill(replace_values(configs[0], output_dir=tmp_path / "alone"))
     assert weights(Run.load(tmp_path / "runs" / "a")) == weights(alone)
 
 
