@@ -64,4 +64,5 @@ bench: install ## Measure against other tools, some 25 minutes on 2 cores; write
 	$(BENCH).reviews --rows 5000
 	$(BENCH).growth --rows 4096
 	$(BENCH).step_profile
+	$(BENCH).levers
 	$(BENCH).report

@@ -116,6 +116,12 @@ def machine() -> dict[str, Any]:
     }
 
 
+def cpu_flags() -> set[str]:
+    """Return the features of the CPU as Linux names them; none elsewhere."""
+    lines = (line for line in _lines("/proc/cpuinfo") if line.startswith("flags"))
+    return set(next(lines, "").partition(":")[2].split())
+
+
 def _lines(file: str) -> list[str]:
     try:
         return Path(file).read_text().splitlines()

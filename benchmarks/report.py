@@ -21,6 +21,7 @@ ORDER = (
     "reviews",
     "growth",
     "step_profile",
+    "levers",
 )
 COLUMNS = ("what", "other", "ours", "other's figure", "unit", "ratio (min-max)", "target", "reached")
 
