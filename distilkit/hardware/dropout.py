@@ -6,25 +6,25 @@ import torch
 from torch import Tensor, nn
 
 
-def draw(number: int, generator: torch.Generator) -> Tensor:
-    """Random numbers, int16 `[number]`, uniform, on the device of the generator."""
-    random = torch.empty(-(-number // 4), dtype=torch.int64, device=generator.device)
+def draw(count: int, generator: torch.Generator) -> Tensor:
+    """Draw random integers, int16 `[count]`, uniform, on the device of the generator."""
+    random = torch.empty(-(-count // 4), dtype=torch.int64, device=generator.device)
     random.random_(-(2**63), None, generator=generator)
-    return random.view(torch.int16)[:number]
+    return random.view(torch.int16)[:count]
 
 
 def drop(values: Tensor, dropped: int, random: Tensor) -> Tensor:
-    """`values`, of which `dropped` in 2^16 are zero and the others scaled, so that the mean stays.
+    """Zero `dropped` in 2^16 of `values` and scale the rest, so that the mean stays.
 
     Args:
         random: of `draw`, in the shape of `values`: small ones drop.
     """
-    kept = random >= dropped - 2**15
-    return values * kept.to(values.dtype).mul_(2**16 / (2**16 - dropped))
+    mask = random >= dropped - 2**15
+    return values * mask.to(values.dtype).mul_(2**16 / (2**16 - dropped))
 
 
 def leave_out(vectors: Tensor, probability: float, random: Tensor) -> Tensor:
-    """`vectors` `[..., width]`, of which some are zero as a whole; the others are as they were.
+    """Zero some of `vectors` `[..., width]` as a whole; the rest stay as they are.
 
     Args:
         probability: in steps of 2^-16.
@@ -49,21 +49,21 @@ class Dropout(nn.Module):
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def forward(self, values: Tensor) -> Tensor:
-        """`values`, some of them zero, in training; as they are otherwise."""
+        """Drop some of `values` in training; return them unchanged in eval mode."""
         if not self.training or not self.dropped:
             return values
         return drop(values, self.dropped, self.draw(values.numel(), values.device).view(values.shape))
 
-    def draw(self, number: int, device: torch.device) -> Tensor:
-        """The module's next random numbers, int16 `[number]`."""
+    def draw(self, count: int, device: torch.device) -> Tensor:
+        """Draw the module's next random integers, int16 `[count]`."""
         if device not in self._generators:
             self._generators[device] = torch.Generator(device).manual_seed(self.seed)
-        return draw(number, self._generators[device])
+        return draw(count, self._generators[device])
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Dropout":
-        """The same numbers from the start: generators cannot be copied."""
-        other = Dropout.__new__(Dropout)
-        nn.Module.__init__(other)
-        other.dropped, other.seed, other.training = self.dropped, self.seed, self.training
-        other._generators = {}
-        return other
+        """Copy the module without its generators: the copy draws the same sequence from its start."""
+        copied = Dropout.__new__(Dropout)
+        nn.Module.__init__(copied)
+        copied.dropped, copied.seed, copied.training = self.dropped, self.seed, self.training
+        copied._generators = {}
+        return copied

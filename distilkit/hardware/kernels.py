@@ -64,7 +64,7 @@ class FastDropout(TorchFunctionMode):
         return drop(values, dropped, draw(values.numel(), self.generator).view(values.shape))
 
     def _attend(self, call: "_Attention") -> Tensor:
-        """As torch's on a CPU, which no fast kernel serves, but in the format of its inputs throughout."""
+        """Attend as torch does on a CPU, where no fast kernel covers dropout, in the format of the inputs."""
         scale = call.query.shape[-1] ** -0.5 if call.scale is None else call.scale
         scores, mask = (call.query * scale) @ call.key.transpose(-1, -2), call.attn_mask
         if mask is not None and mask.dtype == torch.bool:
@@ -76,13 +76,13 @@ class FastDropout(TorchFunctionMode):
 
 
 def fast_dropout(model: nn.Module, device: torch.device) -> AbstractContextManager[Any]:
-    """What training steps on a CPU run forward in; nothing where there is no dropout of torch's.
+    """Return the context for forward passes of training on a CPU; a null context without torch's dropout.
 
-    Nor where a backward pass computes layers again, which has to drop the same values.
+    Null too where the backward pass computes layers again, which has to drop the same values.
     """
-    known = any(isinstance(module, nn.Dropout) for module in model.modules())
-    again = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-    return FastDropout() if device.type == "cpu" and known and not again else nullcontext()
+    has_dropout = any(isinstance(module, nn.Dropout) for module in model.modules())
+    recomputes = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    return FastDropout() if device.type == "cpu" and has_dropout and not recomputes else nullcontext()
 
 
 class _Attention(NamedTuple):
@@ -99,13 +99,13 @@ class _Attention(NamedTuple):
 
     @property
     def has_only_dropout(self) -> bool:
-        """Whether dropout, on a CPU, is all that there is beside a mask."""
+        """Return whether, on a CPU, the call has dropout and at most a mask."""
         on_cpu = self.query.device.type == "cpu"
         return on_cpu and self.dropout_p > 0 and not (self.is_causal or self.enable_gqa)
 
     @property
     def is_short(self) -> bool:
-        """Whether `packed_attention` answers the same, in less time."""
+        """Return whether `packed_attention` gives the same result in less time."""
         rows, length = self.query.shape[0], self.query.shape[-2]
         return (
             self.query.device.type == "cpu"
@@ -128,13 +128,13 @@ def _is_plain_bf16(values: Tensor, weight: Tensor, bias: Tensor | None = None) -
         and values.device.type == "cpu"
         and values.numel() > 0
         and type(weight) is type(bias) is nn.Parameter
-        and _has_bf16_linear()
+        and has_bf16_linear()
     )
 
 
 @cache
-def _has_bf16_linear() -> bool:
-    """Whether this torch, on this CPU, has the private operation that is used here."""
+def has_bf16_linear() -> bool:
+    """Check whether this torch, on this CPU, has the private operation that `FastKernels` calls."""
     ops: Any = torch.ops.mkldnn
     return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
 
@@ -142,7 +142,7 @@ def _has_bf16_linear() -> bool:
 def packed_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, scale: float | None = None
 ) -> Tensor:
-    """`scaled_dot_product_attention` over rows shorter than 32, several of them computed as one.
+    """Compute `scaled_dot_product_attention` over rows shorter than 32, several of them as one.
 
     The time that a row takes on a CPU hardly depends on how short it is, and doubles where the number of keys
     is no multiple of 16. So `32 // length` rows after one another, which in memory are a longer row, read the
@@ -170,12 +170,12 @@ def packed_attention(
         if mask.dtype == torch.bool:
             mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
         shown = shown.view(1, group, length, KEYS).repeat(groups, 1, 1, 1)
-        own = mask[:inside].expand(-1, -1, length, -1).reshape(groups, group, length, length)
-        for place in range(group):
-            shown[:, place, :, place * length : (place + 1) * length] = own[:, place]
+        row_masks = mask[:inside].expand(-1, -1, length, -1).reshape(groups, group, length, length)
+        for row in range(group):
+            shown[:, row, :, row * length : (row + 1) * length] = row_masks[:, row]
         shown = shown.view(groups, 1, group * length, KEYS)
-    found = scaled_dot_product_attention(queries, keys, values, attn_mask=shown, scale=scale)
-    found = found.transpose(1, 2).reshape(inside, length, heads, width)
+    outputs = scaled_dot_product_attention(queries, keys, values, attn_mask=shown, scale=scale)
+    outputs = outputs.transpose(1, 2).reshape(inside, length, heads, width)
     if inside < rows:
         rest = scaled_dot_product_attention(
             query[inside:],
@@ -184,14 +184,14 @@ def packed_attention(
             attn_mask=None if mask is None else mask[inside:],
             scale=scale,
         )
-        found = torch.cat([found, rest.transpose(1, 2)])
-    return found.transpose(1, 2)
+        outputs = torch.cat([outputs, rest.transpose(1, 2)])
+    return outputs.transpose(1, 2)
 
 
 @cache
 def _blocks(length: int, dtype: torch.dtype) -> Tensor:
-    """What hides from the queries of as many rows as fit into 32 keys the keys of all rows but their own."""
+    """Return the mask that shows each query only its own row's keys, for the rows that fit into 32 keys."""
     with torch.inference_mode(False):
         queries = torch.arange(KEYS // length * length)[:, None]
-        other = queries // length != torch.arange(KEYS) // length
-        return torch.zeros(other.shape, dtype=dtype).masked_fill_(other, float("-inf"))
+        hidden = queries // length != torch.arange(KEYS) // length
+        return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf"))

@@ -16,14 +16,14 @@ from distilkit.errors import UserError
 CGROUP = Path("/sys/fs/cgroup")
 
 
-LOOKS = 0.005  # seconds between two looks
+POLL_SECONDS = 0.005  # between two readings of the resident memory
 
 
 _TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def peak(device: torch.device) -> int:
-    """The most bytes that this process has held on the device so far."""
+    """Return the most bytes that this process has used on the device so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
@@ -32,7 +32,7 @@ def peak(device: torch.device) -> int:
 
 @contextmanager
 def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
-    """Within, a function that says how many bytes were in use at most so far.
+    """Yield a function that returns how many bytes were in use at most so far.
 
     On CUDA what torch has allocated on the device; on a CPU the resident memory of the process.
     """
@@ -45,7 +45,7 @@ def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
 
     def look() -> None:
         nonlocal highest
-        while not stop.wait(LOOKS):
+        while not stop.wait(POLL_SECONDS):
             highest = max(highest, process.memory_info().rss)
 
     watcher = threading.Thread(target=look, daemon=True)
@@ -58,27 +58,27 @@ def peak_within(device: torch.device) -> Iterator[Callable[[], int]]:
 
 
 def trim_heap() -> None:
-    """Return to the system what the C library keeps of freed memory, where it can be told to (glibc).
+    """Return to the system what the C library keeps of freed memory (glibc only).
 
-    Activations of ever other sizes leave gaps, and what is held grows with every size that there was.
+    Activations of ever new sizes leave gaps, and the resident memory grows with every new size.
     """
     if _TRIM is not None:
         _TRIM(0)
 
 
 def available(device: torch.device) -> int:
-    """Bytes on the device that this process holds or could have; on a CPU within the limit of a container."""
+    """Return the device bytes that this process uses or could use; on a CPU within a container's limit."""
     if device.type == "cuda":
         unused, _ = torch.cuda.mem_get_info(device)
         return unused + torch.cuda.memory_reserved(device)
-    held: int = psutil.Process().memory_info().rss
+    resident: int = psutil.Process().memory_info().rss
     free: int = psutil.virtual_memory().available
     left = container_left(CGROUP)
-    return held + (free if left is None else min(free, left))
+    return resident + (free if left is None else min(free, left))
 
 
 def container_left(folder: Path) -> int | None:
-    """Bytes that a container (control group, version 2) leaves unused; `None` where there is no limit.
+    """Return the bytes that a container (control group, version 2) leaves unused; `None` without a limit.
 
     What files it has read fill is counted as unused: the system gives it back when it is asked for.
     """

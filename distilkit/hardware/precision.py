@@ -16,18 +16,18 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def default_device() -> torch.device:
-    """CUDA where there is one, and which Accelerate chooses; else the CPU, also where there is MPS."""
-    device: torch.device = PartialState(cpu=_has_mps_alone()).device
+    """Return the CUDA device that Accelerate chooses; without CUDA the CPU, even where there is MPS."""
+    device: torch.device = PartialState(cpu=has_only_mps()).device
     return device
 
 
-def _has_mps_alone() -> bool:
-    # Only there: told of a CPU, Accelerate would look for other processes in the environment.
+def has_only_mps() -> bool:
+    # Only with MPS: with `cpu=True`, Accelerate would look for other processes in the environment.
     return torch.backends.mps.is_available() and not torch.cuda.is_available()
 
 
 def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
-    """`auto` becomes the format the device is fast in; anything else stays.
+    """Replace `auto` by the format the device is fast in; keep anything else.
 
     bf16 on CUDA of compute capability 8.0 and on CPUs with AMX or AVX512_BF16, fp16 on older CUDA, else fp32.
 
@@ -55,7 +55,7 @@ def _cpu_has_bf16() -> bool:
 
 
 def autocast(device: torch.device, precision: Resolved) -> AbstractContextManager[Any]:
-    """The context in which a forward pass runs in `precision`."""
+    """Return the context in which a forward pass runs in `precision`."""
     if precision == "fp32":
         return nullcontext()
     return torch.autocast(device.type, DTYPES[precision])

@@ -5,11 +5,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import GradientAccumulationPlugin
 
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved, _has_mps_alone
+from distilkit.hardware.precision import Resolved, has_only_mps
 
 
 def make_accelerator(precision: Resolved) -> Accelerator:
-    """An Accelerator for one run. Of the formats it is told of fp16 alone, for its scaler.
+    """Make the Accelerator of a run. Its mixed precision is set only for fp16, to get the gradient scaler.
 
     The loop and the predictions enter `autocast` themselves: Accelerate would build it into the model.
 
@@ -18,7 +18,7 @@ def make_accelerator(precision: Resolved) -> Accelerator:
     """
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=_has_mps_alone(),
+        cpu=has_only_mps(),
         mixed_precision="fp16" if precision == "fp16" else "no",
         # The loop weighs a step's batches itself; an environment variable of `accelerate launch` must not
         # divide them once more.

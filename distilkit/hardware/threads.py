@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 def prefetch(items: Iterable[Item], spare_core: Executor) -> Iterator[Item]:
-    """The items, of which `spare_core` makes the next while the caller has one."""
+    """Yield the items; `spare_core` makes the next while the caller works on the current."""
     iterator, end = iter(items), object()
     upcoming: Any = spare_core.submit(next, iterator, end)
     while (item := upcoming.result()) is not end:
@@ -22,13 +22,13 @@ def prefetch(items: Iterable[Item], spare_core: Executor) -> Iterator[Item]:
 
 @cache
 def make_spare_core() -> ThreadPoolExecutor:
-    """A thread that computes on one core, beside the caller's."""
+    """Return the thread that computes on a second core while the caller's computes on the first."""
     return ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,))
 
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """What runs within uses one core, and computes the same numbers as in a lane."""
+    """Use a single core within, which computes the same bits as in a lane."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -41,14 +41,14 @@ def single_threaded() -> Iterator[None]:
 def training_threads(bilstm: Any) -> Iterator[Executor | None]:
     """Train a BiLSTM within it on one thread, with a spare core, where there is one, for side work."""
     spare_core = make_spare_core() if torch.get_num_threads() > 1 else None
-    bilstm.base_model.spare_core_used = spare_core is not None
+    bilstm.base_model.uses_spare_core = spare_core is not None
     with single_threaded():
         yield spare_core
 
 
 @contextmanager
 def using_threads(threads: int | None) -> Iterator[int]:
-    """Within, torch computes on so many cores; it yields how many that are."""
+    """Let torch compute on `threads` cores within; yield their count."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:

@@ -145,10 +145,10 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
     and nothing needs to be packed (packed sequences keep the CPU from its bf16 kernels). A text without
     tokens is read as one of padding.
 
-    With `spare_core_used`, training on a CPU computes the two directions on a core each.
+    With `uses_spare_core`, training on a CPU computes the two directions on a core each.
     """
 
-    spare_core_used = False
+    uses_spare_core = False
 
     def __init__(self, config: BiLSTMConfig) -> None:
         super().__init__(config)
@@ -206,7 +206,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         self, reads: tuple[Read, Read], states: Tensor, ahead: nn.Module, back: nn.Module
     ) -> tuple[Tensor, Tensor]:
         weights = (*ahead.parameters(), *back.parameters())
-        if self.spare_core_used and torch.is_grad_enabled() and states.device.type == "cpu":
+        if self.uses_spare_core and torch.is_grad_enabled() and states.device.type == "cpu":
             apply: Any = _AtOnce.apply
             both: tuple[Tensor, Tensor] = apply(reads, states, *weights)
             return both

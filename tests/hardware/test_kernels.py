@@ -171,7 +171,7 @@ def test_a_model_with_a_bias_of_positions_answers_as_ever(monkeypatch: pytest.Mo
     assert not shapes and torch.equal(found, expected)
 
 
-needs_bf16 = pytest.mark.skipif(not kernels._has_bf16_linear(), reason="a CPU without bf16")
+needs_bf16 = pytest.mark.skipif(not kernels.has_bf16_linear(), reason="a CPU without bf16")
 
 
 @needs_bf16

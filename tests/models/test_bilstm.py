@@ -391,10 +391,10 @@ def test_two_directions_at_once_train_to_the_same_bits(
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     gradients = []
-    for spare_core_used in (False, True):
+    for uses_spare_core in (False, True):
         model = small(num_layers=layers, dropout=0.3, pooling=pooling, word_dropout=0.2).train()
         model.encoder.embeddings.weight.requires_grad_(not frozen)
-        model.encoder.spare_core_used = spare_core_used
+        model.encoder.uses_spare_core = uses_spare_core
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(**padded(sentences(lengths), 6)).logits
         logits.float().square().sum().backward()

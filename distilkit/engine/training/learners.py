@@ -132,7 +132,7 @@ class ModelLearner:
     def step(self, batches: Sequence[Batch], progress: float) -> Losses:
         """Take one step, its batches weighted by their rows: cutting a step differently changes nothing."""
         step_rows = self.count_rows(batches)
-        self._optimizer.read(*[batch["input_ids"] for batch in batches])
+        self._optimizer.activate(*[batch["input_ids"] for batch in batches])
         parts = []
         for batch in batches:
             share = len(batch["input_ids"]) / step_rows

@@ -30,7 +30,7 @@ class SparseRowAdamW(torch.optim.AdamW):
 
     and these add up to `m / sqrt(v)` times a number that is the same for all rows last read in step s
     (Loshchilov and Hutter 2019, algorithm 2, summed over steps; `eps` is let fade with `v`, by which alone
-    parameters differ from dense AdamW's). Call `read` before the forward passes of a training step, and
+    parameters differ from dense AdamW's). Call `activate` before the forward passes of a training step, and
     `flush`, which does it for all rows, before parameters are used for anything else.
 
     In between, the table itself is not up to date: its module looks words up among the rows that were read,
@@ -42,7 +42,7 @@ class SparseRowAdamW(torch.optim.AdamW):
             weights no other module reads.
         lr: learning rate; a schedule may change it between steps.
         fused: for the dense parameters.
-        aside: runs the dense parameters' update beside that of the tables.
+        spare_core: runs the update of the dense parameters while the caller updates the tables.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class SparseRowAdamW(torch.optim.AdamW):
         spare_core: Executor | None = None,
     ) -> None:
         super().__init__(groups, lr=lr, betas=BETAS, eps=EPS, fused=fused)
-        self._aside = spare_core
+        self._spare_core = spare_core
         self._tables = [RowCache(self, table) for table in tables]
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters whose gradients a step reads, to clip them."""
         trained = [parameter for group in self.param_groups for parameter in group["params"]]
-        return trained + [table.held.weight for table in self._tables if table.held]
+        return trained + [table.active_rows.weight for table in self._tables if table.active_rows]
 
     @torch.no_grad()
-    def read(self, *ids: Tensor) -> None:
+    def activate(self, *ids: Tensor) -> None:
         """Bring the rows of every table that the next step reads up to date.
 
         Args:
@@ -76,13 +76,13 @@ class SparseRowAdamW(torch.optim.AdamW):
         if self._tables:
             rows = torch.cat([some.flatten() for some in ids]).unique()
             for table in self._tables:
-                table.read(rows)
+                table.activate(rows)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step on every parameter that has a gradient."""
+        """Take a step on every parameter that has a gradient."""
         assert closure is None
-        dense = self._aside.submit(super().step) if self._aside else None
+        dense = self._spare_core.submit(super().step) if self._spare_core else None
         if dense is None:
             super().step()
         for table in self._tables:
@@ -97,27 +97,27 @@ class SparseRowAdamW(torch.optim.AdamW):
             table.flush()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As AdamW's; also of the rows that have been read."""
+        """Clear the gradients, those of the active rows too."""
         super().zero_grad(set_to_none)
         for table in self._tables:
-            if table.held:
-                table.held.weight.grad = None
+            if table.active_rows:
+                table.active_rows.weight.grad = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As AdamW's, for parameters that are as of the same step; what has been read is read again."""
+        """Load the state for parameters of the same step; active rows are discarded, not written back."""
         for table in self._tables:
-            table.drop()
+            table.discard()
         super().load_state_dict(state_dict)
 
 
 def can_be_table(module: nn.Module) -> bool:
-    """Whether `SparseRowAdamW` can take `module` as a table: a plain embedding in training."""
+    """Check whether `SparseRowAdamW` can take `module` as a table: a plain embedding in training."""
     return (
         type(module) is nn.Embedding
         and module.weight.requires_grad
         and module.max_norm is None
         and not module.scale_grad_by_freq
-        and "forward" not in vars(module)  # somebody else's
+        and "forward" not in vars(module)  # replaced by a hook of another library
     )
 
 
@@ -129,106 +129,106 @@ class RowCache:
 
     def __init__(self, optimizer: SparseRowAdamW, module: nn.Embedding) -> None:
         self.optimizer, self.module, self.weight = optimizer, module, module.weight
-        self.number = next(
-            number
-            for number, group in enumerate(optimizer.param_groups)
+        self.group_index = next(
+            index
+            for index, group in enumerate(optimizer.param_groups)
             if any(module.weight is parameter for parameter in group["params"])
         )
-        self.held: _Rows | None = None
-        self.place = torch.full((len(self.weight),), -1)  # of a row among those held
-        self.both: Tensor | None = None
+        self.active_rows: ActiveRows | None = None
+        self.slots = torch.full((len(self.weight),), -1)  # of a table's row among the active ones, or -1
+        self.stacked_moments: Tensor | None = None
         self._start(0)
         b1, b2 = self.group["betas"]
-        self.fade = (b1 / b2**0.5) ** torch.arange(WINDOW, 0, -1, dtype=torch.float64)
+        self.momentum_decays = (b1 / b2**0.5) ** torch.arange(WINDOW, 0, -1, dtype=torch.float64)
 
     @property
     def group(self) -> dict[str, Any]:
-        return self.optimizer.param_groups[self.number]  # load_state_dict replaces the dicts
+        return self.optimizer.param_groups[self.group_index]  # load_state_dict replaces the dicts
 
     @property
     def moments(self) -> Tensor:
-        """Both moments of each row, `[2, rows, width]`, of which the optimizer's state are views."""
+        """Return both moments of each row, `[2, rows, width]`, of which the optimizer's state are views."""
         state = self.optimizer.state[self.weight]
         if not state:
             state["step"] = torch.zeros(())
             state["exp_avg"] = state["exp_avg_sq"] = torch.zeros_like(self.weight)
-        if self.both is None or state["exp_avg"].data_ptr() != self.both.data_ptr():
+        if self.stacked_moments is None or state["exp_avg"].data_ptr() != self.stacked_moments.data_ptr():
             # New, or loaded: then every row is as of the step that was saved.
-            self.both = torch.stack([state["exp_avg"], state["exp_avg_sq"]])
-            state["exp_avg"], state["exp_avg_sq"] = self.both.unbind()
+            self.stacked_moments = torch.stack([state["exp_avg"], state["exp_avg_sq"]])
+            state["exp_avg"], state["exp_avg_sq"] = self.stacked_moments.unbind()
             self._start(int(state["step"]))
-        return self.both
+        return self.stacked_moments
 
     def _start(self, step: int) -> None:
-        """All rows are up to date with `step`."""
-        self.now = step
-        self.last = torch.full((len(self.weight),), step)
+        """Start counting at `step`, with which all rows are up to date."""
+        self.current_step = step
+        self.last_steps = torch.full((len(self.weight),), step)
         # Of step s, counted from `start`: `missed[s]` sums lr_j * decay of the moments / shrink[j] over the
         # steps j since then, `shrink[s]` multiplies (1 - lr_j * weight_decay) over the steps up to s.
-        self.start = step
+        self.first_step = step
         self.missed = torch.zeros(1024, dtype=torch.float64)
         self.shrink = torch.ones(1024, dtype=torch.float64)
 
-    def read(self, rows: Tensor) -> None:
-        """Hold distinct ascending `rows`, up to date; until `let_go` the module finds no others."""
-        if self.held and self.held.weight.grad is not None:
-            raise RuntimeError("a step reads once: give `read` the ids of all its batches")
-        self.let_go()
-        self.held = self._caught_up(rows)
-        self.held.weight.requires_grad_()
-        self.place[rows] = torch.arange(len(rows))
+    def activate(self, rows: Tensor) -> None:
+        """Make distinct ascending `rows` active, up to date; until `write_back` the module sees only them."""
+        if self.active_rows and self.active_rows.weight.grad is not None:
+            raise RuntimeError("a step activates rows once: give `activate` the ids of all its batches")
+        self.write_back()
+        self.active_rows = self._copy_up_to_date(rows)
+        self.active_rows.weight.requires_grad_()
+        self.slots[rows] = torch.arange(len(rows))
         self.module.forward = self._look_up  # type: ignore[method-assign, assignment]
 
     def _look_up(self, ids: Tensor) -> Tensor:
-        assert self.held
+        assert self.active_rows
         padding = self.module.padding_idx
         if padding is not None:
-            place = int(self.place[padding])
-            padding = place if place >= 0 else None
-        return embedding(self.place[ids], self.held.weight, padding)
+            slot = int(self.slots[padding])
+            padding = slot if slot >= 0 else None
+        return embedding(self.slots[ids], self.active_rows.weight, padding)
 
-    def let_go(self) -> None:
-        """Write the rows held to the table. Interrupted, it can be done again."""
-        if self.held:
-            rows, moments = self.held.rows, self.moments
-            self.weight.detach().index_copy_(0, rows, self.held.weight.detach())
-            moments.index_copy_(1, rows, self.held.moments)
-            self.last[rows] = self.now
-            self.drop()
+    def write_back(self) -> None:
+        """Write the active rows to the table. Interrupted, it can be repeated."""
+        if self.active_rows:
+            rows, moments = self.active_rows.rows, self.moments
+            self.weight.detach().index_copy_(0, rows, self.active_rows.weight.detach())
+            moments.index_copy_(1, rows, self.active_rows.moments)
+            self.last_steps[rows] = self.current_step
+            self.discard()
 
-    def drop(self) -> None:
-        """Forget the rows held, which leaves the table as it is."""
-        if self.held:
-            self.place[self.held.rows] = -1
+    def discard(self) -> None:
+        """Forget the active rows, which leaves the table as it is."""
+        if self.active_rows:
+            self.slots[self.active_rows.rows] = -1
             vars(self.module).pop("forward", None)
-            self.held = None
+            self.active_rows = None
 
     def step(self) -> None:
-        """AdamW on the rows held, and a note of what all others miss by it."""
+        """Update the active rows by AdamW, and record what the remaining rows miss."""
         if self.weight.grad is not None:
             raise RuntimeError("a table's weights were read by another module than its own")
-        moments, held = self.moments, self.held
+        moments, active = self.moments, self.active_rows
         factor = 1 - self.group["lr"] * self.group["weight_decay"]
-        if factor < 0.5 or self.shrink[self.now - self.start] < 1e-100:
+        if factor < 0.5 or self.shrink[self.current_step - self.first_step] < 1e-100:
             # What is left of a weight is too little to be divided by: all rows take this step at once.
             everywhere = torch.zeros_like(self.weight)
-            if held and held.weight.grad is not None:
-                everywhere.index_copy_(0, held.rows, held.weight.grad)
+            if active and active.weight.grad is not None:
+                everywhere.index_copy_(0, active.rows, active.weight.grad)
             self.flush()
             self._adamw(self.weight.detach(), everywhere, moments)
-            self._start(self.now)
-        elif held and held.weight.grad is not None:
-            self._adamw(held.weight.detach(), held.weight.grad, held.moments)
-            self.let_go()
-            self._note()
+            self._start(self.current_step)
+        elif active and active.weight.grad is not None:
+            self._adamw(active.weight.detach(), active.weight.grad, active.moments)
+            self.write_back()
+            self._record_missed_step()
         else:
-            self.let_go()  # as of before the step: these rows miss it too
-            self.now += 1
+            self.write_back()  # as of before the step: these rows miss it too
+            self.current_step += 1
             self.optimizer.state[self.weight]["step"] += 1
-            self._note()
+            self._record_missed_step()
 
     def _adamw(self, weight: Tensor, gradient: Tensor, moments: Tensor) -> None:
-        """The next step on rows that are up to date, in place; their number in the state goes up."""
+        """Take the next step, in place, on rows that are up to date; the state counts it."""
         (b1, b2), group = self.group["betas"], self.group
         adamw(
             [weight],
@@ -246,53 +246,56 @@ class RowCache:
             eps=group["eps"],
             maximize=False,
         )
-        self.now += 1
+        self.current_step += 1
 
-    def _note(self) -> None:
-        """What the step just taken did to rows that took no part in it."""
+    def _record_missed_step(self) -> None:
+        """Record what the step just taken would have done to rows that took no part in it."""
         (b1, b2), learning_rate = self.group["betas"], self.group["lr"]
-        place = self.now - self.start
-        if place >= len(self.missed):
+        age = self.current_step - self.first_step
+        if age >= len(self.missed):
             self.missed = torch.cat([self.missed, torch.zeros_like(self.missed)])
             self.shrink = torch.cat([self.shrink, torch.ones_like(self.shrink)])
-        self.shrink[place] = self.shrink[place - 1] * (1 - learning_rate * self.group["weight_decay"])
-        rate = learning_rate * (1 - b2**self.now) ** 0.5 / (1 - b1**self.now)
-        recent = min(place, WINDOW)
-        missed = self.missed[place - recent : place]
-        missed.add_(self.fade[WINDOW - recent :], alpha=rate / float(self.shrink[place]))
+        self.shrink[age] = self.shrink[age - 1] * (1 - learning_rate * self.group["weight_decay"])
+        rate = learning_rate * (1 - b2**self.current_step) ** 0.5 / (1 - b1**self.current_step)
+        recent = min(age, WINDOW)
+        missed = self.missed[age - recent : age]
+        missed.add_(self.momentum_decays[WINDOW - recent :], alpha=rate / float(self.shrink[age]))
 
     def flush(self) -> None:
         """Bring all rows up to date."""
-        self.let_go()
-        rows = (self.last < self.now).nonzero()[:, 0]
+        self.write_back()
+        rows = (self.last_steps < self.current_step).nonzero()[:, 0]
         if len(rows):
-            self.read(rows)
-            self.let_go()
+            self.activate(rows)
+            self.write_back()
 
-    def _caught_up(self, rows: Tensor) -> "_Rows":
-        """Copies of `rows`, with what they missed up to and including this step."""
+    def _copy_up_to_date(self, rows: Tensor) -> "ActiveRows":
+        """Copy `rows`, with what they missed up to and including this step."""
         (b1, b2), eps = self.group["betas"], self.group["eps"]
         weight = self.weight.detach().index_select(0, rows)
         moments = self.moments.index_select(1, rows)
-        if self.now:
-            last = self.last[rows]
-            age = (self.now - last).double()
-            shrink, moved = self.shrink[last - self.start].reciprocal_(), self.missed[last - self.start]
+        if self.current_step:
+            last = self.last_steps[rows]
+            age = (self.current_step - last).double()
+            shrink, moved = (
+                self.shrink[last - self.first_step].reciprocal_(),
+                self.missed[last - self.first_step],
+            )
             # eps stands beside sqrt(v / (1 - b2^j)), of which `moved` has the second part for every j: what
             # is left of it here is that of the first missed step, which moves a row most.
             rest = (1 - b2 ** (last + 1).double()).sqrt_().mul_(eps)
-            factors = torch.stack([shrink, moved]).mul_(self.shrink[self.now - self.start])
+            factors = torch.stack([shrink, moved]).mul_(self.shrink[self.current_step - self.first_step])
             factors = torch.cat([factors, torch.stack([rest, b1**age, b2**age])]).to(weight.dtype)
             shrink, moved, rest, fade1, fade2 = factors[:, :, None]
             mean, square = moments
             weight.mul_(shrink).sub_(mean / square.sqrt().add_(rest) * moved)
             mean.mul_(fade1)
             square.mul_(fade2)
-        return _Rows(rows, weight, moments)
+        return ActiveRows(rows, weight, moments)
 
 
 @dataclass
-class _Rows:
+class ActiveRows:
     """Copies of some rows of a table: weights `[n, width]`, moments `[2, n, width]`."""
 
     rows: Tensor

@@ -86,7 +86,7 @@ def backward(net: Net, batch: Tensor, step: int) -> None:
 
 def step_of_rows(net: Net, optimizer: SparseRowAdamW, batch: Tensor, number: int) -> None:
     """A whole step of one batch."""
-    optimizer.read(batch)
+    optimizer.activate(batch)
     backward(net, batch, number)
     optimizer.step()
     optimizer.zero_grad()
@@ -117,7 +117,7 @@ def train_rows(setting: Setting, steps: Sequence[Step]) -> Iterator[tuple[int, N
         group["eps"] = setting.eps
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, len(steps)))
     for number, batches in enumerate(steps):
-        optimizer.read(*batches)
+        optimizer.activate(*batches)
         for batch in batches:
             backward(net, batch, number)
         if setting.max_norm:
@@ -196,7 +196,7 @@ def test_the_real_eps_holds_back_rows_whose_gradients_are_tiny_as_dense_adamw_do
         ids = torch.tensor([1 if step < 2 else 2])
         for module, one in ((table, optimizer), (twin, dense)):
             if module is table:
-                optimizer.read(ids)
+                optimizer.activate(ids)
             (module(ids).sum() * 1e-9).backward()
             one.step()
             one.zero_grad()
@@ -213,7 +213,7 @@ def test_a_step_reads_the_rows_that_dense_adamw_would_read() -> None:
         if number % 40 == 39:
             dense, _ = train_dense_until(setting, steps, number + 1)
             ids = torch.arange(0, ROWS, 3)
-            optimizer.read(ids)
+            optimizer.activate(ids)
             torch.testing.assert_close(net.words(ids), dense.words(ids), atol=1e-12, rtol=1e-12)
 
 
@@ -240,7 +240,7 @@ def test_settling_in_the_middle_changes_nothing_about_the_end() -> None:
             optimizer.flush()
             before = net.words.weight.detach().clone()
             optimizer.flush()
-            optimizer.read(torch.arange(ROWS))
+            optimizer.activate(torch.arange(ROWS))
             torch.testing.assert_close(net.words.weight.detach(), before, atol=1e-15, rtol=1e-15)
     optimizer.flush()
     torch.testing.assert_close(net.words.weight, once.words.weight, atol=1e-12, rtol=1e-12)
@@ -285,7 +285,7 @@ def test_all_tables_are_kept_up_to_date() -> None:
     random = torch.Generator().manual_seed(0)
     for _ in range(100):
         ids = torch.randint(9, (2,), generator=random)
-        optimizer.read(ids)
+        optimizer.activate(ids)
         for two, one in ((ours, optimizer), (theirs, dense)):
             sum((table(ids) - 1).pow(4).sum() for table in two).backward()  # type: ignore[union-attr]
             one.step()
@@ -317,7 +317,7 @@ def test_the_rest_of_the_model_is_adamws_to_the_bit_whether_fused_or_not(fused: 
     net, twin = Net(setting), Net(setting)
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2, fused=fused)
     dense = torch.optim.AdamW(decay_groups(twin, setting), lr=1e-2, fused=fused)
-    optimizer.read(batch)
+    optimizer.activate(batch)
     for one, module in ((optimizer, net), (dense, twin)):
         backward(module, batch, 0)
         one.step()
@@ -364,7 +364,7 @@ def test_a_step_touches_only_the_rows_that_it_read() -> None:
     ids = torch.tensor([[3, 7, 7], [11, 3, 20]])
     wanted = {3, 7, 11, 20}
     with touched(net.words.weight) as by_reading:
-        optimizer.read(ids)
+        optimizer.activate(ids)
     assert by_reading[0] <= wanted
     with touched(net.words.weight, state["exp_avg"], state["exp_avg_sq"]) as by_step:
         backward(net, ids, 21)
@@ -393,7 +393,7 @@ def test_a_step_never_makes_a_tensor_of_the_tables_size() -> None:
 
     def step() -> None:
         ids = torch.tensor([[1, 2, 3], [4, 5, 49_999]])
-        optimizer.read(ids)
+        optimizer.activate(ids)
         out(table(ids)).square().sum().backward()
         torch.nn.utils.clip_grad_norm_(optimizer.trained_parameters(), 1.0)
         optimizer.step()
@@ -416,7 +416,7 @@ def test_the_gradients_of_a_table_are_clipped_with_the_others_repeats_added_up()
     net, twin = Net(setting), Net(setting)
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     batches = torch.tensor([[5, 5, 6]]), torch.tensor([[5, 1, 6]])
-    optimizer.read(*batches)
+    optimizer.activate(*batches)
     for batch in batches:
         backward(net, batch, 0)
         backward(twin, batch, 0)
@@ -437,13 +437,13 @@ def test_reading_again_before_the_step_is_refused() -> None:
     net = Net(setting)
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     batch = torch.tensor([[5, 5, 6]])
-    optimizer.read(torch.tensor([[1, 2]]))
-    optimizer.read(batch)
+    optimizer.activate(torch.tensor([[1, 2]]))
+    optimizer.activate(batch)
     backward(net, batch, 0)
     with pytest.raises(RuntimeError, match="all its batches"):
-        optimizer.read(batch)
+        optimizer.activate(batch)
     optimizer.step()
-    optimizer.read(batch)
+    optimizer.activate(batch)
 
 
 def test_a_word_that_the_step_did_not_read_cannot_be_looked_up() -> None:
@@ -451,7 +451,7 @@ def test_a_word_that_the_step_did_not_read_cannot_be_looked_up() -> None:
     setting = Setting()
     net = Net(setting)
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
-    optimizer.read(torch.tensor([[1, 2]]))
+    optimizer.activate(torch.tensor([[1, 2]]))
     with pytest.raises(IndexError):
         net(torch.tensor([[1, 3]]))
     optimizer.flush()
@@ -463,7 +463,7 @@ def test_a_settled_module_is_as_it_was_and_can_be_copied() -> None:
     setting = Setting()
     net = Net(setting)
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
-    optimizer.read(torch.tensor([[1, 2]]))
+    optimizer.activate(torch.tensor([[1, 2]]))
     assert "forward" in vars(net.words)
     optimizer.flush()
     assert "forward" not in vars(net.words)
@@ -494,7 +494,7 @@ def test_a_second_core_changes_no_bit() -> None:
                 decay_groups(net, setting), [net.words], lr=1e-2, fused=True, spare_core=executor
             )
             for number, batches in enumerate(random_steps(20)):
-                optimizer.read(*batches)
+                optimizer.activate(*batches)
                 backward(net, batches[0], number)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -521,7 +521,7 @@ def test_a_weight_decay_that_leaves_nothing_of_a_weight_is_dense_adamws_too(
             group["eps"] = setting.eps
     for number, (batch,) in enumerate(random_steps(40)):
         if gradients or number % 3:
-            rows.read(batch)
+            rows.activate(batch)
             backward(net, batch, number)
             backward(twin, batch, number)
         else:  # AdamW would leave out a parameter without a gradient
@@ -544,7 +544,7 @@ def test_a_weight_decay_of_all_there_is_does_not_divide_by_nothing() -> None:
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=20.0)
     for number, (batch,) in enumerate(random_steps(6)):
         if number % 2:
-            optimizer.read(batch)
+            optimizer.activate(batch)
             backward(net, batch, number)
         optimizer.step()
         optimizer.zero_grad()
@@ -577,13 +577,13 @@ def test_state_loaded_in_the_middle_is_the_state_that_goes_on() -> None:
         for group in optimizer.param_groups:
             group["lr"] = 1e-2
         for batches in steps[15:]:
-            optimizer.read(*batches)
+            optimizer.activate(*batches)
             backward(net, batches[0], number)
             optimizer.step()
             optimizer.zero_grad()
         optimizer.flush()
         outcomes.append([parameter.detach().clone() for parameter in net.parameters()])
-        optimizer.read(*steps[0])  # and is left lying
+        optimizer.activate(*steps[0])  # and is left lying
     assert (outcomes[0][0] - weights["words.weight"]).abs().max() > 1e-2
     for one, other in zip(*outcomes, strict=True):
         torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-12)
@@ -595,7 +595,7 @@ def test_gradients_that_are_set_to_zero_move_no_row() -> None:
     before = net.words.weight.detach().clone()
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
     batch = torch.tensor([[1, 2]])
-    optimizer.read(batch)
+    optimizer.activate(batch)
     backward(net, batch, 0)
     optimizer.zero_grad()
     optimizer.step()
@@ -610,13 +610,13 @@ def test_weights_that_another_module_reads_too_are_an_error() -> None:
     other = nn.Embedding(ROWS, WIDTH)
     other.weight = net.words.weight
     optimizer = SparseRowAdamW(decay_groups(net, setting), [net.words], lr=1e-2)
-    optimizer.read(torch.tensor([[1, 2]]))
+    optimizer.activate(torch.tensor([[1, 2]]))
     other(torch.tensor([[3]])).sum().backward()
     with pytest.raises(RuntimeError, match="another module"):
         optimizer.step()
 
 
-def test_an_interrupt_while_rows_are_read_or_let_go_leaves_a_whole_module() -> None:
+def test_an_interrupt_while_rows_are_activated_or_written_back_leaves_a_whole_module() -> None:
     """Ctrl-C may come between any two lines; `flush` follows."""
     setting = Setting()
     steps = random_steps(6)
@@ -628,7 +628,10 @@ def test_an_interrupt_while_rows_are_read_or_let_go_leaves_a_whole_module() -> N
 
         def interrupt(frame: Any, event: str, _: Any, stop: int = stop) -> Any:
             nonlocal seen
-            if frame.f_code.co_name in ("read", "let_go") and "sparse_adamw" in frame.f_code.co_filename:
+            if (
+                frame.f_code.co_name in ("activate", "write_back")
+                and "sparse_adamw" in frame.f_code.co_filename
+            ):
                 if event == "line":
                     seen += 1
                     if seen == stop + 1:
@@ -640,7 +643,7 @@ def test_an_interrupt_while_rows_are_read_or_let_go_leaves_a_whole_module() -> N
         sys.settrace(interrupt)
         try:
             for number, batches in enumerate(steps):
-                optimizer.read(*batches)
+                optimizer.activate(*batches)
                 backward(net, batches[0], number)
                 optimizer.step()
                 optimizer.zero_grad()
