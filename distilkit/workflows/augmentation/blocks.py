@@ -18,7 +18,7 @@ from distilkit.progress import Reporter
 from distilkit.runs import folder as run
 from distilkit.workflows.augmentation.rules import Ints
 
-BLOCK = 1 << 14  # words of training rows that are worked on, and kept, together
+BLOCK = 1 << 14  # words of training rows in a block, the unit that is saved and resumed
 
 
 IDENTITY, LOCK = "made-of.json", ".lock"
@@ -29,27 +29,27 @@ class Busy(UserError):
 
 
 class AlreadyThere(UserError):
-    """The output is there, and it was not said that it may be replaced."""
+    """The output exists and `overwrite` is not set."""
 
 
 def split_into_blocks(sides: list[list[str]]) -> list[Ints]:
-    """The numbers of the rows, in parts of about `BLOCK` words."""
+    """Return the indices of the rows, in blocks of about `BLOCK` words."""
     words = np.array([sum(len(text.split()) for text in row) for row in zip(*sides, strict=True)])
     return np.split(np.arange(len(words)), np.flatnonzero(np.diff(np.cumsum(words) // BLOCK)) + 1)
 
 
-# What lies on the disk ------------------------------------------------------------------------------------
+# Files ---------------------------------------------------------------------------------------------------
 
 
 def check_output(config: AugmentConfig) -> None:
-    """Refuse early, before any work, an output that could not be written."""
+    """Refuse an output that cannot be written, before any work."""
     output = config.output
     try:
         if output.is_dir():
             raise UserError(f"--output {output} is a folder. Name a file in it.")
         if output.exists() and not config.overwrite:
             raise AlreadyThere(
-                f"--output {output} is there already. Name another, or replace it with --overwrite."
+                f"--output {output} is there already. Choose another, or replace it with --overwrite."
             )
         home = next(parent for parent in output.absolute().parents if parent.exists())
         if not home.is_dir() or not os.access(home, os.W_OK):
@@ -59,7 +59,7 @@ def check_output(config: AugmentConfig) -> None:
 
 
 def check_not_locked(config: AugmentConfig) -> None:
-    """Refuse early an output that another process is writing; one that begins meanwhile is found later."""
+    """Refuse an output that another process is writing; a process that starts later meets the lock."""
     lock = _parts_folder(config) / LOCK
     try:
         if lock.exists():
@@ -81,26 +81,26 @@ def _busy(config: AugmentConfig) -> Busy:
 
 @contextmanager
 def open_parts_folder(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
-    """The folder of finished blocks, for this command alone; removed when the block ends well."""
+    """Lock and yield the folder of finished blocks; remove it when the `with` block ends without an error."""
     folder = _parts_folder(config)
     try:
         if _holds_something(folder) and not (folder / IDENTITY).is_file():
             raise UserError(
-                f"{folder} is in the way: it holds no finished blocks. Rename it, or name another --output."
+                f"{folder} exists and has no finished blocks in it. Rename it, or choose another --output."
             )
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(
             folder / LOCK, timeout=0
-        ):  # the folder goes while it is held: nobody else has begun there
+        ):  # the folder is removed under the lock, so no other process starts in it
             try:
                 check_output(config)  # another process may have written it since
-                known = _known_blocks(folder, identity, config.overwrite)
+                reusable = _known_blocks(folder, identity, config.overwrite)
             except UserError:
                 if not _holds_something(folder):
                     shutil.rmtree(folder, ignore_errors=True)
                 raise
             try:
-                if not known:
+                if not reusable:
                     for file in folder.glob("*.parquet"):
                         file.unlink()
                     run.write_text(folder / IDENTITY, identity)
@@ -123,7 +123,7 @@ def open_parts_folder(config: AugmentConfig, identity: str, reporter: Reporter) 
 
 
 def _holds_something(folder: Path) -> bool:
-    """Anything but a lock, which comes first, and what was not written to its end."""
+    """Return whether the folder has anything but its lock and unfinished drafts."""
     try:
         names = [file.name for file in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
@@ -132,29 +132,30 @@ def _holds_something(folder: Path) -> bool:
 
 
 def _known_blocks(folder: Path, identity: str, overwrite: bool) -> bool:
-    """Whether the folder's blocks are made of `identity`; those of another are refused or may be dropped."""
-    known = folder / IDENTITY
-    if not known.is_file():
+    """Return whether the folder's blocks have this `identity`; blocks of another one need `overwrite`."""
+    identity_file = folder / IDENTITY
+    if not identity_file.is_file():
         return False
-    if known.read_text(encoding="utf-8") == identity:
+    if identity_file.read_text(encoding="utf-8") == identity:
         return True
     if not overwrite:
         raise UserError(
-            f"{folder} holds the finished blocks of another command, of {_differing(known, identity)}. "
+            f"{folder} holds the finished blocks of another command, "
+            f"of {_differing(identity_file, identity)}. "
             "Repeat that command to complete it, or drop them with --overwrite."
         )
     return False
 
 
-def _differing(known: Path, identity: str) -> str:
-    old, new = json.loads(known.read_text(encoding="utf-8")), json.loads(identity)
+def _differing(identity_file: Path, identity: str) -> str:
+    old, new = json.loads(identity_file.read_text(encoding="utf-8")), json.loads(identity)
     flat = [values | values.pop("config") for values in (old, new)]
     names = [name for name in flat[0] | flat[1] if flat[0].get(name) != flat[1].get(name)]
-    return f"another {', '.join(names)}" if names else "other things"
+    return f"another {', '.join(names)}" if names else "different data"
 
 
 def read_finished_block(file: Path) -> pa.Table | None:
-    """A block that an earlier command made; `None` where there is none, or a damaged one."""
+    """Read a block that an earlier command made; return `None` where it is missing or damaged."""
     try:
         return pq.read_table(file)
     except (OSError, pa.ArrowException):  # not there, or damaged
@@ -168,7 +169,7 @@ def parquet_bytes(part: pa.Table) -> bytes:
 
 
 def join_blocks(files: Sequence[Path], output: Path, schema: pa.Schema) -> None:
-    """Write `output` of the blocks, a row group each; others see the old file or all of the new."""
+    """Write the blocks to `output`, one row group per block; replace an old file in one step."""
     with run.replacing(output) as draft, pq.ParquetWriter(draft, schema) as writer:
         for file in files:
             writer.write_table(pq.read_table(file).replace_schema_metadata(schema.metadata))

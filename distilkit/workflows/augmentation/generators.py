@@ -43,7 +43,7 @@ SOURCE, RULE, SEED = "source", "rule", "seed"
 METADATA, DROPPED = b"distilkit", b"dropped"
 
 
-# Numbers of texts and a seed of each -> as many new texts of each, one after the other.
+# Indices of texts and a seed for each -> the new texts, all variants of a text in a row.
 Make = Callable[[Ints, Sequence[Sequence[int]]], Variants]
 
 
@@ -89,24 +89,24 @@ def tinybert_generator(
     if config.embeddings:
         vectors, made_with["vectors"] = _load_vectors(config.embeddings)
         asked = np.flatnonzero(near & np.array([is_word(word) for word in words.vocabulary]))
-        found, counts[asked] = vectors.neighbours(
-            [words.vocabulary[number] for number in asked],
+        nearest, counts[asked] = vectors.neighbours(
+            [words.vocabulary[word] for word in asked],
             top_k,
             lambda done: reporter.advance("neighbours", done, len(asked)),
         )
-        neighbours[asked, : found.shape[1]] = found + len(vocabulary)
+        neighbours[asked, : nearest.shape[1]] = nearest + len(vocabulary)
         vocabulary += vectors.words
     everything = replace(words, vocabulary=tuple(vocabulary))
 
     def make(texts: Ints, seeds: Sequence[Sequence[int]]) -> Variants:
         block = everything.take(texts)
-        found = Candidates(neighbours[block.ids], counts[block.ids], near[block.ids])
+        candidates = Candidates(neighbours[block.ids], counts[block.ids], near[block.ids])
         if lm:
-            places, proposed = lm.candidates(block, top_k)
-            found.ids[places, : proposed.shape[1]] = proposed + first_piece
-            found.counts[places] = proposed.shape[1]
+            positions, proposed = lm.candidates(block, top_k)
+            candidates.ids[positions, : proposed.shape[1]] = proposed + first_piece
+            candidates.counts[positions] = proposed.shape[1]
         return tinybert_variants(
-            block, found, seeds, variants=config.variants or 0, p_replace=config.p_replace or 0
+            block, candidates, seeds, variants=config.variants or 0, p_replace=config.p_replace or 0
         )
 
     return make, made_with
@@ -119,7 +119,7 @@ def _load_mlm(name: str, words: Words, precision: Precision) -> tuple[MaskedLM, 
         source = find_model(name)
     except UserError as error:
         raise UserError(
-            f"--mlm: {error} Or do without one: --candidates embeddings --embeddings FILE_OR_MODEL"
+            f"--mlm: {error} Or work without it: --candidates embeddings --embeddings FILE_OR_MODEL"
         ) from None
     model: Any = load_masked_lm(source)
     tokenizer = load_tokenizer(source)
@@ -128,7 +128,7 @@ def _load_mlm(name: str, words: Words, precision: Precision) -> tuple[MaskedLM, 
 
 
 def _load_vectors(name: str) -> tuple[WordVectors, str]:
-    """The word vectors of a text file or a model, and their fingerprint."""
+    """Return the word vectors of a text file or a model, and their fingerprint."""
     if Path(name).is_file():
         vectors = read_word_vectors(Path(name))
     else:
@@ -140,7 +140,7 @@ def _load_vectors(name: str) -> tuple[WordVectors, str]:
 
 
 class RowMaker:
-    """Makes the rows of one block after the other, and knows all rows that there are already."""
+    """Makes new rows block by block, and refuses rows that exist already."""
 
     def __init__(
         self, config: AugmentConfig, data: TextData, rows: Ints, sides: list[list[str]], make: Make
@@ -153,23 +153,25 @@ class RowMaker:
         )
         self.columns = [column for column in (data.text_column, data.pair_column) if column]
         if taken := [column for column in self.columns if column in (SOURCE, RULE, SEED)]:
-            raise UserError(f"the column {taken[0]!r} of the texts has the name of one of ours. Rename it.")
+            raise UserError(
+                f"the column {taken[0]!r} of the texts has a name that augment uses itself. Rename it."
+            )
         self.schema = pa.schema(
             [(column, pa.string()) for column in self.columns]
             + [(SOURCE, pa.int64()), (RULE, pa.string()), (SEED, pa.int64())]
         )
-        self.known = SeenRows()
+        self.seen = SeenRows()
         for split in ("validation", "test", "train"):
             if split in data.splits:
-                self.known.add(split, content_keys(data.texts(split)))
+                self.seen.add(split, content_keys(data.texts(split)))
 
     def remember(self, part: pa.Table) -> None:
-        """Rows that an earlier command made are known from now on."""
+        """Add rows that an earlier command made, so that no new row repeats them."""
         texts = Texts(*(part[column].to_pylist() for column in self.columns))
-        self.known.add(REPEATED, content_keys(texts))
+        self.seen.add(REPEATED, content_keys(texts))
 
     def make(self, block: Ints) -> pa.Table:
-        """The new rows of a block of training rows; what was dropped is in the metadata of the schema."""
+        """Return the new rows of a block of training rows; the schema's metadata counts the dropped ones."""
         old = [[side[text] for text in block.tolist()] for side in self.sides]
         new, shown = [], np.zeros((len(block), self.variants), np.int64)
         for side, texts in enumerate(old):
@@ -179,27 +181,27 @@ class RowMaker:
             fixed = (text for text in texts for _ in range(self.variants))
             new.append([t if v else f for t, v, f in zip(made.words.texts(), varies, fixed, strict=True)])
             shown |= made.shown.reshape(shown.shape) * np.array(self.varies[side])
-        kept, dropped = self._sift(
+        accepted, dropped = self._sift(
             content_keys(Texts(*new)), shown.ravel().tolist(), content_keys(Texts(*old))
         )
         names = np.array(named(made.rules), object)
         columns = [
-            *([texts[number] for number in kept] for texts in new),
-            np.repeat(self.rows[block], self.variants)[kept],
-            names[shown.ravel()[kept]],
-            np.full(len(kept), self.seed),
+            *([texts[index] for index in accepted] for texts in new),
+            np.repeat(self.rows[block], self.variants)[accepted],
+            names[shown.ravel()[accepted]],
+            np.full(len(accepted), self.seed),
         ]
         metadata = {DROPPED: json.dumps(dropped, sort_keys=True)}
         return pa.table(columns, schema=self.schema.with_metadata(metadata))
 
     def _sift(self, new: list[bytes], shown: list[int], old: list[bytes]) -> tuple[list[int], Counter[str]]:
         """Return the positions of the rows to keep, and how many other rows exist already, by where."""
-        kept, dropped = [], Counter[str]()
-        for number, key in enumerate(new):
-            if not shown[number]:
+        accepted, dropped = [], Counter[str]()
+        for index, key in enumerate(new):
+            if not shown[index]:
                 dropped[UNCHANGED] += 1
-            elif split := self.known.refuse(key, old[number // self.variants]):
+            elif split := self.seen.refuse(key, old[index // self.variants]):
                 dropped[split] += 1
             else:
-                kept.append(number)
-        return kept, dropped
+                accepted.append(index)
+        return accepted, dropped

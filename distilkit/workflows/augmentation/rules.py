@@ -1,6 +1,6 @@
-"""New texts of old ones: the rules of Tang et al. and of TinyBERT on numbered words, and what is dropped.
+"""New texts by the rules of Tang et al. and of TinyBERT, on word ids.
 
-What is drawn for a text depends on its seed alone, so that texts can be worked on in any blocks.
+The draws for a text depend on its seed alone, so that the block size changes nothing.
 """
 
 import warnings
@@ -24,7 +24,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Words:
-    """N texts as numbers of words: text i is `ids[offsets[i]:offsets[i + 1]]`, a word is `vocabulary[id]`."""
+    """N texts as word ids: text i is `ids[offsets[i]:offsets[i + 1]]`, a word is `vocabulary[id]`."""
 
     vocabulary: tuple[str, ...]
     ids: Ints
@@ -32,57 +32,57 @@ class Words:
 
     @classmethod
     def of(cls, texts: Iterable[str], *more: str) -> "Words":
-        """The words of `texts` as white space parts them, and `more` that occur in none."""
-        number: dict[str, int] = {}
+        """Split `texts` at white space; `more` words join the vocabulary."""
+        word_ids: dict[str, int] = {}
         ids: list[int] = []
         offsets = [0]
         for text in texts:
-            ids += [number.setdefault(word, len(number)) for word in text.split()]
+            ids += [word_ids.setdefault(word, len(word_ids)) for word in text.split()]
             offsets.append(len(ids))
         for word in more:
-            number.setdefault(word, len(number))
-        return cls(tuple(number), np.array(ids, np.int64), np.array(offsets, np.int64))
+            word_ids.setdefault(word, len(word_ids))
+        return cls(tuple(word_ids), np.array(ids, np.int64), np.array(offsets, np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def take(self, texts: Ints) -> "Words":
-        """Some of the texts, in this order."""
+        """Return some of the texts, in this order."""
         lengths = self.offsets[texts + 1] - self.offsets[texts]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        places = np.repeat(self.offsets[texts] - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return Words(self.vocabulary, self.ids[places], offsets)
+        positions = np.repeat(self.offsets[texts] - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return Words(self.vocabulary, self.ids[positions], offsets)
 
     def texts(self) -> list[str]:
-        """The texts, with one space between words."""
-        words = [self.vocabulary[number] for number in self.ids.tolist()]
+        """Return the texts, with one space between words."""
+        words = [self.vocabulary[word] for word in self.ids.tolist()]
         return [" ".join(words[start:stop]) for start, stop in pairwise(self.offsets.tolist())]
 
 
 @dataclass(frozen=True)
 class Tags:
-    """The part of speech of each word of a `Words`, as a number, int64 `[W]`."""
+    """The part of speech of each word of a `Words`, as an id, int64 `[W]`."""
 
-    numbers: Ints
+    ids: Ints
 
     @cached_property
     def order(self) -> Ints:
-        """Places of words, those of a part of speech together."""
-        order: Ints = np.argsort(self.numbers, kind="stable")
+        """Return the positions of words, sorted by part of speech."""
+        order: Ints = np.argsort(self.ids, kind="stable")
         return order
 
     @cached_property
     def counts(self) -> Ints:
-        """Words of each part of speech."""
-        counts: Ints = np.bincount(self.numbers)
+        """Count the words of each part of speech."""
+        counts: Ints = np.bincount(self.ids)
         return counts
 
-    def draw(self, places: Ints, uniform: NDArray[np.float64]) -> Ints:
-        """For each place another one of the same part of speech, by a number in [0, 1).
+    def draw(self, positions: Ints, uniform: NDArray[np.float64]) -> Ints:
+        """Draw for each position another of the same part of speech, by a uniform value in [0, 1).
 
-        Every place of the split is as likely as any other, so a word is as likely as it is frequent.
+        Every position of the split is as likely as any other, so a word is as likely as it is frequent.
         """
-        tags = self.numbers[places]
+        tags = self.ids[positions]
         starts = np.cumsum(self.counts) - self.counts
         drawn: Ints = self.order[starts[tags] + (uniform * self.counts[tags]).astype(np.int64)]
         return drawn
@@ -104,13 +104,13 @@ def tag_words(words: Words, advance: Callable[[int], None] = lambda done: None) 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # TextBlob does not close its lexicon's file
         parser.find_tags(["film"])
-    number: dict[str, int] = {}
+    tag_ids: dict[str, int] = {}
     tags: list[int] = []
     offsets = words.offsets.tolist()
     ids = words.ids.tolist()
     for text, (start, stop) in enumerate(pairwise(offsets)):
         tagged = parser.find_tags([words.vocabulary[word] for word in ids[start:stop]])
-        tags += [number.setdefault(tag, len(number)) for _, tag in tagged]
+        tags += [tag_ids.setdefault(tag, len(tag_ids)) for _, tag in tagged]
         if text % CHUNK == 0:
             advance(text)
     advance(len(words))
@@ -119,7 +119,7 @@ def tag_words(words: Words, advance: Callable[[int], None] = lambda done: None) 
 
 @dataclass(frozen=True)
 class Variants:
-    """New texts, so many of each old one in turn.
+    """New texts: all variants of the first old text, then those of the next.
 
     Bit i of `shown`, int64 `[N]`, says whether rule `rules[i]` changed what is left in the text.
     """
@@ -130,7 +130,7 @@ class Variants:
 
 
 def named(rules: Sequence[str]) -> list[str]:
-    """What each combination of rules is called, by its bits: `["", "mask", "pos", "mask+pos"]`."""
+    """Return the name of each combination of rules, by its bits: `["", "mask", "pos", "mask+pos"]`."""
     return [
         "+".join(rule for bit, rule in enumerate(rules) if shown >> bit & 1)
         for shown in range(2 ** len(rules))
@@ -139,13 +139,13 @@ def named(rules: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Copies:
-    """The words of so many copies of each of some texts, and the numbers in [0, 1) that belong to them.
+    """The words of several copies of some texts, and uniform draws in [0, 1) for each word and copy.
 
-    `places` are those of the copied words in the split, `inside` those in their text; `owner` numbers the
-    copies. `by_word` is float64 `[2, words]`, `by_copy` `[3, copies]`.
+    `positions` are those of the copied words in the split, `inside` those in their text; `owner` is the
+    index of the copy. `by_word` is float64 `[2, words]`, `by_copy` `[3, copies]`.
     """
 
-    places: Ints
+    positions: Ints
     inside: Ints
     owner: Ints
     lengths: Ints
@@ -161,15 +161,17 @@ class _Copies:
         ]
         cuts = [copies * length for length in per_text.tolist()]
         by_word = [
-            np.concatenate([one[part * cut : (part + 1) * cut] for one, cut in zip(drawn, cuts, strict=True)])
+            np.concatenate(
+                [draws[part * cut : (part + 1) * cut] for draws, cut in zip(drawn, cuts, strict=True)]
+            )
             for part in (0, 1)
         ]
-        by_copy = [one[2 * cut :].reshape(3, copies) for one, cut in zip(drawn, cuts, strict=True)]
+        by_copy = [draws[2 * cut :].reshape(3, copies) for draws, cut in zip(drawn, cuts, strict=True)]
         lengths = np.repeat(per_text, copies)
         owner = np.repeat(np.arange(len(lengths)), lengths)
         inside = np.arange(len(owner)) - (np.cumsum(lengths) - lengths)[owner]
         return cls(
-            places=np.repeat(words.offsets[texts], copies)[owner] + inside,
+            positions=np.repeat(words.offsets[texts], copies)[owner] + inside,
             inside=inside,
             owner=owner,
             lengths=lengths,
@@ -178,9 +180,9 @@ class _Copies:
         )
 
     def having(self, words: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which copies have one of these words."""
-        found: NDArray[np.bool_] = np.bincount(self.owner[words], minlength=len(self.lengths)) > 0
-        return found
+        """Return which copies have at least one of these words, bool `[copies]`."""
+        has_word: NDArray[np.bool_] = np.bincount(self.owner[words], minlength=len(self.lengths)) > 0
+        return has_word
 
 
 @dataclass(frozen=True)
@@ -221,26 +223,26 @@ def tang_variants(
     chance, which = copies.by_word
     masked = chance < settings.p_mask
     swapped = ~masked & (chance < settings.p_mask + settings.p_pos)
-    old = words.ids[copies.places]
+    old = words.ids[copies.positions]
     ids = np.where(masked, mask, old)
-    ids[swapped] = words.ids[tags.draw(copies.places[swapped], which[swapped])]
+    ids[swapped] = words.ids[tags.draw(copies.positions[swapped], which[swapped])]
     cut, size, start = copies.by_copy
     length = np.minimum(1 + (size * settings.max_ngram).astype(np.int64), copies.lengths)
     length = np.where(cut < settings.p_ngram, length, copies.lengths)
     first = (start * (copies.lengths - length + 1)).astype(np.int64)
-    kept = (copies.inside >= first[copies.owner]) & (copies.inside < (first + length)[copies.owner])
+    remaining = (copies.inside >= first[copies.owner]) & (copies.inside < (first + length)[copies.owner])
     shown = [
-        copies.having(kept & masked),
-        copies.having(kept & swapped & (ids != old)),
+        copies.having(remaining & masked),
+        copies.having(remaining & swapped & (ids != old)),
         length < copies.lengths,
     ]
-    new = Words(words.vocabulary, ids[kept], np.concatenate([[0], np.cumsum(length)]))
+    new = Words(words.vocabulary, ids[remaining], np.concatenate([[0], np.cumsum(length)]))
     return Variants(new, TANG_RULES, _bits(shown))
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What each word of a `Words` may be replaced by: `ids[place, :counts[place]]`, int64 `[W, K]` and `[W]`.
+    """The candidates to replace each word: `ids[position, :counts[position]]`, int64 `[W, K]` and `[W]`.
 
     `neighbours`, bool `[W]`, says which come from word vectors instead of a masked language model.
     """
@@ -258,7 +260,7 @@ def tinybert_variants(
     variants: int,
     p_replace: float,
 ) -> Variants:
-    """Words replaced by one of their candidates, each with probability p_replace (Jiao et al. 2020, alg. 1).
+    """Replace each word by one of its candidates with probability p_replace (Jiao et al. 2020, alg. 1).
 
     Args:
         words: the texts to vary; their vocabulary holds the candidates too.
@@ -267,11 +269,11 @@ def tinybert_variants(
     """
     copies = _Copies.draw(words, np.arange(len(words)), seeds, variants)
     chance, which = copies.by_word
-    count = candidates.counts[copies.places]
+    count = candidates.counts[copies.positions]
     new = (chance < p_replace) & (count > 0)
-    ids = words.ids[copies.places]
-    ids[new] = candidates.ids[copies.places[new], (which[new] * count[new]).astype(np.int64)]
-    near = candidates.neighbours[copies.places]
+    ids = words.ids[copies.positions]
+    ids[new] = candidates.ids[copies.positions[new], (which[new] * count[new]).astype(np.int64)]
+    near = candidates.neighbours[copies.positions]
     offsets = np.concatenate([[0], np.cumsum(copies.lengths)])
     return Variants(
         Words(words.vocabulary, ids, offsets),
@@ -281,11 +283,11 @@ def tinybert_variants(
 
 
 def _bits(shown: Sequence[NDArray[np.bool_]]) -> Ints:
-    bits: Ints = np.sum([one.astype(np.int64) << bit for bit, one in enumerate(shown)], axis=0)
+    bits: Ints = np.sum([changed.astype(np.int64) << bit for bit, changed in enumerate(shown)], axis=0)
     return bits
 
 
 def in_turn(variants: int) -> Iterator[tuple[bool, bool]]:
-    """Which texts of a pair vary: the first only, the second only, both, and again."""
-    for number in range(variants):
-        yield number % 3 != 1, number % 3 != 0
+    """Yield which texts of a pair vary: the first only, the second only, both, and so on in turn."""
+    for index in range(variants):
+        yield index % 3 != 1, index % 3 != 0

@@ -32,7 +32,7 @@ class WordVectors:
     def neighbours(
         self, words: Sequence[str], k: int, advance: Callable[[int], None] = lambda done: None
     ) -> tuple[Ints, Ints]:
-        """The `k` words of the table whose vectors have the greatest cosine with those of each word.
+        """Find the `k` words of the table whose vectors have the greatest cosine with those of each word.
 
         A word is no neighbour of itself, in whatever case.
 
@@ -40,9 +40,9 @@ class WordVectors:
             Ids of `self.words`, nearest first, int64 `[n, k]`, and how many of them count, int64 `[n]`: none
             for a word without a vector.
         """
-        number: dict[str, list[int]] = {}
+        ids_of: dict[str, list[int]] = {}
         for at, word in enumerate(self.words):
-            number.setdefault(word.casefold(), []).append(at)
+            ids_of.setdefault(word.casefold(), []).append(at)
         k = min(k, len(self.words) - 1)
         ids, counts = np.zeros((len(words), k), np.int64), np.zeros(len(words), np.int64)
         for start in range(0, len(words), QUERIES):
@@ -50,40 +50,43 @@ class WordVectors:
             queries = normalize(self.find(some).to(self.vectors.device))
             cosines = queries @ self.vectors.T
             for row, word in enumerate(some):
-                cosines[row, number.get(word.casefold(), [])] = float("-inf")
+                cosines[row, ids_of.get(word.casefold(), [])] = float("-inf")
             best = cosines.topk(k)
-            known = (queries != 0).any(dim=1, keepdim=True)
+            has_vector = (queries != 0).any(dim=1, keepdim=True)
             chunk = slice(start, start + len(some))
             ids[chunk] = best.indices.cpu().numpy()
-            counts[chunk] = (known & best.values.isfinite()).sum(dim=1).cpu().numpy()
+            counts[chunk] = (has_vector & best.values.isfinite()).sum(dim=1).cpu().numpy()
             advance(start + len(some))
         return ids, counts
 
 
 def of_model(tokenizer: Tokenizer, table: Tensor) -> WordVectors:
-    """The whole words of a model's word-piece table; a word of several pieces has the mean of theirs.
+    """Return the whole words of a model's word-piece table; a word of several pieces has their mean vector.
 
     Args:
         table: float `[vocabulary, D]`.
     """
     words = whole_words(tokenizer)[: len(table)]
-    kept = [number for number, word in enumerate(words) if word]
+    word_ids = [token_id for token_id, word in enumerate(words) if word]
     unknown = torch.tensor(tokenizer.all_special_ids)
 
     def find(asked: Sequence[str]) -> Tensor:
         pieces = Pieces.of(tokenizer, asked)
         ids = torch.from_numpy(pieces.ids)
         owner = torch.from_numpy(np.repeat(np.arange(len(asked)), pieces.counts))
-        found = torch.zeros(len(asked), table.shape[1]).index_add_(0, owner, table[ids].float())
-        found[owner[torch.isin(ids, unknown)]] = 0  # the unknown token's vector says nothing of a word
-        return found
+        result = torch.zeros(len(asked), table.shape[1]).index_add_(0, owner, table[ids].float())
+        result[owner[torch.isin(ids, unknown)]] = 0  # the unknown token's vector says nothing of a word
+        return result
 
-    return WordVectors(tuple(words[number] for number in kept), normalize(table[kept].float()), find)
+    return WordVectors(
+        tuple(words[token_id] for token_id in word_ids), normalize(table[word_ids].float()), find
+    )
 
 
 def read_word_vectors(file: Path, advance: Callable[[int], None] = lambda done: None) -> WordVectors:
-    """A text file of `word v1 v2 ...` lines as GloVe and word2vec write them, with or without a first line
-    that says how many words and numbers there are.
+    """Read a text file of `word v1 v2 ...` lines as GloVe and word2vec write them.
+
+    The first line may be word2vec's header with the counts of words and dimensions.
 
     Raises:
         UserError: naming the line that is something else.
@@ -93,32 +96,39 @@ def read_word_vectors(file: Path, advance: Callable[[int], None] = lambda done: 
     width = 0
     try:
         with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
+            for line_count, line in enumerate(lines, start=1):
                 parts = line.rstrip().split(" ")
-                if number == 1 and len(parts) == 2:
+                if line_count == 1 and len(parts) == 2:
                     continue
                 width = width or len(parts) - 1
                 word = " ".join(parts[: len(parts) - width])
                 if not word or len(parts) <= width or width < 1:
-                    raise UserError(f"--embeddings {file}, line {number}: it is no word and {width} numbers.")
+                    raise UserError(
+                        f"--embeddings {file}, line {line_count}: expected a word and {width} numbers. "
+                        "Write `word 0.1 -0.2 ...`."
+                    )
                 if is_word(word) and word not in words:
                     words[word] = len(vectors)
                     vectors.append(np.array(parts[-width:], np.float32))
     except UnicodeDecodeError as error:
-        raise UserError(f"--embeddings {file} is no text in UTF-8: {error}.") from None
+        raise UserError(f"--embeddings {file} is not UTF-8 text: {error}. Save it as UTF-8.") from None
     except ValueError as error:
-        raise UserError(f"--embeddings {file}, line {number}: {error}. Write `word 0.1 -0.2 ...`.") from None
+        raise UserError(
+            f"--embeddings {file}, line {line_count}: {error}. Write `word 0.1 -0.2 ...`."
+        ) from None
     except OSError as error:
         raise UserError(f"--embeddings {file} cannot be read: {error.strerror}.") from None
     if len(words) < 2:
-        raise UserError(f"--embeddings {file}: there are no word vectors in it.")
+        raise UserError(
+            f"--embeddings {file}: it has fewer than two word vectors. Use a GloVe or word2vec text file."
+        )
     table = torch.from_numpy(np.stack(vectors))
 
     def find(asked: Sequence[str]) -> Tensor:
-        found = torch.zeros(len(asked), width)
+        result = torch.zeros(len(asked), width)
         for row, word in enumerate(asked):
             if (at := words.get(word, words.get(word.lower()))) is not None:
-                found[row] = table[at]
-        return found
+                result[row] = table[at]
+        return result
 
     return WordVectors(tuple(words), normalize(table), find)

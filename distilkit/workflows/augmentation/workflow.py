@@ -60,7 +60,7 @@ class Augmentation:
     rows_per_second: float | None
 
     def document(self) -> dict[str, Any]:
-        """The versioned JSON document."""
+        """Return the versioned JSON document."""
         return {"schema": SCHEMA} | vars(self) | {"path": str(self.path)}
 
 
@@ -89,8 +89,8 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
     tally = _Tally()
     with open_parts_folder(config, identity, reporter) as folder:
         files = []
-        for number, block in enumerate(split_into_blocks(sides)):
-            files.append(folder / f"{number:06}.parquet")
+        for index, block in enumerate(split_into_blocks(sides)):
+            files.append(folder / f"{index:06}.parquet")
             if (part := read_finished_block(files[-1])) is None:
                 begun = time.perf_counter()
                 part = maker.make(block)
@@ -115,7 +115,7 @@ def augment(config: AugmentConfig, reporter: Reporter = SILENT) -> Augmentation:
 
 
 def name_of(config: AugmentConfig) -> str:
-    """A name for the file that `config` makes, of all that its rows depend on but the tagger's version.
+    """Return a file name from all that the rows of `config` depend on, except the tagger's version.
 
     Raises:
         UserError: as `augment`, where the data cannot be read.
@@ -148,7 +148,7 @@ class _Tally:
 
 
 def describe_origin(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) -> str:
-    """All that the rows depend on, as JSON: the config, the texts, and tagger or models."""
+    """Return all that the rows depend on, as JSON: the config, the texts, and tagger or models."""
     values = TypeAdapter(AugmentConfig).dump_python(config, mode="json")
     for name in ("output", "overwrite"):
         del values[name]

@@ -198,9 +198,9 @@ def test_the_tagger_needs_no_download_and_reads_words_as_they_are_given() -> Non
     words = Words.of(["a truly wonderful film", "it 's moving ... well told .", "the films"])
     told: list[int] = []
     tags = tag_words(words, told.append)
-    assert len(tags.numbers) == len(words.ids)
+    assert len(tags.ids) == len(words.ids)
     assert told[-1] == 3
-    of = dict(zip([words.vocabulary[number] for number in words.ids], tags.numbers.tolist(), strict=True))
+    of = dict(zip([words.vocabulary[number] for number in words.ids], tags.ids.tolist(), strict=True))
     assert of["a"] == of["the"]
     assert len({of[word] for word in ("film", "a", "truly", "wonderful", "films", ".")}) == 6
 

@@ -58,8 +58,8 @@ def test_words_with_spaces_as_in_glove_and_repeated_words_do_no_harm(tmp_path: P
         (["good 1 0", "bad 1"], "line 2"),
         (["good 1 0", "bad one two"], "line 2"),
         (["good"], "line 1"),
-        ([], "line 1|no word vectors"),
-        ([". 1 0", ", 0 1"], "no word vectors"),
+        ([], "line 1|fewer than two word vectors"),
+        ([". 1 0", ", 0 1"], "fewer than two word vectors"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, lines: list[str], named: str) -> None:

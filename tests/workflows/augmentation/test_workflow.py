@@ -182,7 +182,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(many: Path, tmp_path: 
     parts = tmp_path / "new.parquet.parts"
     parts.mkdir()
     (parts / "notes.parquet").write_text("mine")
-    with pytest.raises(UserError, match=r"is in the way"):
+    with pytest.raises(UserError, match=r"exists and has no finished blocks in it"):
         made(tmp_path, many, overwrite=True)
     assert [file.read_text() for file in parts.iterdir()] == ["mine"]
 
