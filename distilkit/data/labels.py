@@ -207,8 +207,8 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     matched_columns = [column for column in columns if column is not None]
     if len(set(matched_columns)) == len(data_names):
         return matched_columns, True
-    if any(are_ids(one) and not any(map(_is_integer, other)) for one, other in pairs) or any(
-        are_numbered(one) for one, _ in pairs
+    if any(are_ids(left) and not any(map(_is_integer, right)) for left, right in pairs) or any(
+        are_numbered(left) for left, _ in pairs
     ):
         return list(range(len(data_names))), False
     raise UserError(

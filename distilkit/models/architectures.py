@@ -52,8 +52,8 @@ def _resized(model_config: Any, config: DistillConfig, name: str) -> Any:
 
 def _named_config(config: DistillConfig, tokenizer: Tokenizer) -> Any:
     assert config.layers is not None
-    known = WIDTHS[config.student]
-    hidden, feed_forward = known.get(config.layers, known[min(known)])
+    widths = WIDTHS[config.student]
+    hidden, feed_forward = widths.get(config.layers, widths[min(widths)])
     if config.hidden_size is not None and config.hidden_size != hidden:
         hidden, feed_forward = config.hidden_size, 4 * config.hidden_size
     if hidden % HEADS:

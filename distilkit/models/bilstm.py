@@ -103,17 +103,18 @@ class _AtOnce(torch.autograd.Function):
     def forward(ctx: Any, reads: tuple[Read, Read], states: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         half = len(weights) // 2
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        other = make_spare_core().submit(_AtOnce.run, reads[1], (states, *weights[half:]), dtype)
-        ctx.runs = _AtOnce.run(reads[0], (states, *weights[:half]), dtype), other.result()
+        backward_run = make_spare_core().submit(_AtOnce.run, reads[1], (states, *weights[half:]), dtype)
+        ctx.runs = _AtOnce.run(reads[0], (states, *weights[:half]), dtype), backward_run.result()
         return tuple(output.detach() for _, output in ctx.runs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        (one, two), ctx.runs = ctx.runs, None
-        other = make_spare_core().submit(_AtOnce.run_back, two, gradients[1])
-        (states, *weights), (more, *others) = _AtOnce.run_back(one, gradients[0]), other.result()
-        both = None if states is None or more is None else states + more
-        return (None, both, *weights, *others)
+        (first_run, second_run), ctx.runs = ctx.runs, None
+        second_result = make_spare_core().submit(_AtOnce.run_back, second_run, gradients[1])
+        states, *weights = _AtOnce.run_back(first_run, gradients[0])
+        second_states, *second_weights = second_result.result()
+        both = None if states is None or second_states is None else states + second_states
+        return (None, both, *weights, *second_weights)
 
     @staticmethod
     def run(read: Read, inputs: Sequence[Tensor], dtype: torch.dtype | None) -> tuple[list[Tensor], Tensor]:
@@ -124,9 +125,9 @@ class _AtOnce(torch.autograd.Function):
     @staticmethod
     def run_back(run: tuple[list[Tensor], Tensor], gradient: Tensor) -> list[Tensor | None]:
         leaves, output = run
-        wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        found = iter(torch.autograd.grad(output, wanted, gradient))
-        return [next(found) if leaf.requires_grad else None for leaf in leaves]
+        trained = [leaf for leaf in leaves if leaf.requires_grad]
+        leaf_gradients = iter(torch.autograd.grad(output, trained, gradient))
+        return [next(leaf_gradients) if leaf.requires_grad else None for leaf in leaves]
 
 
 def _read(turn: Turn, pick: Turn, states: Tensor, *weights: Tensor) -> Tensor:
@@ -226,8 +227,8 @@ def _last(states: Tensor) -> Tensor:
     return states[:, -1]
 
 
-def _gather(places: Tensor, states: Tensor) -> Tensor:
-    return states.gather(1, places.expand(-1, -1, states.shape[2]))
+def _gather(positions: Tensor, states: Tensor) -> Tensor:
+    return states.gather(1, positions.expand(-1, -1, states.shape[2]))
 
 
 def _gather_last(end: Tensor, states: Tensor) -> Tensor:
@@ -242,8 +243,8 @@ def _largest_until(beyond: Tensor, states: Tensor) -> Tensor:
     return states.masked_fill(beyond, float("-inf")).amax(dim=1)
 
 
-def _beside(one: Turn, other: Turn, states: Tensor) -> Tensor:
-    return torch.cat([one(states), other(states)], dim=-1)
+def _beside(first: Turn, second: Turn, states: Tensor) -> Tensor:
+    return torch.cat([first(states), second(states)], dim=-1)
 
 
 class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):

@@ -46,11 +46,11 @@ class BiLSTMStack:
         self._first_row = first.to(self.students[0].device)[:, None, None]
 
     @torch.no_grad()
-    def hand_back(self, numbers: Sequence[int]) -> None:
+    def hand_back(self, indices: Sequence[int]) -> None:
         """Copy their weights to these students."""
         for name, values in self.weights.items():
-            for number in numbers:
-                self.students[number].get_parameter(name).copy_(values[number])
+            for i in indices:
+                self.students[i].get_parameter(name).copy_(values[i])
 
     def __call__(self, batches: Sequence[Batch]) -> Tensor:
         """Logits in training, float `[K, N, C]`.
@@ -155,10 +155,10 @@ class BiLSTMStack:
         return torch.baddbmm(bias[:, None], values, weight.transpose(1, 2))
 
 
-def _at(places: Tensor, states: Tensor) -> Tensor:
+def _at(positions: Tensor, states: Tensor) -> Tensor:
     """The states at these places of dimension 1; the places of K students serve 2K LSTMs too."""
-    places = places.repeat(len(states) // len(places), 1, 1, 1)
-    return states.gather(1, places.expand(-1, -1, -1, states.shape[3]))
+    positions = positions.repeat(len(states) // len(positions), 1, 1, 1)
+    return states.gather(1, positions.expand(-1, -1, -1, states.shape[3]))
 
 
 def _drop_each(dropouts: Sequence[Dropout], states: Tensor, widths: Sequence[int]) -> Tensor:
@@ -175,6 +175,8 @@ def _draw_each(dropouts: Sequence[Dropout], states: Tensor, widths: Sequence[int
     """
     _, longest, rows, width = states.shape
     random = torch.zeros(len(states), rows, longest, width, dtype=torch.int16, device=states.device)
-    for numbers, dropout, own in zip(random, dropouts, widths, strict=True):
-        numbers[:, :own] = dropout.draw(rows * own * width, states.device).view(rows, own, width)
+    for student_random, dropout, length in zip(random, dropouts, widths, strict=True):
+        student_random[:, :length] = dropout.draw(rows * length * width, states.device).view(
+            rows, length, width
+        )
     return random.transpose(1, 2)

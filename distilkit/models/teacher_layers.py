@@ -18,25 +18,26 @@ from distilkit.models.locating import find_model
 
 
 def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Classifier) -> Student:
-    given = teacher.model.config
+    teacher_config = teacher.model.config
     who = teacher.name
-    own_layers = getattr(given, "num_hidden_layers", None)
-    if own_layers is None or given.model_type == "bilstm":
+    own_layers = getattr(teacher_config, "num_hidden_layers", None)
+    if own_layers is None or teacher_config.model_type == "bilstm":
         raise UserError(
-            f"--init teacher: {who} is a {given.model_type}, without layers to take. Use --init random."
+            f"--init teacher: {who} is a {teacher_config.model_type}, without layers to take. "
+            "Use --init random."
         )
     layers = config.layers or own_layers
     if layers > own_layers:
         raise UserError(f"--layers {layers}: the teacher {who} has only {own_layers}. Use fewer.")
-    model_config = _shape_of_teacher(config, given, who)
+    model_config = _shape_of_teacher(config, teacher_config, who)
     model_config.num_hidden_layers = layers
     student = _build(label_config(model_config, names))
     copied_layers = evenly_spaced(own_layers, layers)
     new = copy_layers(teacher.model, student, copied_layers)
     if not any(name.startswith("classifier") for name in new):
         reorder_head(student, teacher.class_names, names)
-    numbers = ", ".join(str(index + 1) for index in copied_layers)
-    origin = f"embeddings and layers {numbers} (of {own_layers}) of {who}"
+    layer_numbers = ", ".join(str(index + 1) for index in copied_layers)
+    origin = f"embeddings and layers {layer_numbers} (of {own_layers}) of {who}"
     tokenizer = _fitting(teacher.tokenizer, model_config, who)
     origin += f"; new: {', '.join(new)}" if new else ""
     return Student(config.student, tokenizer, student, origin=origin, copied_layers=tuple(copied_layers))
@@ -121,7 +122,7 @@ def copy_layers(
     Raises:
         UserError: when a width differs.
     """
-    given = teacher.state_dict()
+    teacher_weights = teacher.state_dict()
     distil = student.config.model_type == "distilbert" and teacher.config.model_type == "bert"
     if list(copied_layers) != list(range(len(copied_layers))) and not _numbers_can_be_chosen(
         teacher, student
@@ -142,14 +143,14 @@ def copy_layers(
                 count=1,
             )
             behind_another_layer = distil and name.startswith("classifier.")
-            if theirs not in given or behind_another_layer:
+            if theirs not in teacher_weights or behind_another_layer:
                 if LAYER.search(name):
                     raise UserError(f"--init teacher: the teacher has nothing for {name}. Use --init random.")
                 new.append(name)
                 continue
-            value = given[theirs]
+            value = teacher_weights[theirs]
             if distil and name == "distilbert.embeddings.position_embeddings.weight":
-                value = value + given["bert.embeddings.token_type_embeddings.weight"][0]
+                value = value + teacher_weights["bert.embeddings.token_type_embeddings.weight"][0]
             if value.shape != parameter.shape:
                 if name.startswith("classifier"):
                     new.append(name)

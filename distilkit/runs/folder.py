@@ -45,15 +45,15 @@ def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) 
         raise UserError(f"{option} {folder} cannot be used: {error.strerror}.") from None
 
 
-def check_home(place: Path, option: str) -> None:
+def check_home(folder: Path, option: str) -> None:
     """Refuse early a file or folder that could not be made where it is to be.
 
     Raises:
         UserError: when the nearest folder that is there cannot be written to.
     """
-    home = next(parent for parent in place.absolute().parents if parent.exists())
+    home = next(parent for parent in folder.absolute().parents if parent.exists())
     if not home.is_dir() or not os.access(home, os.W_OK):
-        raise UserError(f"{option} {place}: {home} is not a folder you can write to.")
+        raise UserError(f"{option} {folder}: {home} is not a folder you can write to.")
 
 
 @contextmanager
@@ -170,14 +170,14 @@ def write_whole(file: Path, data: bytes) -> None:
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
     """Yield a file to write, which replaces `file` when the block ends well and else disappears."""
-    beside = file.with_name(f".{file.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}")
+    draft = file.with_name(f".{file.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}")
     try:
-        yield beside
-        sync(beside)
-        beside.replace(file)
+        yield draft
+        sync(draft)
+        draft.replace(file)
     finally:
         with suppress(OSError):
-            beside.unlink()
+            draft.unlink()
 
 
 def append_line(file: Path, value: Any) -> None:

@@ -10,14 +10,15 @@ DAY = 86_400.0  # seconds
 # --- cost -----------------------------------------------------------------------------------------------
 
 
-def memory_needed(device: str, needed: int, available: int) -> Iterator[Finding]:
+def memory_needed(device: str, required: int, available: int) -> Iterator[Finding]:
     """Bytes that there are not."""
-    if needed > available:
+    if required > available:
         yield Finding(
             "memory",
             "error",
-            f"some {needed / 2**30:.1f} GiB are needed on the {device}, and {available / 2**30:.1f} are free",
-            "The run would end, or the machine come to a halt, once they are used up.",
+            f"some {required / 2**30:.1f} GiB are needed on the {device}, "
+            f"and {available / 2**30:.1f} are free",
+            "The run would fail, or the machine would stall, once they are used up.",
             "a lower --batch-size (with --gradient-accumulation-steps for the same steps) or --max-length",
         )
 

@@ -33,13 +33,13 @@ def before_distilling(
         columns: the (first) teacher's output for each class of the data.
     """
     ids = data.labels_of
-    found = list(data_findings(config, data, ids, overlap(data, ids.get("train"))))
+    findings = list(data_findings(config, data, ids, overlap(data, ids.get("train"))))
     if max_length_given or config.dataset is None:
         assert config.max_length
-        found += cut_rows(lengths, config.max_length)
+        findings += cut_rows(lengths, config.max_length)
     if answers is not None and "train" in ids:
-        known = ids["train"] >= 0
-        if len(np.unique(ids["train"][known])) > 1:
-            held = skill(answers[known], ids["train"][known], len(data.names))
-            found += teacher_skill("training", "the teacher", held, data.names, columns)
-    return found
+        is_labelled = ids["train"] >= 0
+        if len(np.unique(ids["train"][is_labelled])) > 1:
+            teacher_level = skill(answers[is_labelled], ids["train"][is_labelled], len(data.names))
+            findings += teacher_skill("training", "the teacher", teacher_level, data.names, columns)
+    return findings

@@ -40,36 +40,37 @@ def broken_student(problem: str) -> Finding:
     )
 
 
-def class_names_differ(who: str, own: Sequence[str], names: Sequence[str]) -> Finding:
-    """Classes of a teacher that are not the data's."""
-    hidden = " (-1 often stands for a hidden label)" if "-1" in names and len(own) < len(names) else ""
+def class_names_differ(who: str, model_names: Sequence[str], names: Sequence[str]) -> Finding:
+    """Report a teacher with other classes than the data's."""
+    has_hidden = "-1" in names and len(model_names) < len(names)
+    hidden = " (-1 often stands for a hidden label)" if has_hidden else ""
     do = "a teacher that was trained on these classes"
-    if len(own) == len(names):
+    if len(model_names) == len(names):
         renamed = f'in the teacher\'s config.json, "id2label": {_id2label(names)}'
         do = f"{renamed} if that is what its outputs mean; else {do}"
     return Finding(
         "label-names",
         "error",
-        f"{who} has the classes {', '.join(own)}, the data {', '.join(names)}{hidden}",
+        f"{who} has the classes {', '.join(model_names)}, the data {', '.join(names)}{hidden}",
         "They cannot be matched by name, and an answer would be learned as another class.",
         do,
     )
 
 
 def teacher_skill(
-    where: str, who: str, found: AnswerSkill, names: Sequence[str], columns: Sequence[int]
+    where: str, who: str, skill: AnswerSkill, names: Sequence[str], columns: Sequence[int]
 ) -> Iterator[Finding]:
-    """A teacher that mixes the classes up, or has not learned them.
+    """Report a teacher that swaps classes, or that has not learned them.
 
     Args:
-        found: of answers in the data's order of classes, `names`.
+        skill: of answers in the data's order of classes, `names`.
         columns: the teacher's output for each class of the data.
     """
-    low, high = wilson(found.right, found.rows)
-    level = f"{who} is right in {found.accuracy:.1%} of {found.rows:,} {where} rows ({low:.1%} to {high:.1%})"
-    best, _ = wilson(found.ordered, found.rows)
-    if best > max(high, found.majority + GAIN):
-        meant = [names[index] for index in found.order]
+    low, high = wilson(skill.right, skill.rows)
+    level = f"{who} is right in {skill.accuracy:.1%} of {skill.rows:,} {where} rows ({low:.1%} to {high:.1%})"
+    best, _ = wilson(skill.ordered, skill.rows)
+    if best > max(high, skill.majority + GAIN):
+        meant = [names[index] for index in skill.order]
         swaps = ", ".join(
             f"{real} where it says {name}" for name, real in zip(names, meant, strict=True) if name != real
         )
@@ -77,15 +78,15 @@ def teacher_skill(
         yield Finding(
             "label-order",
             "error",
-            f"{level}, but in {found.ordered / found.rows:.1%} if it means {swaps}",
+            f"{level}, but in {skill.ordered / skill.rows:.1%} if it means {swaps}",
             "Its outputs are in another order than its names say: a student would learn the opposite.",
             f'in the teacher\'s config.json, "id2label": {_id2label(outputs)}',
         )
         return
-    constant = max(found.answered) == found.rows and found.rows >= 30
-    chance = f"the most frequent class is {found.majority:.1%} of them, chance {found.chance:.1%}"
-    if constant or high < found.chance + KAPPA * (1 - found.chance):
-        always = f", as it says {names[int(np.argmax(found.answered))]} to every row" if constant else ""
+    constant = max(skill.answered) == skill.rows and skill.rows >= 30
+    chance = f"the most frequent class is {skill.majority:.1%} of them, chance {skill.chance:.1%}"
+    if constant or high < skill.chance + KAPPA * (1 - skill.chance):
+        always = f", as it says {names[int(np.argmax(skill.answered))]} to every row" if constant else ""
         yield Finding(
             "teacher-level",
             "error",
@@ -94,8 +95,8 @@ def teacher_skill(
             "distilkit train on these rows (-o runs/teacher), then --teacher runs/teacher; "
             "--alpha 1 does without one",
         )
-    elif (low <= found.chance and (found.rows >= FEW_ROWS or found.accuracy <= found.chance)) or (
-        high < found.majority
+    elif (low <= skill.chance and (skill.rows >= FEW_ROWS or skill.accuracy <= skill.chance)) or (
+        high < skill.majority
     ):
         yield Finding(
             "teacher-level",

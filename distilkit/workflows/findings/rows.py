@@ -56,15 +56,16 @@ def empty_texts(where: str, column: str, missing: NDArray[np.bool_], blank: int)
 def label_faults(where: str, labels: Labels, names: Sequence[str]) -> Iterator[Finding]:
     """Rows of a split that is trained or scored on which have no class."""
     rows = len(labels.ids)
-    for check, numbers, what, why in (
+    for check, faulty_rows, what, why in (
         ("hidden-labels", labels.hidden, "are -1", "-1 stands for a hidden label, as in the tests of GLUE."),
         ("missing-labels", labels.missing, "are missing", "`distill` stops at the first."),
     ):
-        if len(numbers):
+        if len(faulty_rows):
             yield Finding(
                 check,
                 "error",
-                f"{where}: {len(numbers):,} of {rows:,} labels {what}, the first in row {numbers[0] + 1:,}",
+                f"{where}: {len(faulty_rows):,} of {rows:,} labels {what}, "
+                f"the first in row {faulty_rows[0] + 1:,}",
                 f"There is nothing to learn from or to score by. {why}",
                 "label or drop these rows; training rows may go to a file for the teacher to label: "
                 "--transfer FILE",
@@ -123,7 +124,11 @@ def overlap(data: TextData, ids: NDArray[np.int64] | None, test: Sequence[bytes]
 
 
 def data_findings(
-    config: DistillConfig, data: TextData, ids: Mapping[str, NDArray[np.int64]], found: Overlap, test: int = 0
+    config: DistillConfig,
+    data: TextData,
+    ids: Mapping[str, NDArray[np.int64]],
+    overlaps: Overlap,
+    test: int = 0,
 ) -> Iterator[Finding]:
     """What texts and labels tell without a model.
 
@@ -132,10 +137,10 @@ def data_findings(
         test: rows of the test split.
     """
     yield from class_balance(data.names, ids)
-    yield from repeated_rows(data, found.repeats)
-    yield from shared_rows_between_splits("validation", found.validation, len(data.splits["validation"]))
-    yield from shared_rows_between_splits("test", found.test, test)
-    yield from same_pairs_repeated(data, found.same_pairs)
+    yield from repeated_rows(data, overlaps.repeats)
+    yield from shared_rows_between_splits("validation", overlaps.validation, len(data.splits["validation"]))
+    yield from shared_rows_between_splits("test", overlaps.test, test)
+    yield from same_pairs_repeated(data, overlaps.same_pairs)
     yield from few_rows(len(data.splits["validation"]))
     if config.teacher and not config.runs_teacher:
         yield Finding(
@@ -199,24 +204,24 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= SHOWN else text[:SHOWN] + "…")
 
 
-def repeated_rows(data: TextData, found: Repeats) -> Iterator[Finding]:
+def repeated_rows(data: TextData, repeats: Repeats) -> Iterator[Finding]:
     """Training rows that say the same, or the same with another label."""
     rows = len(data.splits["train"])
-    if found.example is not None and found.contradicting > CONTRADICTING * rows:
-        text = data.texts("train").first[found.example]
+    if repeats.example is not None and repeats.contradicting > CONTRADICTING * rows:
+        text = data.texts("train").first[repeats.example]
         yield Finding(
             "contradicting-labels",
             "warning",
-            f"train: {found.contradicting:,} of {rows:,} rows have a text that has another label too, "
+            f"train: {repeats.contradicting:,} of {rows:,} rows have a text that has another label too, "
             f"such as {_short(text)}",
             "No student can be right about both, and their labels pull it both ways.",
             "keep one label for each text, or let the teacher decide: --alpha 0",
         )
-    if found.rows > REPEATED * rows:
+    if repeats.rows > REPEATED * rows:
         yield Finding(
             "repeated-rows",
             "warning",
-            f"train: {found.rows:,} of {rows:,} rows repeat an earlier one (case and white space aside)",
+            f"train: {repeats.rows:,} of {rows:,} rows repeat an earlier one (case and white space aside)",
             "Repeats weigh double, and an epoch costs more than it teaches.",
             "drop the repeats",
         )

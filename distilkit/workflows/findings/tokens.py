@@ -20,30 +20,35 @@ CAPITALS = 0.01  # of the texts
 # --- tokenizers -----------------------------------------------------------------------------------------
 
 
-def cut_texts(found: Mapping[str, Tokens], max_length: int, limit: int | None) -> Iterator[Finding]:
+def cut_texts(tokens_of_model: Mapping[str, Tokens], max_length: int, limit: int | None) -> Iterator[Finding]:
     """Training rows that are cut.
 
     Args:
-        found: by who reads them; all of the same rows.
+        tokens_of_model: of the same rows, by the name of the model that reads them.
         limit: the most tokens that all of the models read.
     """
-    if not found:
+    if not tokens_of_model:
         return
-    most = max(found.values(), key=lambda one: one.cut(max_length))
-    rows = len(most.lengths)
-    if most.cut(max_length) <= CUT * rows:
+    most_cut = max(tokens_of_model.values(), key=lambda model_tokens: model_tokens.cut(max_length))
+    rows = len(most_cut.lengths)
+    if most_cut.cut(max_length) <= CUT * rows:
         return
-    wanted = most.fitting(FITTING)
-    advice = f"--max-length {wanted}, in which {FITTING:.0%} of the rows fit"
-    if limit is not None and wanted > limit:
+    fitting_length = most_cut.fitting(FITTING)
+    advice = f"--max-length {fitting_length}, in which {FITTING:.0%} of the rows fit"
+    if limit is not None and fitting_length > limit:
         advice = (
-            f"--max-length {limit}, the most that the models read, cuts {most.cut(limit) / rows:.1%} "
-            f"({FITTING:.0%} of the rows would need {wanted:,})"
+            f"--max-length {limit}, the most that the models read, cuts {most_cut.cut(limit) / rows:.1%} "
+            f"({FITTING:.0%} of the rows would need {fitting_length:,})"
         )
         if max_length >= limit:
-            advice = f"put what decides into the first {limit} tokens, or use models that read {wanted:,}"
-    shares = [f"{one.cut(max_length) / rows:.1%} for {who}" for who, one in found.items()]
-    lost = np.maximum(most.lengths - max_length, 0).sum() / most.lengths.sum()
+            advice = (
+                f"put what decides into the first {limit} tokens, or use models that read {fitting_length:,}"
+            )
+    shares = [
+        f"{model_tokens.cut(max_length) / rows:.1%} for {who}"
+        for who, model_tokens in tokens_of_model.items()
+    ]
+    lost = np.maximum(most_cut.lengths - max_length, 0).sum() / most_cut.lengths.sum()
     yield Finding(
         "cut-texts",
         "warning",
@@ -66,14 +71,14 @@ def cut_rows(lengths: NDArray[np.int64], max_length: int) -> Iterator[Finding]:
         )
 
 
-def unknown_tokens(who: str, found: Tokens, limit: float, advice: str) -> Iterator[Finding]:
+def unknown_tokens(who: str, tokens: Tokens, limit: float, advice: str) -> Iterator[Finding]:
     """Text that a tokenizer has no token for."""
-    if found.unknown_share > limit:
+    if tokens.unknown_share > limit:
         yield Finding(
             "unknown-tokens",
             "warning",
-            f"{who}: {found.unknown:,} of {found.content:,} tokens of validation rows are the unknown one "
-            f"({found.unknown_share:.0%})",
+            f"{who}: {tokens.unknown:,} of {tokens.content:,} tokens of validation rows are the unknown one "
+            f"({tokens.unknown_share:.0%})",
             "All of them look the same to it, whatever they mean.",
             advice,
         )
@@ -84,12 +89,12 @@ def lost_capitals(
 ) -> Iterator[Finding]:
     """One of the two takes "A" for "a", and the other does not."""
     if folds != student_folds and capitals > CAPITALS * rows:
-        one, other = ("teacher", "student") if student_folds else ("student", "teacher")
+        sensitive, folding = ("teacher", "student") if student_folds else ("student", "teacher")
         yield Finding(
             "case",
             "warning",
-            f"the {one} tells capital letters from small ones and the {other} does not, and {capitals:,} of "
-            f"{rows:,} texts looked at have some",
+            f"the {sensitive} tells capital letters from small ones and the {folding} does not, "
+            f"and {capitals:,} of {rows:,} texts looked at have some",
             "Where they decide, the student cannot follow the teacher, or learns a difference it never made.",
             f"a student that reads as {teacher} does: --vocabulary teacher for a bilstm, --init teacher else",
         )
