@@ -91,7 +91,7 @@ def _distinct(column: pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
     return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1), np.int64)
 
 
-def _is_missing(value: Any) -> bool:
+def _is_missing(value: object) -> bool:
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 

@@ -166,7 +166,7 @@ def check_length(max_length: int, tokenizer: Tokenizer, model: torch.nn.Module) 
         raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")
 
 
-def tokenized(tokenizer: Tokenizer, texts: Texts, **options: Any) -> Iterator[Any]:
+def tokenized(tokenizer: Tokenizer, texts: Texts, **options: object) -> Iterator[Any]:
     """Yield what the tokenizer makes of the rows, without the mask, a chunk of them at a time."""
     for chunk in texts.chunks():
         yield tokenizer(chunk.first, chunk.second, return_attention_mask=False, verbose=False, **options)

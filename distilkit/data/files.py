@@ -89,7 +89,7 @@ def _is_binary(file: Path) -> bool:
         return b"\0" in stream.read(65536)
 
 
-def _read_delimited(file: Path, columns: list[str], **parsing: Any) -> pa.Table:
+def _read_delimited(file: Path, columns: list[str], **parsing: object) -> pa.Table:
     # Texts and labels are read as texts whatever they look like: "null", "12" and "NA" are words here, and
     # labels 1, 2, 3 of one file are those of another that has "4+" as well.
     options = {

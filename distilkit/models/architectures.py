@@ -81,7 +81,7 @@ def _named_config(config: DistillConfig, tokenizer: Tokenizer) -> Any:
     )
 
 
-def _build(model_config: Any) -> PreTrainedModel:
+def _build(model_config: object) -> PreTrainedModel:
     with hushed():
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
             model_config, dtype=torch.float32

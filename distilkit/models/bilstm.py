@@ -171,7 +171,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         return_dict: bool | None = None,
-        **_: Any,
+        **_: object,
     ) -> BaseModelOutput:
         """Pooled states, float `[N, text_size]`, of `input_ids` int64 `[N, L]`."""
         if attention_mask is None:
@@ -269,7 +269,7 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
-        **_: Any,
+        **_: object,
     ) -> SequenceClassifierOutput:
         """Logits, float `[N, C]`, of `input_ids` int64 `[N, L]`; the cross-entropy too, given `labels` `[N]`.
 

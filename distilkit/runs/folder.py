@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from distilkit.errors import UserError
 
@@ -150,7 +149,7 @@ def _move_in(draft: Path, output_dir: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_json(file: Path, value: Any) -> None:
+def write_json(file: Path, value: object) -> None:
     """Write `value` to `file` atomically: readers see the old file or the new one."""
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
@@ -180,7 +179,7 @@ def replacing(file: Path) -> Iterator[Path]:
             draft.unlink()
 
 
-def append_line(file: Path, value: Any) -> None:
+def append_line(file: Path, value: object) -> None:
     """Append `value` as one line of JSON."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -45,12 +45,12 @@ def teacher_key(description: Mapping[str, Any]) -> str:
     return _hash({name: value for name, value in description.items() if name not in ("name", "created")})
 
 
-def _hash(value: Any) -> str:
+def _hash(value: object) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return sha256(text.encode()).hexdigest()
 
 
-def _without_volatile(value: Any) -> Any:
+def _without_volatile(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [_without_volatile(item) for item in value]
     if not isinstance(value, Mapping):

@@ -215,7 +215,7 @@ def _attention_with_scores(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **_: Any,
+    **_: object,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention as transformers' "eager" one does, but return its scores instead of its weights.
 
