@@ -123,7 +123,7 @@ def read_transfer(
         if rows.features != features:
             # `rows.cast` would show a progress bar. Without a fingerprint, datasets would make one from the
             # date of the file of rows, which is removed already.
-            fingerprint = f"{rows._fingerprint}-text"  # there is no public name for it
+            fingerprint = f"{rows._fingerprint}-text"  # noqa: SLF001  # it has no public name
             rows = datasets.Dataset(rows.data.cast(schema), fingerprint=fingerprint)
         parts.append(rows)
         notes.append(f"transfer: {len(rows):,} rows of {Path(name).name}, without labels")

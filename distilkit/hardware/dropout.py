@@ -65,5 +65,5 @@ class Dropout(nn.Module):
         copied = Dropout.__new__(Dropout)
         nn.Module.__init__(copied)
         copied.dropped, copied.seed, copied.training = self.dropped, self.seed, self.training
-        copied._generators = {}
+        copied._generators = {}  # noqa: SLF001  # a copy of this class
         return copied

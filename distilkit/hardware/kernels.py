@@ -27,7 +27,7 @@ class FastKernels(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is linear and not kwargs and _is_plain_bf16(*args):
             # `linear` copies its bias into the output before every product; this adds it at the end.
-            return torch.ops.mkldnn._linear_pointwise(*args, "none", [], "")
+            return torch.ops.mkldnn._linear_pointwise(*args, "none", [], "")  # noqa: SLF001
         if func is scaled_dot_product_attention and len(args) == 3:
             call = _Attention(*args, **kwargs)
             if call.is_short:
@@ -136,7 +136,7 @@ def _is_plain_bf16(values: Tensor, weight: Tensor, bias: Tensor | None = None) -
 def has_bf16_linear() -> bool:
     """Check whether this torch, on this CPU, has the private operation that `FastKernels` calls."""
     ops: Any = torch.ops.mkldnn
-    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())
+    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def packed_attention(

@@ -22,6 +22,7 @@ def default_device() -> torch.device:
 
 
 def has_only_mps() -> bool:
+    """Return whether MPS is the only accelerator."""
     # Only with MPS: with `cpu=True`, Accelerate would look for other processes in the environment.
     return torch.backends.mps.is_available() and not torch.cuda.is_available()
 

@@ -16,7 +16,7 @@ def make_accelerator(precision: Resolved) -> Accelerator:
     Accelerate keeps the mixed precision of the first one for the whole process; a second call of the Python
     API may want another, so that state is dropped here.
     """
-    AcceleratorState._reset_state()
+    AcceleratorState._reset_state()  # noqa: SLF001  # there is no public way
     accelerator = Accelerator(
         cpu=has_only_mps(),
         mixed_precision="fp16" if precision == "fp16" else "no",

@@ -90,7 +90,7 @@ def _build(model_config: object) -> PreTrainedModel:
 
 
 def _fitting(tokenizer: Tokenizer, model_config: Any, who: str) -> Tokenizer:
-    """The same tokenizer, returning what the student reads: DistilBERT takes no `token_type_ids`."""
+    """Return the same tokenizer, with only the outputs that the student reads."""
     if model_config.model_type != "distilbert":
         return tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)

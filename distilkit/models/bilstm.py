@@ -185,7 +185,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
             mirror = (end - position).clamp(min=0)  # token i <-> token (length - 1 - i)
             turn, last = partial(_gather, mirror), partial(_gather_last, end)
             largest = partial(_largest_until, position > end)
-        pools: dict[str, Turn] = {"last": last, "max": largest, "both": partial(_beside, last, largest)}
+        pools: dict[str, Turn] = {"last": last, "max": largest, "both": partial(_concat_pools, last, largest)}
         pool = pools[self.config.pooling]
         states = self.embeddings(input_ids)
         if self.training and self.config.word_dropout:
@@ -243,7 +243,7 @@ def _largest_until(beyond: Tensor, states: Tensor) -> Tensor:
     return states.masked_fill(beyond, float("-inf")).amax(dim=1)
 
 
-def _beside(first: Turn, second: Turn, states: Tensor) -> Tensor:
+def _concat_pools(first: Turn, second: Turn, states: Tensor) -> Tensor:
     return torch.cat([first(states), second(states)], dim=-1)
 
 
@@ -298,17 +298,17 @@ def both_texts(input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None) -
 
 
 def compared(first: Tensor, second: Tensor) -> Tensor:
-    """What a siamese model classifies, `[..., 4 * width]`, of the texts' states `[..., width]`."""
+    """Return what a siamese model classifies, `[..., 4 * width]`, of the features of both texts."""
     return torch.cat([first, second, first * second, (first - second).abs()], dim=-1)
 
 
 def _is_full(mask: Tensor) -> bool:
-    """Whether there is no padding, as far as it can be known without waiting for a GPU."""
+    """Return whether there is no padding, as far as that is known without waiting for a GPU."""
     return mask.device.type == "cpu" and mask.shape[1] > 0 and bool(mask.all())
 
 
 def compact(input_ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """The chosen tokens of each row moved to its start, cut to the longest row on a CPU, and their number.
+    """Move the chosen tokens of each row to its start, and count them; on a CPU, cut to the longest row.
 
     Args:
         input_ids: int64 `[N, L]`.

@@ -87,7 +87,7 @@ class BiLSTMStack:
         return self._linear("classifier", hidden)
 
     def _without_padding(self, gradient: Tensor) -> Tensor:
-        """An embedding's padding row has none, though a row without tokens reads it."""
+        """Zero the gradient of the padding row, as an embedding does for it."""
         gradient[:, self.config.pad_token_id] = 0
         return gradient
 
@@ -130,7 +130,7 @@ class BiLSTMStack:
         return torch.stack(outputs, dim=1)
 
     def _pooled(self, states: Tensor, end: Tensor, beyond: Tensor) -> Tensor:
-        """What a direction of BiLSTMModel pools, `[K, N, width]`, of `states` `[K, L, N, hidden]`."""
+        """Return what a direction of BiLSTMModel pools, `[K, N, width]`, of `states` `[K, L, N, hidden]`."""
         parts = []
         if self.config.pooling != "max":
             parts.append(_at(end, states).squeeze(1))
@@ -139,7 +139,7 @@ class BiLSTMStack:
         return torch.cat(parts, dim=-1)
 
     def _lstm(self, layer: int, *names: str) -> Tensor:
-        """A parameter of the LSTMs that read forwards, then of those that read backwards: `[2K, ...]`.
+        """Return a parameter of the forward LSTMs, then of the backward ones: `[2K, ...]`.
 
         Of two names the sum, added before they are joined: of two joined tensors that are added, autograd
         would hand both parts of one gradient in the same memory, and change it twice in place.
@@ -156,7 +156,7 @@ class BiLSTMStack:
 
 
 def _at(positions: Tensor, states: Tensor) -> Tensor:
-    """The states at these places of dimension 1; the places of K students serve 2K LSTMs too."""
+    """Return the states at these positions of dimension 1; positions of K students serve 2K LSTMs too."""
     positions = positions.repeat(len(states) // len(positions), 1, 1, 1)
     return states.gather(1, positions.expand(-1, -1, -1, states.shape[3]))
 

@@ -30,7 +30,7 @@ class Components(NamedTuple):
     shares: Tensor
 
     def coordinates(self, table: Tensor, size: int) -> Tensor:
-        """The rows of `table`, `[rows, width]`, along the first `size` directions, `[rows, size]`."""
+        """Return the rows of `table`, `[rows, width]`, along the first `size` directions, `[rows, size]`."""
         return (table - self.mean) @ self.directions[:, :size]
 
 

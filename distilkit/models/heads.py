@@ -48,6 +48,6 @@ def label_config(config: Any, names: Sequence[str]) -> Any:
 
 
 def model_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """The class names of a model, by id."""
+    """Return the class names of a model, by id."""
     id2label: Any = model.config.id2label
     return tuple(str(id2label[index]) for index in range(len(id2label)))

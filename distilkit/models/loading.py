@@ -28,7 +28,7 @@ from distilkit.models.locating import Source
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Transformers' own bars and load reports off: what matters of them is told by whoever loads."""
+    """Turn off transformers' own bars and load reports: the loading functions report what matters."""
     verbosity = transformers.logging.get_verbosity()
     bar = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
@@ -59,13 +59,17 @@ def _telling(source: Source, what: str) -> Iterator[None]:
 
 
 def load_config(source: Source) -> Any:
-    """The `PreTrainedConfig` of a model."""
+    """Load the `PreTrainedConfig` of a model."""
     with _telling(source, "config.json"):
         return AutoConfig.from_pretrained(source.folder)
 
 
 def load_tokenizer(source: Source) -> Tokenizer:
-    """The tokenizer beside a model's weights. Raises `UserError` when there is none that can pad."""
+    """Load the tokenizer of a model.
+
+    Raises:
+        UserError: when there is none that can pad.
+    """
     with _telling(source, "tokenizer"):
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source.folder)
     # Where there are no files, transformers may make up a tokenizer of special tokens alone.
@@ -77,7 +81,7 @@ def load_tokenizer(source: Source) -> Tokenizer:
 
 
 def load_trained(source: Source) -> PreTrainedModel:
-    """A classifier that is already fine-tuned, in eval mode.
+    """Load a classifier that is already fine-tuned, in eval mode.
 
     Raises:
         UserError: when the folder cannot be loaded or its classification head was never trained.
@@ -97,7 +101,7 @@ def load_trained(source: Source) -> PreTrainedModel:
 
 
 def load_pretrained(source: Source, names: Sequence[str]) -> PreTrainedModel:
-    """An encoder as pre-training left it, in eval mode; what head it has means nothing.
+    """Load an encoder as pre-training left it, in eval mode; its head, if any, is meaningless.
 
     Raises:
         UserError: when the folder cannot be loaded or does not hold all of the encoder.
@@ -113,7 +117,7 @@ def load_pretrained(source: Source, names: Sequence[str]) -> PreTrainedModel:
 def load_for_training(
     source: Source, names: Sequence[str], config: Any = None
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model to fine-tune on classes `names`, and which of its weights are new.
+    """Load a model to fine-tune on classes `names`, and list which of its weights are new.
 
     A trained head for the same classes in another order is put into theirs; one for another number of
     classes is replaced by a new one.
@@ -137,7 +141,7 @@ def load_for_training(
 
 
 def load_masked_lm(source: Source) -> PreTrainedModel:
-    """A masked language model, in eval mode.
+    """Load a masked language model, in eval mode.
 
     Raises:
         UserError: when the folder cannot be loaded or holds no masked-language-model head: what a new head
@@ -162,7 +166,7 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
 
 
 def load_embedding_table(source: Source) -> Tensor:
-    """The trained input embeddings of a model, float32 `[vocabulary, width]`."""
+    """Load the trained input embeddings of a model, float32 `[vocabulary, width]`."""
     with _telling(source, "model"):
         model, report = AutoModel.from_pretrained(
             source.folder, output_loading_info=True, dtype=torch.float32
@@ -197,7 +201,7 @@ def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
 
 
 def embedding_table(model: PreTrainedModel) -> Tensor:
-    """The input embeddings of a model, float `[vocabulary, width]`."""
+    """Return the input embeddings of a model, float `[vocabulary, width]`."""
     embeddings: Any = model.get_input_embeddings()
     table: Tensor = embeddings.weight
     return table

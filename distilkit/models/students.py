@@ -23,21 +23,21 @@ def make_student(
     names: Sequence[str],
     teacher: NamedTokenizer | None,
     training_texts: Iterable[str],
-    known: Tokenizer | None = None,
+    existing_tokenizer: Tokenizer | None = None,
 ) -> Student:
-    """The student that a resolved `config` asks for.
+    """Make the student that a resolved `config` asks for.
 
     Args:
         names: class names, by id.
         teacher: needed where its layers, embeddings or vocabulary are taken over.
         training_texts: what a word vocabulary is made of.
-        known: the tokenizer of an earlier BiLSTM with the same vocabulary, which need not be made again.
+        existing_tokenizer: of an earlier BiLSTM with the same vocabulary, so that none is made.
 
     Raises:
         UserError: when weights cannot be had or do not fit; the message says which flag to use instead.
     """
     if config.student == "bilstm":
-        return _bilstm(config, names, teacher, training_texts, known)
+        return _bilstm(config, names, teacher, training_texts, existing_tokenizer)
     if config.init == "pretrained":
         return _pretrained(config, names)
     if config.init == "teacher":
@@ -51,7 +51,7 @@ def _bilstm(
     names: Sequence[str],
     teacher: NamedTokenizer | None,
     training_texts: Iterable[str],
-    known: Tokenizer | None,
+    existing_tokenizer: Tokenizer | None,
 ) -> Student:
     assert config.max_length and config.hidden_size and config.layers and config.dropout is not None
     assert config.pooling and config.word_dropout is not None
@@ -59,12 +59,16 @@ def _bilstm(
     tokenizer: Tokenizer
     if config.vocabulary == "teacher":
         assert teacher is not None
-        tokenizer = known or piece_tokenizer(teacher.tokenizer, pairs=pairs, max_length=config.max_length)
+        tokenizer = existing_tokenizer or piece_tokenizer(
+            teacher.tokenizer, pairs=pairs, max_length=config.max_length
+        )
         rows = len(tokenizer)
     else:
         assert config.vocabulary_size
         size, max_length = config.vocabulary_size, config.max_length
-        tokenizer = known or word_tokenizer(training_texts, size, pairs=pairs, max_length=max_length)
+        tokenizer = existing_tokenizer or word_tokenizer(
+            training_texts, size, pairs=pairs, max_length=max_length
+        )
         rows = len(tokenizer)
     origin = f"random weights, {rows:,} words of the training text"
     table = None
@@ -101,7 +105,7 @@ def _bilstm(
 
 
 def _piece_vectors(teacher: Classifier, size: int | None) -> tuple[Tensor, str]:
-    """The teacher's word-piece embeddings, in `size` dimensions if that is fewer, and in words how.
+    """Return the teacher's word-piece embeddings in at most `size` dimensions, and in words how.
 
     Fewer are coordinates along its principal components (as Mukherjee and Awadallah 2020, XtremeDistil).
     """

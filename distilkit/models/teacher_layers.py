@@ -43,37 +43,37 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Classifi
     return Student(config.student, tokenizer, student, origin=origin, copied_layers=tuple(copied_layers))
 
 
-def _shape_of_teacher(config: DistillConfig, given: Any, who: str) -> Any:
-    """The config of a student that takes layers of a teacher with config `given`."""
-    if config.student == "distilbert" and given.model_type == "bert":
+def _shape_of_teacher(config: DistillConfig, teacher_config: Any, who: str) -> Any:
+    """Return the config of a student that takes layers of a teacher with `teacher_config`."""
+    if config.student == "distilbert" and teacher_config.model_type == "bert":
         return DistilBertConfig(
-            vocab_size=given.vocab_size,
-            max_position_embeddings=given.max_position_embeddings,
-            n_heads=given.num_attention_heads,
-            dim=given.hidden_size,
-            hidden_dim=given.intermediate_size,
-            activation=given.hidden_act,
-            pad_token_id=given.pad_token_id,
+            vocab_size=teacher_config.vocab_size,
+            max_position_embeddings=teacher_config.max_position_embeddings,
+            n_heads=teacher_config.num_attention_heads,
+            dim=teacher_config.hidden_size,
+            hidden_dim=teacher_config.intermediate_size,
+            activation=teacher_config.hidden_act,
+            pad_token_id=teacher_config.pad_token_id,
         )
     if config.student in PRETRAINED:
-        if given.model_type != ("bert" if config.student == "tinybert" else "distilbert"):
+        if teacher_config.model_type != ("bert" if config.student == "tinybert" else "distilbert"):
             raise UserError(
-                f"--student {config.student} cannot take layers of {who}, a {given.model_type}. "
+                f"--student {config.student} cannot take layers of {who}, a {teacher_config.model_type}. "
                 f"Use --student {who} --layers N --init teacher, or --init random."
             )
-        return copy.deepcopy(given)
+        return copy.deepcopy(teacher_config)
     model_config = load_config(find_model(config.student))
-    if model_config.model_type != given.model_type:
+    if model_config.model_type != teacher_config.model_type:
         raise UserError(
-            f"--init teacher: layers of {who} ({given.model_type}) do not fit a {model_config.model_type} "
-            f"({config.student}). Use --init pretrained or --init random."
+            f"--init teacher: layers of {who} ({teacher_config.model_type}) do not fit a "
+            f"{model_config.model_type} ({config.student}). Use --init pretrained or --init random."
         )
-    model_config.vocab_size = given.vocab_size
+    model_config.vocab_size = teacher_config.vocab_size
     return model_config
 
 
 def evenly_spaced(teacher_layers: int, student_layers: int) -> list[int]:
-    """Which of the teacher's layers (from 0) a student takes: first and last, and evenly between.
+    """Choose the teacher's layers, from 0, that a student takes: first, last, and evenly between.
 
     6 of 12 gives 0, 2, 4, 7, 9, 11, the choice of DistilBERT (Sanh et al. 2019, `scripts/extract.py`).
     """
@@ -102,7 +102,7 @@ LAYER = re.compile(r"\.(layers?)\.(\d+)\.")
 
 
 def _numbers_can_be_chosen(teacher: PreTrainedModel, student: PreTrainedModel) -> bool:
-    """Whether names tell a parameter's layer, or (as ALBERT's) all layers share theirs."""
+    """Return whether parameter names tell the layer, or all layers share their weights (as ALBERT's)."""
     names = [name for name, _ in student.named_parameters()]
     return any(map(LAYER.search, names)) or len(names) == len([*teacher.named_parameters()])
 

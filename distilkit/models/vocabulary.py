@@ -31,7 +31,7 @@ def word_tokenizer(
 
 
 def piece_tokenizer(teacher: Tokenizer, *, pairs: bool, max_length: int) -> PreTrainedTokenizerFast:
-    """The teacher's vocabulary and ids, without its special tokens around a text.
+    """Make a tokenizer of the teacher's vocabulary and ids, without special tokens around a text.
 
     Raises:
         UserError: when the teacher's tokenizer has no `tokenizers` form to take over.

@@ -143,6 +143,7 @@ class RowCache:
 
     @property
     def group(self) -> dict[str, Any]:
+        """Return the table's parameter group."""
         return self.optimizer.param_groups[self.group_index]  # load_state_dict replaces the dicts
 
     @property

@@ -163,6 +163,7 @@ def read_finished_block(file: Path) -> pa.Table | None:
 
 
 def parquet_bytes(part: pa.Table) -> bytes:
+    """Return a table as the bytes of a Parquet file."""
     sink = pa.BufferOutputStream()
     pq.write_table(part, sink)
     return bytes(sink.getvalue())

@@ -70,7 +70,8 @@ class MaskedLM:
     def __init__(
         self, name: str, model: Any, tokenizer: Tokenizer, vocabulary: Sequence[str], precision: Resolved
     ) -> None:
-        """
+        """Attach the hook to a model.
+
         Args:
             name: for errors.
             model: a transformers model `...ForMaskedLM`, on its device; it gets a hook.

@@ -35,7 +35,7 @@ def memory_exceeded(problem: str) -> Finding:
 
 
 def time_needed(seconds: float) -> Iterator[Finding]:
-    """A run of days."""
+    """Warn of a run of days."""
     if seconds > DAY:
         yield Finding(
             "time",

@@ -24,7 +24,7 @@ def before_distilling(
     answers: NDArray[np.int64] | None,
     columns: Sequence[int],
 ) -> list[Finding]:
-    """What can be told of what `distill` has at hand, in well under a second: no model is run for it.
+    """Report what is known before training, in well under a second: no model is run for it.
 
     Args:
         lengths: tokens of the training rows as the student reads them, cut.

@@ -19,7 +19,7 @@ GAIN = 0.1  # of accuracy, by which another order of the classes must surely bea
 
 
 def broken_teacher(problem: str) -> Finding:
-    """A teacher that cannot be loaded as a classifier."""
+    """Report a teacher that cannot be loaded as a classifier."""
     return Finding(
         "teacher",
         "error",
@@ -30,7 +30,7 @@ def broken_teacher(problem: str) -> Finding:
 
 
 def broken_student(problem: str) -> Finding:
-    """A student that cannot be made."""
+    """Report a student that cannot be made."""
     return Finding(
         "student",
         "error",

@@ -83,7 +83,7 @@ def label_faults(where: str, labels: Labels, names: Sequence[str]) -> Iterator[F
 
 
 def hidden_labels(names: Sequence[str]) -> Iterator[Finding]:
-    """A class that looks like a hidden label."""
+    """Report a class that looks like a hidden label."""
     if "-1" in names and "0" in names:
         yield Finding(
             "hidden-labels",
@@ -130,7 +130,7 @@ def data_findings(
     overlaps: Overlap,
     test: int = 0,
 ) -> Iterator[Finding]:
-    """What texts and labels tell without a model.
+    """Report what texts and labels show without a model.
 
     Args:
         ids: by split, the classes of its rows, int64 `[N]`, -1 for none; only splits that have labels.

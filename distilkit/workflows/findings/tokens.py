@@ -60,7 +60,7 @@ def cut_texts(tokens_of_model: Mapping[str, Tokens], max_length: int, limit: int
 
 
 def cut_rows(lengths: NDArray[np.int64], max_length: int) -> Iterator[Finding]:
-    """As `cut_texts`, from rows that are cut already: how much longer they were is not known."""
+    """Report cut texts as `cut_texts` does, from rows that are cut already, whose full length is lost."""
     if (cut := int(np.count_nonzero(lengths >= max_length))) > CUT * len(lengths):
         yield Finding(
             "cut-texts",
