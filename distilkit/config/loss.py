@@ -1,6 +1,6 @@
 """Options on the loss: the teachers, alpha, the method that matches layers."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -11,7 +11,7 @@ SoftLoss = Literal["mse", "kl"]
 
 # Jiao et al. 2020, section 4.2 (10 to 20 epochs). Of the grid of Sun et al. 2019 for beta, 10 to 1000, 100
 # adds 0.13 times the squared distance of the directions at BERT's width: of the order of the other terms.
-METHOD_DEFAULTS: dict[str, dict[str, Any]] = {
+METHOD_DEFAULTS: dict[str, dict[str, object]] = {
     "tinybert": {"layer_epochs": 10, "layer_learning_rate": 5e-5},
     "pkd": {"beta": 100.0},
 }
@@ -129,7 +129,7 @@ class LossConfig(Config):
                 "labels only"
             )
 
-    def loss_defaults(self) -> dict[str, Any]:
+    def loss_defaults(self) -> dict[str, object]:
         """Return what the loss options that are `None` stand for."""
         defaults = {"method": "logits"} | METHOD_DEFAULTS.get(self.method or "logits", {})
         return defaults | ({"temperature": KL_TEMPERATURE} if self.soft_loss == "kl" else {})

@@ -1,6 +1,6 @@
 """Options on the student: its architecture, its sizes and what its weights start from."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import model_validator
 
@@ -11,8 +11,8 @@ Pooling = Literal["last", "max", "both"]
 Vocabulary = Literal["words", "teacher"]
 
 # What `epochs`, `batch_size` and `learning_rate` are when they are not given.
-BILSTM_DEFAULTS: dict[str, Any] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
-ENCODER_DEFAULTS: dict[str, Any] = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
+BILSTM_DEFAULTS: dict[str, object] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
+ENCODER_DEFAULTS: dict[str, object] = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
 BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling", "word_dropout")
 DEFAULT_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 
@@ -87,7 +87,7 @@ class StudentConfig(Config):
             raise ValueError("--vocabulary-size goes with --vocabulary words: the teacher's is taken whole")
         return self
 
-    def bilstm_defaults(self, *, reads_words: bool, is_pair: bool) -> dict[str, Any]:
+    def bilstm_defaults(self, *, reads_words: bool, is_pair: bool) -> dict[str, object]:
         """Return what a BiLSTM's options that are `None` stand for."""
         defaults = BILSTM_DEFAULTS | {
             "vocabulary": "words" if reads_words else "teacher",
@@ -104,7 +104,7 @@ class StudentConfig(Config):
             defaults |= {"embedding_size": 300}
         return defaults
 
-    def encoder_defaults(self, *, is_general: bool) -> dict[str, Any]:
+    def encoder_defaults(self, *, is_general: bool) -> dict[str, object]:
         """Return what an encoder's options that are `None` stand for."""
         # A general student that starts from general weights would be no use.
         init = "random" if is_general else "pretrained"

@@ -19,7 +19,7 @@ def describe_teacher(
     model_fingerprint: str,
     max_length: int,
     precision: Resolved,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Describe all that a teacher's logits depend on, hashed where it is large, with its name and classes.
 
     Args:
@@ -40,7 +40,7 @@ def describe_teacher(
     }
 
 
-def teacher_key(description: Mapping[str, Any]) -> str:
+def teacher_key(description: Mapping[str, object]) -> str:
     """Return the SHA-256 of a `describe_teacher`, 64 hex digits: the same for a teacher of any name."""
     return _hash({name: value for name, value in description.items() if name not in ("name", "created")})
 
@@ -62,7 +62,7 @@ def _without_volatile(value: object) -> Any:
     }
 
 
-def _tokenizer_facts(tokenizer: Tokenizer) -> dict[str, Any]:
+def _tokenizer_facts(tokenizer: Tokenizer) -> dict[str, object]:
     """Return what decides which ids a text becomes, whatever the tokenizer was last called with."""
     facts = {
         "class": type(tokenizer).__name__,

@@ -10,7 +10,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pydantic import TypeAdapter
@@ -59,7 +58,7 @@ class Augmentation:
     seconds: float
     rows_per_second: float | None
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """Return the versioned JSON document."""
         return {"schema": SCHEMA} | vars(self) | {"path": str(self.path)}
 
@@ -147,7 +146,7 @@ class _Tally:
         return round(self.made / self.seconds, 1) if self.seconds else None
 
 
-def describe_origin(config: AugmentConfig, data: TextData, made_with: dict[str, Any]) -> str:
+def describe_origin(config: AugmentConfig, data: TextData, made_with: dict[str, object]) -> str:
     """Return all that the rows depend on, as JSON: the config, the texts, and tagger or models."""
     values = TypeAdapter(AugmentConfig).dump_python(config, mode="json")
     for name in ("output", "overwrite"):

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +78,7 @@ class TeacherEnsemble:
         return [weight / sum(weights) for weight in weights]
 
     @property
-    def facts(self) -> list[dict[str, Any]]:
+    def facts(self) -> list[dict[str, object]]:
         """Return the teachers as `environment.json` names them."""
         return [
             {"name": teacher.name, "fingerprint": teacher.fingerprint, "share": share}
