@@ -311,7 +311,7 @@ def test_a_bilstm_from_the_teachers_embeddings_has_no_width_of_its_own() -> None
         (EvaluateConfig, 3, None),
     ],
 )
-def test_trap_12_a_misspelt_key_is_an_error_and_not_a_default_that_never_acts(
+def test_a_misspelt_key_is_an_error_and_not_a_default_that_never_acts(
     config_type: Any, misspelt: Any, meant: str | None, tmp_path: Path
 ) -> None:
     """TinyBERT wrote its default_params to misspelt attributes, so that they never acted."""
@@ -325,7 +325,7 @@ def test_trap_12_a_misspelt_key_is_an_error_and_not_a_default_that_never_acts(
         assert f"Did you mean {meant!r}?" in message
 
 
-def test_trap_12_a_misspelt_python_argument_is_an_error() -> None:
+def test_a_misspelt_python_argument_is_an_error() -> None:
     with pytest.raises(UserError, match="Did you mean 'alpha'"):
         DistillConfig(dataset="sst2", output_dir="o", teacher="t", alfa=0.1)  # type: ignore[call-arg]
 

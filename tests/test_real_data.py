@@ -39,7 +39,7 @@ def test_sst2_and_mrpc_have_the_rows_of_glue() -> None:
     assert np.bincount(mrpc.labels_of["validation"]).tolist() == [129, 279]
 
 
-def test_trap_14_hidden_labels_of_glue_are_refused() -> None:
+def test_hidden_labels_of_glue_are_refused() -> None:
     """Scored as labels, -1 gives an accuracy of 0 that looks like a bad model."""
     config = DataConfig(dataset="sst2", data_dir=real_data("sst2"))
     with pytest.raises(UserError, match="hidden"):

@@ -330,7 +330,7 @@ def test_no_test_split_to_evaluate(call: Call, here: Path) -> None:
     refused(call, here, (*EVALUATE, "--split", "test"), "data has no test split")
 
 
-def test_trap_14_a_test_split_with_hidden_labels(call: Call, here: Path) -> None:
+def test_a_test_split_with_hidden_labels(call: Call, here: Path) -> None:
     refused(call, here, (*EVALUATE, "--split", "test"), "data/test.jsonl, row 1", "-1")
 
 

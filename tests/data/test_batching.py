@@ -35,7 +35,7 @@ def epoch_of(sampler: LengthBatchSampler, epoch: int) -> list[list[int]]:
     epoch=st.integers(0, 50),
 )
 @settings(max_examples=80, deadline=None)
-def test_trap_9_every_row_comes_exactly_once_an_epoch_the_short_last_step_too(
+def test_every_row_comes_exactly_once_an_epoch_the_short_last_step_too(
     lengths: list[int], batch_size: int, seed: int, epoch: int
 ) -> None:
     sampler = LengthBatchSampler(rows_of(lengths), batch_size, seed)

@@ -99,7 +99,7 @@ def test_an_unknown_label_is_named_with_its_row_and_the_known_ones(value: Any) -
     assert "negative, positive" in message
 
 
-def test_trap_14_labels_of_minus_one_are_refused_and_not_scored() -> None:
+def test_labels_of_minus_one_are_refused_and_not_scored() -> None:
     """GLUE hides its test labels behind -1; scoring them gives accuracy .279 and F1 0."""
     with pytest.raises(UserError, match=r"test, row 2: the label is -1.*hidden"):
         label_ids(column(1, -1), POLARITY, "test")
@@ -142,7 +142,7 @@ def test_labels_that_differ_only_in_case_or_blanks_do_not_make_a_class_without_r
         (("LABEL_0", "LABEL_1"), ("LABEL_0", "LABEL_1"), [0, 1], True),
     ],
 )
-def test_trap_6_classes_are_matched_by_name_and_by_id_only_where_there_is_no_name(
+def test_classes_are_matched_by_name_and_by_id_only_where_there_is_no_name(
     model: tuple[str, ...], data: tuple[str, ...], columns: list[int], by_name: bool
 ) -> None:
     """A teacher with the classes the other way round would teach the opposite of what it knows."""
@@ -160,7 +160,7 @@ def test_trap_6_classes_are_matched_by_name_and_by_id_only_where_there_is_no_nam
         (("pos", "positive"), POLARITY),
     ],
 )
-def test_trap_6_classes_that_cannot_be_matched_are_refused_with_both_sides_named(
+def test_classes_that_cannot_be_matched_are_refused_with_both_sides_named(
     model: tuple[str, ...], data: tuple[str, ...]
 ) -> None:
     with pytest.raises(UserError) as error:

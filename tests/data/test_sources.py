@@ -230,7 +230,7 @@ def imdb_dir(tmp_path: Path) -> Path:
     return tmp_path / "imdb"
 
 
-def test_trap_4_training_never_opens_the_test_split(imdb_dir: Path) -> None:
+def test_training_never_opens_the_test_split(imdb_dir: Path) -> None:
     """XtremeDistil picks its best stage on the test split; here it could be missing or garbage."""
     data = load_for_training(DataConfig(dataset="imdb", data_dir=imdb_dir), None)
     assert set(data.splits) == set(data.labels_of) == {"train", "validation"}
@@ -371,7 +371,7 @@ def test_alpha_0_does_not_look_at_labels_that_are_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_trap_14_hidden_labels_are_refused_in_every_split(split: str, tmp_path: Path) -> None:
+def test_hidden_labels_are_refused_in_every_split(split: str, tmp_path: Path) -> None:
     for name in ("train", "validation", "test"):
         hidden = {"label": -1} if name == split else {}
         write(tmp_path / f"{name}.jsonl", [row | hidden for row in rows(1)])

@@ -66,9 +66,7 @@ def logits_of(model: Any, batch: dict[str, Tensor]) -> Tensor:
 @pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("layers", [1, 2])
 @POOLINGS
-def test_trap_11_padding_and_batch_mates_reach_no_logit(
-    pooling: str, layers: int, side: str, device: str
-) -> None:
+def test_padding_and_batch_mates_reach_no_logit(pooling: str, layers: int, side: str, device: str) -> None:
     """Padding read into a pooled state makes an answer depend on what it happens to be batched with."""
     model, rows = small(num_layers=layers, pooling=pooling).to(device), sentences(LENGTHS)
     alone = torch.cat([logits_of(model, padded([row], len(row))) for row in rows])
@@ -151,9 +149,7 @@ def pair(first: Tensor, second: Tensor, width: int) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @POOLINGS
-def test_trap_11_a_pair_is_its_two_texts_encoded_alone_and_combined_by_hand(
-    pooling: str, layers: int
-) -> None:
+def test_a_pair_is_its_two_texts_encoded_alone_and_combined_by_hand(pooling: str, layers: int) -> None:
     model = small(num_layers=layers, siamese=True, pooling=pooling)
     firsts, seconds = sentences([3, 6, 2], seed=1), sentences([5, 1, 4], seed=2)
     expected = []

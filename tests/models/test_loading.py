@@ -254,7 +254,7 @@ HEADS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("architecture", HEADS)
-def test_trap_6_a_trained_head_of_the_same_classes_in_another_order_is_put_in_the_datas_order(
+def test_a_trained_head_of_the_same_classes_in_another_order_is_put_in_the_datas_order(
     tmp_path: Path, architecture: str
 ) -> None:
     """Renamed without being moved, every row of the head starts out meaning the other class."""

@@ -141,7 +141,7 @@ def test_the_teacher_is_not_changed_by_being_copied() -> None:
 
 
 @pytest.mark.parametrize("student", ["tinybert", "distilbert"])
-def test_trap_6_a_head_taken_from_the_teacher_is_put_in_the_order_of_the_datas_classes(student: str) -> None:
+def test_a_head_taken_from_the_teacher_is_put_in_the_order_of_the_datas_classes(student: str) -> None:
     """The teacher's class 0 is the data's class 1: copied as it lies, the head starts out upside down."""
     teacher = lively(tiny_bert(names=NAMES[::-1]))
     made = student_of(teacher_of(teacher), student=student, init="teacher", layers=2)

@@ -180,7 +180,7 @@ def saved_fingerprint(run: Run) -> str:
 @pytest.mark.parametrize(
     ("accuracies", "best"), [((0.5, 0.9, 0.1), 2), ((0.7, 0.7, 0.7), 1), ((0.0, 0.0, 0.3), 3)]
 )
-def test_trap_8_the_model_that_is_saved_is_that_of_the_best_epoch(
+def test_the_model_that_is_saved_is_that_of_the_best_epoch(
     config: Any, canned: Any, accuracies: tuple[float, ...], best: int
 ) -> None:
     shown = canned([{"accuracy": accuracy} for accuracy in accuracies])
@@ -191,7 +191,7 @@ def test_trap_8_the_model_that_is_saved_is_that_of_the_best_epoch(
     assert len(set(shown)) == 3
 
 
-def test_trap_8_mrpcs_best_epoch_is_the_best_by_f1_and_not_by_accuracy(
+def test_mrpcs_best_epoch_is_the_best_by_f1_and_not_by_accuracy(
     config: Any, canned: Any, mrpc_dir: Path
 ) -> None:
     answers = [(0.5, 0.8), (0.6, 0.9), (0.9, 0.7)]
@@ -207,7 +207,7 @@ def test_patience_ends_training_early(config: Any, canned: Any) -> None:
     assert len(run.history) == 4 and run.metrics["best_epoch"] == 2
 
 
-def test_trap_4_the_test_split_is_never_opened(config: Any, sst2_dir: Path, tmp_path: Path) -> None:
+def test_the_test_split_is_never_opened(config: Any, sst2_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(sst2_dir, tmp_path / "data")
     (tmp_path / "data" / "test.jsonl").write_bytes(b"\x00 this is no data at all")
     assert train(config(data_dir=tmp_path / "data", epochs=1)).metrics["best_epoch"] == 1

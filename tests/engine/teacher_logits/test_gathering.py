@@ -74,7 +74,7 @@ def own_logits(teacher: Any, texts: list[str], pairs: list[str] | None = None) -
         )
 
 
-def test_trap_2_two_passes_of_a_teacher_left_in_train_mode_are_identical(teacher: Any) -> None:
+def test_two_passes_of_a_teacher_left_in_train_mode_are_identical(teacher: Any) -> None:
     """With dropout on, the student would learn noise, other noise on every pass."""
     assert teacher.config.hidden_dropout_prob > 0
     teacher.train()
@@ -91,7 +91,7 @@ def test_trap_2_two_passes_of_a_teacher_left_in_train_mode_are_identical(teacher
 
 @given(seed=st.integers(0, 1000), copies=st.integers(1, 3))
 @settings(max_examples=20, deadline=None)
-def test_trap_3_logits_follow_their_row_through_shuffling_and_repeats(seed: int, copies: int) -> None:
+def test_logits_follow_their_row_through_shuffling_and_repeats(seed: int, copies: int) -> None:
     """Joined by position, a shuffled row learns from another row's teacher, and nothing fails."""
     order = [row for row in range(len(TEXTS)) for _ in range(copies)]
     random.Random(seed).shuffle(order)
@@ -109,7 +109,7 @@ def test_trap_3_logits_follow_their_row_through_shuffling_and_repeats(seed: int,
     assert gathered.logits[:, 0].tolist() == [2.0 * row for row in order]
 
 
-def test_trap_3_the_teachers_own_logits_arrive_at_shuffled_and_repeated_rows(teacher: Any) -> None:
+def test_the_teachers_own_logits_arrive_at_shuffled_and_repeated_rows(teacher: Any) -> None:
     shuffled = [TEXTS[row] for row in [5, 0, 0, 7, 3, 5, 1]]
     logits = run_teacher(teacher, shuffled)
     torch.testing.assert_close(logits, own_logits(teacher, shuffled), atol=1e-5, rtol=1e-4)
@@ -130,7 +130,7 @@ def test_pairs_are_joined_by_both_texts(teacher: Any) -> None:
     assert not torch.allclose(expected[0], expected[1], atol=1e-3)
 
 
-def test_trap_5_the_teacher_reads_its_own_tokenizer_beside_a_student_with_another(teacher: Any) -> None:
+def test_the_teacher_reads_its_own_tokenizer_beside_a_student_with_another(teacher: Any) -> None:
     """Fed the student's ids, the teacher answers about other words, without any error."""
     student_tokenizer = word_tokenizer(TEXTS, 100, pairs=False, max_length=32)
     student_rows = encode(student_tokenizer, Texts(TEXTS), max_length=32, model=teacher)

@@ -278,13 +278,13 @@ def watched_rows(epochs: int, seed: int = 0) -> list[list[list[int]]]:
     return seen
 
 
-def test_trap_9_the_short_last_batch_is_trained_on() -> None:
+def test_the_short_last_batch_is_trained_on() -> None:
     for batches in watched_rows(epochs=2):
         assert sorted(row for batch in batches for row in batch) == list(range(26))
         assert sorted(map(len, batches)) == [2, 8, 8, 8]
 
 
-def test_trap_9_fewer_rows_than_a_batch_still_train() -> None:
+def test_fewer_rows_than_a_batch_still_train() -> None:
     model = Bag()
     before = parameters(model)
     (record,) = epochs_of(run(model, encoded(3), batch_size=8))
@@ -344,7 +344,7 @@ def test_frozen_parameters_stay_out_of_the_optimizer() -> None:
     assert torch.equal(model.words.weight.cpu(), before)
 
 
-def test_trap_10_one_optimizer_lives_as_long_as_the_run(optimizers: list[Any]) -> None:
+def test_one_optimizer_lives_as_long_as_the_run(optimizers: list[Any]) -> None:
     """Made anew each epoch it forgets its moments, and warm-up starts again."""
     model = Bag()
     epochs_of(run(model, encoded(16), epochs=4))
@@ -352,7 +352,7 @@ def test_trap_10_one_optimizer_lives_as_long_as_the_run(optimizers: list[Any]) -
     assert {float(state["step"]) for state in optimizer.state.values()} == {8.0}
 
 
-def test_trap_10_the_schedule_runs_over_all_epochs_once() -> None:
+def test_the_schedule_runs_over_all_epochs_once() -> None:
     """Warm-up over the first quarter of all 8 steps, then down to nothing at the end of the run."""
     records = epochs_of(run(Bag(), encoded(16), epochs=4, learning_rate=0.6, warmup_ratio=0.25))
     # The rates that the last steps of the epochs used: steps 2, 4, 6 and 8, the first one at 0.
@@ -360,7 +360,7 @@ def test_trap_10_the_schedule_runs_over_all_epochs_once() -> None:
     assert [record.learning_rate for record in records] == pytest.approx([0.3, 0.5, 0.3, 0.1])
 
 
-def test_trap_10_the_student_trains_again_after_validation() -> None:
+def test_the_student_trains_again_after_validation() -> None:
     """Left in eval mode by a validation, it would train on without dropout, epoch after epoch."""
     modes: list[bool] = []
     model = Bag()
@@ -472,7 +472,7 @@ def test_the_forward_pass_of_training_runs_in_the_precision_and_nothing_else_doe
 
 
 @pytest.mark.parametrize("first", [0.0, -0.5])
-def test_trap_8_a_first_metric_of_zero_or_less_is_still_the_best_so_far(first: float) -> None:
+def test_a_first_metric_of_zero_or_less_is_still_the_best_so_far(first: float) -> None:
     """A best that starts at 0 never saves a model whose metric (MCC, say) does not rise above it."""
     records = epochs_of(run(Bag(), encoded(8), epochs=3, validate=scores(first, first - 0.1, first + 0.1)))
     assert [record.improved for record in records] == [True, False, True]

@@ -66,7 +66,7 @@ def test_the_total_is_the_formula_worked_out_by_hand(alpha: float) -> None:
     seed=st.integers(0, 2**31),
 )
 @settings(max_examples=60, deadline=None)
-def test_trap_1_and_13_the_gradient_is_that_of_the_documented_reductions(
+def test_the_gradient_is_that_of_the_documented_reductions(
     rows: int, classes: int, alpha: float, seed: int
 ) -> None:
     """A mean over other dimensions, or an alpha that never acts, would change this gradient and nothing else.
@@ -86,7 +86,7 @@ def test_trap_1_and_13_the_gradient_is_that_of_the_documented_reductions(
     torch.testing.assert_close(student.grad, expected, atol=1e-6, rtol=1e-5)
 
 
-def test_trap_13_the_soft_loss_is_a_mean_over_classes_too() -> None:
+def test_the_soft_loss_is_a_mean_over_classes_too() -> None:
     """A sum over classes would weigh the teacher C times as much at the same alpha."""
     student, teacher = torch.zeros(4, 10), torch.full((4, 10), 3.0)
     assert soft_loss(student, teacher).item() == pytest.approx(9.0)
@@ -117,7 +117,7 @@ def gradient(labels: Tensor, alpha: float) -> Tensor:
     return student.grad
 
 
-def test_trap_1_alpha_is_not_silently_ignored() -> None:
+def test_alpha_is_not_silently_ignored() -> None:
     gradients = [gradient(LABELS, alpha) for alpha in (0.0, 0.25, 0.5, 1.0)]
     for i, one in enumerate(gradients):
         for other in gradients[i + 1 :]:
@@ -125,7 +125,7 @@ def test_trap_1_alpha_is_not_silently_ignored() -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.5, 1.0])
-def test_trap_1_shuffled_labels_change_the_loss_whenever_alpha_weighs_them(alpha: float) -> None:
+def test_shuffled_labels_change_the_loss_whenever_alpha_weighs_them(alpha: float) -> None:
     shuffled = LABELS.flip(0)
     before = distillation_loss(STUDENT, LABELS, TEACHER, alpha).total
     after = distillation_loss(STUDENT, shuffled, TEACHER, alpha).total
@@ -250,7 +250,7 @@ def test_the_kl_is_the_formula_worked_out_by_hand(temperature: float) -> None:
     assert losses.total.item() == pytest.approx(0.3 * hard + 0.7 * expected, rel=1e-4)
 
 
-def test_trap_13_the_kl_is_a_mean_over_rows_and_a_sum_over_classes() -> None:
+def test_the_kl_is_a_mean_over_rows_and_a_sum_over_classes() -> None:
     """Torch's default, a mean over both, halves the teacher's weight for two classes."""
     student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, -1.0]])
     one = kl_loss(student, teacher, 1.0).item()

@@ -117,7 +117,7 @@ def test_alpha_0_reads_no_training_label(config: Any, tmp_path: Path) -> None:
     assert all(record["hard_loss"] is None for record in plain.history)
 
 
-def test_trap_1_alpha_acts_and_labels_matter_wherever_it_weighs_them(config: Any, tmp_path: Path) -> None:
+def test_alpha_acts_and_labels_matter_wherever_it_weighs_them(config: Any, tmp_path: Path) -> None:
     trained = {
         alpha: weights(distill(config(alpha=alpha, output_dir=tmp_path / str(alpha))))
         for alpha in (0, 0.1, 0.5, 1)
@@ -287,7 +287,7 @@ def watch_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return given
 
 
-def test_trap_2_3_5_each_row_carries_its_own_teacher_logits_beside_the_students_own_ids(
+def test_each_row_carries_its_own_teacher_logits_beside_the_students_own_ids(
     config: Any, teacher_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Student ids fed to the teacher, dropout left on or rows out of order: each only makes it worse."""
@@ -343,7 +343,7 @@ def turned_teacher(teacher_run: Run, tmp_path_factory: pytest.TempPathFactory) -
     [{}, {"student": "tinybert", "init": "teacher", "layers": 1, "learning_rate": 1e-4}],
     ids=["bilstm", "tinybert"],
 )
-def test_trap_6_a_teacher_with_its_labels_in_another_order_makes_the_same_student(
+def test_a_teacher_with_its_labels_in_another_order_makes_the_same_student(
     config: Any, tmp_path: Path, turned_teacher: Path, options: dict[str, Any]
 ) -> None:
     """Matched by position, good and bad change places, and the student learns the opposite."""
@@ -362,7 +362,7 @@ def test_trap_6_a_teacher_with_its_labels_in_another_order_makes_the_same_studen
 @pytest.mark.parametrize(
     ("names", "word"), [(("spam", "ham"), "matched by name"), (("a", "b", "c"), "3 classes")]
 )
-def test_trap_6_a_teacher_of_other_classes_is_refused(
+def test_a_teacher_of_other_classes_is_refused(
     config: Any, make_bert: Any, tmp_path: Path, names: tuple[str, ...], word: str
 ) -> None:
     with pytest.raises(UserError, match=word):
@@ -376,7 +376,7 @@ def test_a_teacher_without_class_names_is_matched_by_id_and_that_is_said(config:
     assert any("ids are taken to be the same" in note for note in reporter.notes)
 
 
-def test_trap_4_the_test_split_is_never_opened(config: Any, tmp_path: Path) -> None:
+def test_the_test_split_is_never_opened(config: Any, tmp_path: Path) -> None:
     data = relabelled(tmp_path / "data", rows())
     (data / "test.jsonl").write_bytes(b"\x00 this is no data at all")
     assert distill(config(data_dir=data, epochs=1)).metrics["best_epoch"] == 1
