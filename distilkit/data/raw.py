@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilkit.config import DataConfig
-from distilkit.data.sources import _Source
+from distilkit.data.sources import RawSource
 from distilkit.data.text_data import TextData
 
 
@@ -20,7 +20,7 @@ class RawData:
     `names` are the classes of a known dataset, `metric` its metric.
     """
 
-    source: "_Source"
+    source: "RawSource"
     splits: dict[str, datasets.Dataset]
 
     @property
@@ -80,7 +80,7 @@ def read_raw(config: DataConfig) -> RawData:
     Raises:
         UserError: when a file cannot be read, has no row, or lacks a column of texts.
     """
-    source = _Source(config)
+    source = RawSource(config)
     splits = {"train": source.read("train", checked=False)}
     for split in ("validation", "test"):
         if split in source.available():

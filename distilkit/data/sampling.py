@@ -41,6 +41,7 @@ def stratified_order(labels: NDArray[Any], seed: int = DATA_SEED) -> NDArray[np.
     return np.argsort(rank, kind="stable")
 
 
-def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+def value_codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Return the number of each value, `[N]`, counted by first appearance; -1 for null."""
     encoded = pc.dictionary_encode(column.combine_chunks())
     return np.asarray(encoded.indices.fill_null(-1))

@@ -13,7 +13,7 @@ from distilkit.config import DataConfig, TextsConfig
 from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file
 from distilkit.data.labels import are_ids, check_order, label_codes, label_ids, label_names, scored_names
 from distilkit.data.presets import PRESETS, Preset
-from distilkit.data.sampling import CorpusSize, _codes, stratified_order
+from distilkit.data.sampling import CorpusSize, stratified_order, value_codes
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
@@ -46,7 +46,7 @@ def load_for_training(
     Raises:
         UserError: naming file, column and row of what is wrong.
     """
-    source = _Source(config)
+    source = RawSource(config)
     splits = {}
     if needs_train or "train" in source.available() or "validation" not in source.available():
         splits["train"] = source.read("train")
@@ -79,7 +79,7 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
     Raises:
         UserError: naming file, column and row of what is wrong.
     """
-    source = _Source(config)
+    source = RawSource(config)
     if split == "validation" and "validation" not in source.available():
         held_out = load_for_training(config, None)
         if source.names is None and are_ids(held_out.names):
@@ -102,19 +102,19 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
 
 def read_texts(config: DataConfig, split: str) -> Texts:
     """Read the checked texts of a split; its labels are not looked at. Raises `UserError` as `read_split`."""
-    source = _Source(config)
+    source = RawSource(config)
     return Texts.from_dataset(source.read(split), source.text, source.pair)
 
 
 def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
     """Read a split with checked texts, and its name for messages; its labels are not read."""
-    source = _Source(config)
+    source = RawSource(config)
     return source.read(split), source.where(split)
 
 
 def text_columns(config: TextsConfig) -> tuple[str, str | None]:
     """Return the column of the texts, and that of the second texts of pairs."""
-    source = _Source(config)
+    source = RawSource(config)
     return source.text, source.pair
 
 
@@ -131,7 +131,7 @@ class AugmentationData:
 
 def measure(config: TextsConfig) -> dict[str, CorpusSize]:
     """Measure the splits that can be trained on, labelled or not."""
-    source = _Source(config)
+    source = RawSource(config)
     splits = [split for split in ("train", "unsupervised") if split in source.available()]
     return {
         split: CorpusSize.of(Texts.from_dataset(source.read(split), source.text, source.pair))
@@ -148,7 +148,7 @@ def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) ->
     Raises:
         UserError: naming file, column and row of what is wrong.
     """
-    source = _Source(config)
+    source = RawSource(config)
     splits = {split: source.read(split) for split in source.available() if split in ("validation", "test")}
     train = source.read("train")
     notes = []
@@ -162,7 +162,7 @@ def load_for_augmentation(config: TextsConfig, max_train_samples: int | None) ->
     return AugmentationData(data, rows[chosen])
 
 
-class _Source:
+class RawSource:
     """The splits of one dataset as they are stored, with the columns that the config or the preset names."""
 
     def __init__(self, config: TextsConfig) -> None:
@@ -176,11 +176,13 @@ class _Source:
         self._hub: datasets.DatasetDict | None = None
 
     def available(self) -> list[str]:
+        """Return the splits that there are."""
         if self.config.data_dir:
             return list(self._files)
         return list(self.hub())
 
     def hub(self) -> datasets.DatasetDict:
+        """Return the preset's dataset, loaded from the Hub on the first call."""
         if self._hub is None:
             assert self.preset is not None
             self._hub = _from_hub(self.preset)
@@ -216,6 +218,7 @@ class _Source:
         return rows
 
     def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
+        """Return the label column of `rows` as it is stored."""
         self._require(rows, self.label, "--label-column", split)
         return rows.select_columns([self.label]).with_format("arrow")[:].column(self.label)
 
@@ -291,7 +294,7 @@ class _Source:
         if limit is None or limit >= len(rows):
             return np.arange(len(rows)), []
         stratified = self.label in rows.column_names
-        labels = _codes(self.raw_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
+        labels = value_codes(self.raw_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
         how = "stratified" if stratified else "random"
         note = f"{split}: a {how} sample of {limit:,} of {len(rows):,} rows"
         return np.sort(stratified_order(labels)[:limit]), [note]
@@ -311,6 +314,7 @@ class _Source:
         notes: list[str],
         whole: Mapping[str, int] | None = None,
     ) -> TextData:
+        """Return the splits with the columns of this source."""
         return TextData(
             name=self.config.data_name,
             splits=datasets.DatasetDict(splits),

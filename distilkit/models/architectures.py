@@ -30,7 +30,12 @@ WIDTHS = {"tinybert": {4: (312, 1200), 6: (768, 3072)}, "distilbert": {6: (768, 
 HEADS = 12
 
 
-def _resized(model_config: Any, config: DistillConfig, name: str) -> Any:
+def resize_config(model_config: Any, config: DistillConfig, name: str) -> Any:
+    """Set the layers and the width that were asked for in the config of model `name`.
+
+    Raises:
+        UserError: when the architecture cannot be resized, or the width does not suit its heads.
+    """
     if config.layers is not None:
         model_config.num_hidden_layers = config.layers
     if config.hidden_size is not None:
@@ -50,7 +55,12 @@ def _resized(model_config: Any, config: DistillConfig, name: str) -> Any:
     return model_config
 
 
-def _named_config(config: DistillConfig, tokenizer: Tokenizer) -> Any:
+def named_config(config: DistillConfig, tokenizer: Tokenizer) -> Any:
+    """Return the config of a random TinyBERT or DistilBERT that reads `tokenizer`'s tokens.
+
+    Raises:
+        UserError: when the width cannot be split between the attention heads.
+    """
     assert config.layers is not None
     widths = WIDTHS[config.student]
     hidden, feed_forward = widths.get(config.layers, widths[min(widths)])
@@ -81,7 +91,8 @@ def _named_config(config: DistillConfig, tokenizer: Tokenizer) -> Any:
     )
 
 
-def _build(model_config: object) -> PreTrainedModel:
+def build_model(model_config: object) -> PreTrainedModel:
+    """Build a classifier with random weights in float32."""
     with hushed():
         model: PreTrainedModel = AutoModelForSequenceClassification.from_config(
             model_config, dtype=torch.float32
@@ -89,7 +100,7 @@ def _build(model_config: object) -> PreTrainedModel:
     return model
 
 
-def _fitting(tokenizer: Tokenizer, model_config: Any, who: str) -> Tokenizer:
+def student_tokenizer(tokenizer: Tokenizer, model_config: Any, who: str) -> Tokenizer:
     """Return the same tokenizer, with only the outputs that the student reads."""
     if model_config.model_type != "distilbert":
         return tokenizer
@@ -108,6 +119,7 @@ def _fitting(tokenizer: Tokenizer, model_config: Any, who: str) -> Tokenizer:
     )
 
 
-def _size(model: PreTrainedModel) -> str:
+def describe_size(model: PreTrainedModel) -> str:
+    """Return layers and width in words, such as `4 layers x 312`."""
     config = model.config
     return f"{config.num_hidden_layers} layers x {config.hidden_size}"

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from sklearn.decomposition import PCA
 from torch import Tensor
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from distilkit.data.encoding import Tokenizer
@@ -21,8 +23,8 @@ class Components(NamedTuple):
 
     Attributes:
         mean: the mean row, `[width]`.
-        directions: orthonormal, one a column, `[width, width]`.
-        shares: of the rows' variance along each direction, `[width]`.
+        directions: orthonormal, one a column, `[width, components]`, as many as rows and width allow.
+        shares: of the rows' variance along each direction, `[components]`.
     """
 
     mean: Tensor
@@ -30,26 +32,28 @@ class Components(NamedTuple):
     shares: Tensor
 
     def coordinates(self, table: Tensor, size: int) -> Tensor:
-        """Return the rows of `table`, `[rows, width]`, along the first `size` directions, `[rows, size]`."""
-        return (table - self.mean) @ self.directions[:, :size]
+        """Return the rows of `table`, `[rows, width]`, along the first `size` directions, `[rows, size]`.
+
+        Zeros follow where there are fewer directions.
+        """
+        coordinates = (table - self.mean) @ self.directions[:, :size]
+        return functional.pad(coordinates, (0, size - coordinates.shape[1]))
 
 
 def principal_components(table: Tensor) -> Components:
-    """Principal components of a `table` `[rows, width]`, in its own format.
+    """Return the principal components of a `table` `[rows, width]`, in its own format.
 
-    Computed in float64 from the covariance, every row counted once: a word-piece vocabulary's special and
-    unused rows are too few to turn the directions. An eigenvector's sign is arbitrary; here its largest
-    entry is positive, so that equal tables give equal coordinates.
+    Computed in float64, every row counted once: a word-piece vocabulary's special and unused rows are too
+    few to turn the directions. An eigenvector's sign is arbitrary; here its largest entry is positive, so
+    that equal tables give equal coordinates.
     """
-    rows = table.double()
-    mean = rows.mean(dim=0)
-    rows = rows - mean
-    variances, directions = torch.linalg.eigh(rows.T @ rows)
-    variances, directions = variances.flip(0).clamp(min=0), directions.flip(1)
+    # The solver is named, as the automatic choice may fall on a randomised one.
+    pca = PCA(svd_solver="covariance_eigh").fit(table.double().cpu().numpy())
+    directions = torch.from_numpy(pca.components_).T
     largest = directions.abs().argmax(dim=0, keepdim=True)
     directions = directions * directions.gather(0, largest).sign()
-    shares = variances / variances.sum()
-    return Components(mean.to(table.dtype), directions.to(table.dtype), shares.to(table.dtype))
+    parts = (torch.from_numpy(pca.mean_), directions, torch.from_numpy(pca.explained_variance_ratio_))
+    return Components(*(part.to(table) for part in parts))
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,20 @@ from torch import Tensor
 from distilkit.config import DistillConfig
 from distilkit.data.encoding import Tokenizer
 from distilkit.errors import UserError
-from distilkit.models.architectures import PRETRAINED, _build, _fitting, _named_config, _resized, _size
+from distilkit.models.architectures import (
+    PRETRAINED,
+    build_model,
+    describe_size,
+    named_config,
+    resize_config,
+    student_tokenizer,
+)
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student
 from distilkit.models.heads import label_config
 from distilkit.models.loading import embedding_table, load_config, load_for_training, load_tokenizer
 from distilkit.models.locating import find_model
-from distilkit.models.teacher_layers import _from_teacher
+from distilkit.models.teacher_layers import student_from_teacher
 from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
 
 
@@ -42,7 +49,7 @@ def make_student(
         return _pretrained(config, names)
     if config.init == "teacher":
         assert isinstance(teacher, Classifier)
-        return _from_teacher(config, names, teacher)
+        return student_from_teacher(config, names, teacher)
     return _random(config, names, teacher)
 
 
@@ -152,7 +159,7 @@ def _pretrained(config: DistillConfig, names: Sequence[str]) -> Student:
 def _random(config: DistillConfig, names: Sequence[str], teacher: NamedTokenizer | None) -> Student:
     if config.student not in PRETRAINED:
         source = find_model(config.student)
-        model_config = _resized(load_config(source), config, config.student)
+        model_config = resize_config(load_config(source), config, config.student)
         tokenizer = load_tokenizer(source)
     else:
         if teacher is not None:
@@ -160,7 +167,7 @@ def _random(config: DistillConfig, names: Sequence[str], teacher: NamedTokenizer
         else:
             origin = next(iter(PRETRAINED[config.student].values()))
             tokenizer = load_tokenizer(find_model(origin))
-        model_config = _named_config(config, tokenizer)
-        tokenizer = _fitting(tokenizer, model_config, origin)
-    model = _build(label_config(model_config, names))
-    return Student(config.student, tokenizer, model, origin=f"random weights, {_size(model)}")
+        model_config = named_config(config, tokenizer)
+        tokenizer = student_tokenizer(tokenizer, model_config, origin)
+    model = build_model(label_config(model_config, names))
+    return Student(config.student, tokenizer, model, origin=f"random weights, {describe_size(model)}")

@@ -10,14 +10,19 @@ from transformers import DistilBertConfig, PreTrainedModel
 
 from distilkit.config import DistillConfig
 from distilkit.errors import UserError
-from distilkit.models.architectures import PRETRAINED, _build, _fitting
+from distilkit.models.architectures import PRETRAINED, build_model, student_tokenizer
 from distilkit.models.classifier import Classifier, Student
 from distilkit.models.heads import label_config, reorder_head
 from distilkit.models.loading import load_config
 from distilkit.models.locating import find_model
 
 
-def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Classifier) -> Student:
+def student_from_teacher(config: DistillConfig, names: Sequence[str], teacher: Classifier) -> Student:
+    """Make a student of evenly spaced layers of the teacher, with its embeddings.
+
+    Raises:
+        UserError: when the student cannot take layers of this teacher.
+    """
     teacher_config = teacher.model.config
     who = teacher.name
     own_layers = getattr(teacher_config, "num_hidden_layers", None)
@@ -31,14 +36,14 @@ def _from_teacher(config: DistillConfig, names: Sequence[str], teacher: Classifi
         raise UserError(f"--layers {layers}: the teacher {who} has only {own_layers}. Use fewer.")
     model_config = _shape_of_teacher(config, teacher_config, who)
     model_config.num_hidden_layers = layers
-    student = _build(label_config(model_config, names))
+    student = build_model(label_config(model_config, names))
     copied_layers = evenly_spaced(own_layers, layers)
     new = copy_layers(teacher.model, student, copied_layers)
     if not any(name.startswith("classifier") for name in new):
         reorder_head(student, teacher.class_names, names)
     layer_numbers = ", ".join(str(index + 1) for index in copied_layers)
     origin = f"embeddings and layers {layer_numbers} (of {own_layers}) of {who}"
-    tokenizer = _fitting(teacher.tokenizer, model_config, who)
+    tokenizer = student_tokenizer(teacher.tokenizer, model_config, who)
     origin += f"; new: {', '.join(new)}" if new else ""
     return Student(config.student, tokenizer, student, origin=origin, copied_layers=tuple(copied_layers))
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from distilkit.engine.teacher_logits.shards import Damaged, _is_damaged, _open_shard, _read_layout
+from distilkit.engine.teacher_logits.shards import Damaged, count_rows, is_damaged, open_shard
 from distilkit.engine.teacher_logits.store import (
     FOLDER,
     KEY,
     LOCK,
     TEACHER,
-    _name,
-    _read_description,
-    _remove,
-    _shard_names,
-    _size,
-    _unfinished,
+    file_size,
+    read_description,
+    remove_files,
+    shard_names,
+    teacher_name,
+    unfinished_files,
 )
 
 # The functions of `distilkit cache` -------------------------------------------------------------------------
@@ -84,20 +84,20 @@ def entries(root: Path) -> list[Entry]:
     """List what is stored, by key. Only headers are read: `verify` reads everything."""
     found_entries = []
     for folder in _folders(root):
-        about = _read_description(folder)
-        shards = [folder / name for name in sorted(_shard_names(folder))]
+        about = read_description(folder)
+        shards = [folder / name for name in sorted(shard_names(folder))]
         if not shards:
             continue  # its first writer has not ended, or was killed
         classes, max_length = about.get("classes"), about.get("max_length")
         found_entries.append(
             Entry(
                 key=folder.name,
-                name=_name(about),
-                rows=sum(map(_count_rows, shards)),
+                name=teacher_name(about),
+                rows=sum(map(count_rows, shards)),
                 classes=tuple(map(str, classes)) if isinstance(classes, list) else None,
                 max_length=max_length if type(max_length) is int else None,
                 precision=str(about["precision"]) if "precision" in about else None,
-                bytes=sum(map(_size, shards)),
+                bytes=sum(map(file_size, shards)),
                 shards=len(shards),
                 created=str(about["created"]) if "created" in about else None,
                 last_used=datetime.fromtimestamp(_last_used(folder), UTC).isoformat(timespec="seconds"),
@@ -112,19 +112,21 @@ def verify(root: Path, advance: Callable[[int, int], None] = lambda done, total:
     Args:
         advance: called with finished and total shards.
     """
-    files = [folder / name for folder in _folders(root) for name in sorted(_shard_names(folder))]
+    files = [folder / name for folder in _folders(root) for name in sorted(shard_names(folder))]
     checks = []
     for done, file in enumerate(files, 1):
-        size, damage = _size(file), None
+        size, damage = file_size(file), None
         try:
-            _open_shard(file)
+            open_shard(file)
         except FileNotFoundError:
             continue  # pruned since the folder was listed
         except Damaged as error:
             damage = str(error)
         except OSError as error:
             damage = f"it cannot be read: {error.strerror}"
-        checks.append(Check(file.parent.name, _name(_read_description(file.parent)), file.name, size, damage))
+        checks.append(
+            Check(file.parent.name, teacher_name(read_description(file.parent)), file.name, size, damage)
+        )
         advance(done, len(files))
     return checks
 
@@ -149,7 +151,7 @@ def prune(
     removed: list[Removed] = []
     kept: list[Kept] = []
     for folder in _folders(root):
-        name = _name(_read_description(folder))
+        name = teacher_name(read_description(folder))
 
         def is_unwanted(folder: Path = folder) -> bool:
             unused = time.time() - _last_used(folder)
@@ -157,7 +159,7 @@ def prune(
                 everything
                 or folder.name in keys
                 or (unused_days is not None and unused > unused_days * 86_400)
-                or not _shard_names(folder)
+                or not shard_names(folder)
             )
 
         if not is_unwanted() and not _litter(folder):
@@ -168,10 +170,10 @@ def prune(
                     removed.append(Removed(folder.name, name, "entry", _remove_entry(folder)))
                     continue
                 for file, what in _litter(folder).items():
-                    size = _size(file)
+                    size = file_size(file)
                     file.unlink(missing_ok=True)
                     removed.append(Removed(folder.name, name, what, size))
-                if not _shard_names(folder):
+                if not shard_names(folder):
                     _remove_entry(folder)
         except Timeout:
             kept.append(Kept(folder.name, name, "a running process is computing for it"))
@@ -183,22 +185,22 @@ def prune(
 
 def _litter(folder: Path) -> dict[Path, str]:
     """Yield the useless files of an entry, and what each is."""
-    shards = map(folder.joinpath, sorted(_shard_names(folder)))
-    return dict.fromkeys(_unfinished(folder), "leftover") | {
-        shard: "damaged shard" for shard in shards if _is_damaged(shard)
+    shards = map(folder.joinpath, sorted(shard_names(folder)))
+    return dict.fromkeys(unfinished_files(folder), "leftover") | {
+        shard: "damaged shard" for shard in shards if is_damaged(shard)
     }
 
 
 def _remove_entry(folder: Path) -> int:
     """Remove an entry whose lock is held, and say how many bytes that freed."""
-    shards = [folder / name for name in sorted(_shard_names(folder))]
+    shards = [folder / name for name in sorted(shard_names(folder))]
     freed = 0
-    for file in (*shards, *_unfinished(folder), folder / TEACHER):
-        size = _size(file)
+    for file in (*shards, *unfinished_files(folder), folder / TEACHER):
+        size = file_size(file)
         file.unlink(missing_ok=True)
         freed += size
     # The lock goes last; who waits for it sees that it is gone and makes a new one.
-    _remove([folder / LOCK])
+    remove_files([folder / LOCK])
     with suppress(OSError):  # it may hold files that are not ours
         folder.rmdir()
     return freed
@@ -211,14 +213,6 @@ def _folders(root: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     return sorted(folder for folder in inside if KEY.fullmatch(folder.name) and folder.is_dir())
-
-
-def _count_rows(shard: Path) -> int:
-    try:
-        with shard.open("rb") as stream:
-            return _read_layout(stream).rows
-    except (OSError, Damaged):
-        return 0
 
 
 def _last_used(folder: Path) -> float:

@@ -1,21 +1,17 @@
 """Shards, the cache's file format: keys and logits in a safetensors file."""
 
 import hashlib
-import json
-import mmap
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 KEY_BYTES = 16
-
-
-HEADER_LIMIT = 4096  # bytes; ours have under 200
 
 # Fixed-width bytes compare like the 16 bytes they are: numpy hides trailing zeros, but pads with them too.
 Keys = NDArray[np.bytes_]
@@ -43,7 +39,9 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class _Shard:
+class Shard:
+    """Row keys, ascending, and the teacher's logits `[N, C]` of those rows."""
+
     keys: Keys
     logits: NDArray[np.float32]
 
@@ -51,70 +49,45 @@ class _Shard:
 # Files ------------------------------------------------------------------------------------------------------
 
 
-def _open_shard(file: Path, classes: int | None = None) -> _Shard:
-    """Map a shard into memory once its checksum is verified.
+def open_shard(file: Path, classes: int | None = None) -> Shard:
+    """Read a shard once its checksum is verified.
 
     Raises:
         Damaged: when it is not what was written.
         OSError: when it cannot be read.
     """
-    with file.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != file.stem:
-            raise Damaged("its bytes do not match its checksum")
-        layout = _read_layout(stream)
-        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
-    keys = np.frombuffer(mapped, f"S{KEY_BYTES}", layout.rows, layout.keys)
-    logits = np.frombuffer(mapped, "<f4", layout.rows * layout.classes, layout.logits)
-    if not (keys[1:] > keys[:-1]).all():
-        raise Damaged("its keys do not ascend")
-    if not np.isfinite(logits).all():
-        raise Damaged("it has logits that are not finite")
-    if classes not in (None, layout.classes):
-        raise Damaged(f"it has {layout.classes} classes, not {classes}")
-    return _Shard(keys, logits.reshape(layout.rows, layout.classes))
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Rows and classes of a shard, and where in the file its two tensors begin."""
-
-    rows: int
-    classes: int
-    keys: int
-    logits: int
-
-
-def _read_layout(stream: BinaryIO) -> _Layout:
-    """Read where things are in a safetensors file, which `safetensors` itself would copy into memory."""
-    size = stream.seek(0, os.SEEK_END)
-    stream.seek(0)
-    length = int.from_bytes(stream.read(8), "little")
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != file.stem:
+        raise Damaged("its bytes do not match its checksum")
     try:
-        header = json.loads(stream.read(length if length <= HEADER_LIMIT else 0))
-        keys, logits = header["keys"], header["logits"]
-        (rows, width), (same_rows, classes) = keys["shape"], logits["shape"]
-        (first, first_end), (second, second_end) = keys["data_offsets"], logits["data_offsets"]
-        sizes = (rows, width, same_rows, classes, first, first_end, second, second_end)
-        fits = (
-            all(type(size) is int and size >= 0 for size in sizes)
-            and (keys["dtype"], logits["dtype"]) == ("U8", "F32")
-            and width == KEY_BYTES
-            and rows == same_rows > 0 < classes
-            and first_end - first == rows * KEY_BYTES
-            and second_end - second == rows * classes * 4
-            and 8 + length + max(first_end, second_end) <= size
-        )
-    except (KeyError, TypeError, ValueError, RecursionError):
-        fits = False
-    if not fits:
+        tensors = safetensors.numpy.load(data)
+        shard = Shard(as_keys(tensors["keys"]), tensors["logits"])
+    except (SafetensorError, KeyError, ValueError):
+        raise Damaged("it is no shard of keys and logits") from None
+    if shard.logits.dtype != np.float32 or shard.logits.ndim != 2 or len(shard.logits) != len(shard.keys):
         raise Damaged("it is no shard of keys and logits")
-    return _Layout(rows, classes, 8 + length + first, 8 + length + second)
+    if not (shard.keys[1:] > shard.keys[:-1]).all():
+        raise Damaged("its keys do not ascend")
+    if not np.isfinite(shard.logits).all():
+        raise Damaged("it has logits that are not finite")
+    if classes not in (None, shard.logits.shape[1]):
+        raise Damaged(f"it has {shard.logits.shape[1]} classes, not {classes}")
+    return shard
 
 
-def _is_damaged(file: Path) -> bool:
+def count_rows(file: Path) -> int:
+    """Return the rows that the header of a shard promises; 0 when it cannot be read."""
+    try:
+        with safe_open(file, framework="numpy") as shard:
+            return int(shard.get_slice("keys").get_shape()[0])
+    except (OSError, SafetensorError):
+        return 0
+
+
+def is_damaged(file: Path) -> bool:
     """Return whether a shard may be thrown away; one that is gone or unreadable is left alone."""
     try:
-        _open_shard(file)
+        open_shard(file)
     except Damaged:
         return True
     except OSError:

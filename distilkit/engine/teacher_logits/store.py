@@ -31,10 +31,10 @@ from distilkit.engine.teacher_logits.shards import (
     KEY_BYTES,
     Damaged,
     Keys,
-    _is_damaged,
-    _open_shard,
-    _Shard,
+    Shard,
     as_keys,
+    is_damaged,
+    open_shard,
 )
 from distilkit.runs import environment
 from distilkit.runs import folder as folder_run
@@ -88,7 +88,7 @@ class LogitStore:
         self.damaged: dict[str, str] = {}
         self.refused: str | None = None
         self._used: set[str] = set()
-        self._shards: list[_Shard] = []
+        self._shards: list[Shard] = []
         self._starts = [0]
         self._segments: list[_Segment] = []
         self.refresh()
@@ -96,12 +96,12 @@ class LogitStore:
     def refresh(self) -> None:
         """Take in the shards that were written since. Each one's checksum is verified as it is opened."""
         try:
-            names = _shard_names(self.folder)
+            names = shard_names(self.folder)
         except PermissionError:
             return
         for name in sorted(names - self._used):
             try:
-                shard = _open_shard(self.folder / name, self.classes)
+                shard = open_shard(self.folder / name, self.classes)
             except FileNotFoundError:
                 continue  # pruned since the folder was listed
             except Damaged as damage:
@@ -150,7 +150,7 @@ class LogitStore:
         new = self._find_rows(distinct) < 0
         if not new.any():
             return
-        shard = _Shard(distinct[new], values[first[new]])
+        shard = Shard(distinct[new], values[first[new]])
         if self.refused is None:
             self._write(shard)
         self._take(shard)
@@ -168,10 +168,10 @@ class LogitStore:
         lock = self._acquire(waiting)
         try:
             if lock:
-                _remove(_unfinished(self.folder))
+                remove_files(unfinished_files(self.folder))
             yield
             if lock:
-                _remove(file for file in map(self.folder.joinpath, self.damaged) if _is_damaged(file))
+                remove_files(file for file in map(self.folder.joinpath, self.damaged) if is_damaged(file))
         finally:
             if lock:
                 lock.release()
@@ -187,7 +187,7 @@ class LogitStore:
             rows[left[hit]] = segment.rows[at[hit]]
         return rows
 
-    def _take(self, shard: _Shard) -> None:
+    def _take(self, shard: Shard) -> None:
         segment = _Segment(shard.keys, np.arange(len(shard.keys), dtype=np.int64) + self._starts[-1])
         self._shards.append(shard)
         self._starts.append(self._starts[-1] + len(shard.keys))
@@ -202,13 +202,13 @@ class LogitStore:
             segment = _Segment(keys[order], rows[order])
         self._segments.append(segment)
 
-    def _write(self, shard: _Shard) -> None:
+    def _write(self, shard: Shard) -> None:
         keys = shard.keys.view(np.uint8).reshape(-1, KEY_BYTES)
         data = safetensors.numpy.save({"keys": keys, "logits": shard.logits})
         name = hashlib.sha256(data).hexdigest() + ".safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not _read_description(self.folder):
+            if not read_description(self.folder):
                 about = {"created": environment.now()} | self.description
                 text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
                 folder_run.write_whole(self.folder / TEACHER, text.encode("utf-8", "backslashreplace"))
@@ -246,24 +246,27 @@ class LogitStore:
         self.refused = self.refused or reason
 
 
-def _remove(files: Iterable[Path]) -> None:
+def remove_files(files: Iterable[Path]) -> None:
+    """Delete `files`, leaving alone those that cannot be deleted."""
     for file in files:
         with suppress(OSError):
             file.unlink()
 
 
-def _shard_names(folder: Path) -> set[str]:
+def shard_names(folder: Path) -> set[str]:
+    """Return the names of the shards in `folder`; none when there is no such folder."""
     try:
         return {name for name in os.listdir(folder) if SHARD.fullmatch(name)}
     except (FileNotFoundError, NotADirectoryError):
         return set()
 
 
-def _unfinished(folder: Path) -> list[Path]:
+def unfinished_files(folder: Path) -> list[Path]:
+    """Return the files that writers left half-written in `folder`."""
     return sorted(file for file in folder.glob(f".*{folder_run.UNFINISHED}") if file.is_file())
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path) -> dict[str, Any]:
     """Read teacher.json; return an empty description when it is missing or broken."""
     try:
         about = json.loads((folder / TEACHER).read_text(encoding="utf-8"))
@@ -272,11 +275,13 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return about if isinstance(about, dict) else {}
 
 
-def _name(about: Mapping[str, Any]) -> str | None:
+def teacher_name(about: Mapping[str, Any]) -> str | None:
+    """Return the teacher's name from its description, if it has one."""
     return str(about["name"]) if "name" in about else None
 
 
-def _size(file: Path) -> int:
+def file_size(file: Path) -> int:
+    """Return the bytes of `file`; 0 when it cannot be read."""
     try:
         return file.stat().st_size
     except OSError:

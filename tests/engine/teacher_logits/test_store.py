@@ -447,9 +447,9 @@ def test_a_shard_that_vanishes_between_listing_and_opening_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(open_store(tmp_path), 1)
-    names = store_logit_store._shard_names
+    names = store_logit_store.shard_names
     gone = "a" * 64 + ".safetensors"
-    monkeypatch.setattr(store_logit_store, "_shard_names", lambda folder: names(folder) | {gone})
+    monkeypatch.setattr(store_logit_store, "shard_names", lambda folder: names(folder) | {gone})
     store = open_store(tmp_path)
     assert served(store, 1) == [True]
     assert not store.damaged
