@@ -1,8 +1,8 @@
 """What there is of each fault in texts and labels, as counts: nothing here judges them."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 import numpy as np
@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from distilkit.data.encoding import Tokenizer
-from distilkit.data.labels import label_ids, label_names
-from distilkit.errors import UserError
-
-NO_CLASS = -1  # the id of a row that has no label
-
+from distilkit.data.labels import (
+    HIDDEN,
+    NO_CLASS,
+    DistinctLabels,
+    canonical,
+    class_ids,
+    distinct_names,
+    labelled_rows,
+)
 
 LOOKED_AT = 1000  # rows that tell whether a column holds texts
 
@@ -45,54 +49,43 @@ class Labels:
     unknown: dict[str, int]
 
 
-def read_labels(column: pa.ChunkedArray, names: Sequence[str], where: str) -> Labels:
+def read_labels(column: pa.ChunkedArray, names: Sequence[str]) -> Labels:
     """Return `label_ids` of the rows that have a class, and what is wrong with the other rows."""
-    values, codes = _distinct(column)
+    labels = DistinctLabels.from_column(column)
+    ids, counts = class_ids(labels, names), labels.counts()
     hidden, missing = [], []
-    unknown: dict[str, int] = {}
-    ids = np.full(len(values) + 1, NO_CLASS)  # the last one is that of code -1, a missing value
-    for code, value in enumerate(values):
-        if _is_missing(value):
+    unknown: Counter[str] = Counter()
+    for code, name in enumerate(labels.names):
+        if name is None:
             missing.append(code)
-            continue
-        try:
-            ids[code] = label_ids(pa.chunked_array([[value]]), names, where)[0]
-        except UserError:
-            if str(value).strip() in ("-1", "-1.0"):
-                hidden.append(code)
-            else:
-                unknown[str(value)] = int(np.count_nonzero(codes == code))
+        elif ids[code] == NO_CLASS and name == HIDDEN:
+            hidden.append(code)
+        elif ids[code] == NO_CLASS:
+            unknown[str(labels.values[code])] += int(counts[code])
     return Labels(
-        ids=ids[codes].astype(np.int64),
-        hidden=np.flatnonzero(np.isin(codes, hidden)),
-        missing=np.flatnonzero(np.isin(codes, [*missing, -1])),
-        unknown=unknown,
+        ids=ids[labels.codes],
+        hidden=np.flatnonzero(np.isin(labels.codes, hidden)),
+        missing=np.flatnonzero(np.isin(labels.codes, missing)),
+        unknown=dict(unknown),
     )
 
 
-def class_names(column: pa.ChunkedArray, where: str) -> tuple[str, ...]:
-    """Return the classes of a column as `label_names` does, from the rows that have a label.
+def class_names(column: pa.ChunkedArray, where: str, label_column: str) -> tuple[str, ...]:
+    """Return the classes of the rows that have a label, one name for each that is spelled in several ways.
 
     Raises:
-        UserError: when that leaves fewer than two classes, or something that is no class.
+        UserError: as `label_names`.
     """
-    values, _ = _distinct(column)
-    labels = [value for value in values if not _is_missing(value)]
-    if not labels:
-        raise UserError(f"{where}: no row has a label.")
-    return label_names(pa.chunked_array([labels]), where)
+    labels = DistinctLabels.from_column(labelled_rows(column))
+    labels.check(where)
+    names = distinct_names(labels, where, label_column)
+    first_spelling = {canonical(name): name for name in reversed(names)}
+    return tuple(first_spelling.values())[::-1]
 
 
-def _distinct(column: pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
-    """Return the distinct values of a column, and the index of each row's value; -1 is none."""
-    encoded = pc.dictionary_encode(column.combine_chunks())
-    if isinstance(encoded, pa.ChunkedArray):
-        encoded = encoded.combine_chunks()
-    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices.fill_null(-1), np.int64)
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+def spellings(column: pa.ChunkedArray) -> list[list[str]]:
+    """Return the groups of labels that are one class spelled in several ways."""
+    return DistinctLabels.from_column(column).spellings()
 
 
 def class_counts(ids: NDArray[np.int64], classes: int) -> list[int]:

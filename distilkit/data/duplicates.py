@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from distilkit.data.checks import NO_CLASS
+from distilkit.data.labels import NO_CLASS
 from distilkit.data.texts import Texts, normalise
 
 REPEATED, UNCHANGED = "repeated", "unchanged"

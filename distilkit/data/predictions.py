@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilkit.data.files import ENDINGS, read_file
-from distilkit.data.labels import label_ids
+from distilkit.data.labels import are_ids, label_ids, list_pairs, note_ids
 from distilkit.errors import UserError
 
 LABEL, SCORE = "label", "score"
@@ -19,10 +19,14 @@ LABEL, SCORE = "label", "score"
 
 @dataclass(frozen=True)
 class PredictionsFile:
-    """`answer` int64 `[N]`, class ids; `score` float64 `[N]`, the probability of that class, or `None`."""
+    """`answer` int64 `[N]`, class ids; `score` float64 `[N]`, the probability of that class, or `None`.
+
+    `notes` say which classes the labels are taken for, where they are ids and not names.
+    """
 
     answer: NDArray[np.int64]
     score: NDArray[np.float64] | None
+    notes: tuple[str, ...] = ()
 
 
 def read_predictions(file: Path, names: Sequence[str], rows: int) -> PredictionsFile:
@@ -57,13 +61,19 @@ def predicted(
 ) -> PredictionsFile:
     """Labels as names, ids or `LABEL_0`, `LABEL_1` … and their scores, checked. Raises `UserError`."""
     plain = list(labels)
+    is_numbered = False
     if not any(name.startswith("LABEL_") for name in names):
         for row, label in enumerate(plain):
-            match = re.fullmatch(r"LABEL_(\d+)", label) if isinstance(label, str) else None
+            match = re.fullmatch(r"LABEL_([0-9]+)", label.strip()) if isinstance(label, str) else None
             if match and int(match[1]) < len(names):
-                plain[row] = names[int(match[1])]
-    answer = label_ids(pa.chunked_array([pa.array(_alike(plain))]), names, where)
-    return PredictionsFile(answer, None if scores is None else _probabilities(scores, where))
+                plain[row], is_numbered = names[int(match[1])], True
+    column = pa.chunked_array([pa.array(_alike(plain))])
+    answer = label_ids(column, names, where)
+    notes = note_ids(column, names, where, has_order=True)
+    if is_numbered and not are_ids(names):
+        placeholders = [f"LABEL_{index}" for index in range(len(names))]
+        notes += (f"{where}: its labels are taken for the classes: {list_pairs(placeholders, names)}",)
+    return PredictionsFile(answer, None if scores is None else _probabilities(scores, where), notes)
 
 
 def _alike(labels: Sequence[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Datasets, known ones and a person's own, from the Hub or from files, checked before use."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -11,7 +11,20 @@ from numpy.typing import NDArray
 
 from distilkit.config import DataConfig, TextsConfig
 from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file
-from distilkit.data.labels import are_ids, check_order, label_codes, label_ids, label_names, scored_names
+from distilkit.data.labels import (
+    are_class_ids,
+    are_ids,
+    check_order,
+    decode_class_ids,
+    fit_teacher,
+    knows,
+    label_codes,
+    label_ids,
+    label_names,
+    labelled_rows,
+    note_ids,
+    scored_names,
+)
 from distilkit.data.presets import PRESETS, Preset
 from distilkit.data.sampling import CorpusSize, stratified_order, value_codes
 from distilkit.data.text_data import TextData
@@ -39,8 +52,7 @@ def load_for_training(
     Args:
         train_labels: false where the loss reads no label: the training file then needs no label column,
             and its labels are not checked unless a validation split must be cut from them.
-        names: the classes of data without names of its own, where they are known (the teacher's); otherwise
-            they are those of the training split.
+        names: the teacher's classes, for rows whose labels do not show them all, where the loss reads none.
         needs_train: false where `validation` alone is enough.
 
     Raises:
@@ -54,20 +66,20 @@ def load_for_training(
     if not cut:
         splits["validation"] = source.read("validation")
     # Names and labels are read, and their rows counted, before anything is cut or sampled.
-    labelled = "train" if train_labels or cut else "validation"
-    names = (
-        source.names
-        or names
-        or label_names(source.raw_labels(labelled, splits[labelled]), source.where(labelled))
-    )
-    labels_of = {
-        split: label_ids(source.raw_labels(split, rows), names, source.where(split))
-        for split, rows in splits.items()
-        if split == "validation" or labelled == "train"
-    }
-    return source.divided(
-        splits, tuple(names), labels_of, {"train": max_train_samples, "validation": config.max_eval_samples}
-    )
+    labelled = splits if train_labels or cut or names else {"validation": splits["validation"]}
+    class_names = source.class_names(labelled, () if train_labels else names or ())
+    notes: tuple[str, ...] = ()
+    labels_of = {}
+    for split, rows in splits.items():
+        if split == "validation" or train_labels or cut:
+            raw, where = source.raw_labels(split, rows), source.where(split)
+            if source.names is None:
+                has_order = source.has_order(class_names, splits, names or ())
+                notes += note_ids(raw, class_names, where, has_order=has_order)
+            labels_of[split] = label_ids(raw, class_names, where)
+    limits = {"train": max_train_samples, "validation": config.max_eval_samples}
+    data = source.divided(splits, class_names, labels_of, limits)
+    return replace(data, notes=notes + data.notes)
 
 
 def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequence[str]]) -> TextData:
@@ -87,17 +99,21 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
         return held_out
     rows = source.read(split)
     raw = source.raw_labels(split, rows)
-    names, by_id, where = source.names, False, source.where(split)
+    names, where = source.names, source.where(split)
+    id_notes: tuple[str, ...] = ()
     if names is None:
-        names, by_id = scored_names(
-            raw, source.trained_names(rows if split == "train" else None), models, where
-        )
+        train = rows if split == "train" else source.training_rows()
+        declared = source.declared_names(rows) or (source.declared_names(train) if train else ())
+        trained = source.trained_names(train)
+        if declared and not knows(trained, declared):
+            trained = declared
+        names = declared if are_class_ids(raw, declared) else scored_names(raw, trained, models, where)
+        has_order = names in (declared, *map(tuple, models))
+        id_notes = note_ids(raw, names, where, has_order=has_order)
     labels_of = {split: label_ids(raw, names, where)}
     whole = {split: len(rows)}
     rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
-    if by_id:
-        notes = [f"{where}: its labels 0, 1 … are taken for the models' classes {', '.join(names)}", *notes]
-    return source.data({split: rows}, names, labels_of, notes, whole)
+    return source.data({split: rows}, names, labels_of, [*id_notes, *notes], whole)
 
 
 def read_texts(config: DataConfig, split: str) -> Texts:
@@ -218,21 +234,79 @@ class RawSource:
         return rows
 
     def raw_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
-        """Return the label column of `rows` as it is stored."""
+        """Return the label column of `rows`, ids of declared classes as their names."""
+        column = self._stored_labels(split, rows)
+        declared = self.declared_names(rows)
+        return decode_class_ids(column, declared) if declared else column
+
+    def _stored_labels(self, split: str, rows: datasets.Dataset) -> pa.ChunkedArray:
         self._require(rows, self.label, "--label-column", split)
         return rows.select_columns([self.label]).with_format("arrow")[:].column(self.label)
 
-    def trained_names(self, rows: datasets.Dataset | None) -> tuple[str, ...]:
-        """Return the classes of the training labels; none where labels are missing, as alpha 0 allows.
+    def declared_names(self, rows: datasets.Dataset) -> tuple[str, ...]:
+        """Return the classes that the file declares for its label column (`datasets.ClassLabel`), if any.
+
+        Every split declares its own: the same id may be another class in another file.
+        """
+        feature = rows.features.get(self.label)
+        is_stored_as_ids = self.label in rows.column_names and pa.types.is_integer(
+            rows.data.schema.field(self.label).type
+        )
+        return tuple(feature.names) if isinstance(feature, datasets.ClassLabel) and is_stored_as_ids else ()
+
+    def class_names(
+        self, splits: Mapping[str, datasets.Dataset], teacher_names: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the classes of the dataset: those that it is known for, or those of its training labels.
 
         Args:
-            rows: the training split, where it was read already.
+            teacher_names: given where no training label is read. They are the classes where there are no
+                labels, or where the labels are some of them.
+
+        Raises:
+            UserError: as `label_names`.
         """
+        if self.names:
+            return self.names
+        for split in ("train", "validation") if teacher_names else ():
+            if split in splits and self.label in splits[split].column_names:
+                column = labelled_rows(self.raw_labels(split, splits[split]))
+                try:
+                    names = self.declared_names(splits[split]) or self._named(split, column)
+                except UserError:  # nobody reads these labels
+                    continue
+                return fit_teacher(names, teacher_names)
+        if teacher_names:
+            return tuple(teacher_names)
+        split = "train" if "train" in splits and self.label in splits["train"].column_names else "validation"
+        column = self.raw_labels(split, splits[split])
+        return self.declared_names(splits[split]) or self._named(split, column)
+
+    def _named(self, split: str, column: pa.ChunkedArray) -> tuple[str, ...]:
+        return label_names(column, self.where(split), self.label)
+
+    def has_order(
+        self, names: Sequence[str], splits: Mapping[str, datasets.Dataset], teacher_names: Sequence[str]
+    ) -> bool:
+        """Return whether the order of the classes means something, so that numbers may be their ids."""
+        declared = [self.declared_names(rows) for rows in splits.values()]
+        return tuple(names) in (*declared, tuple(teacher_names), ("false", "true"))
+
+    def training_rows(self) -> datasets.Dataset | None:
+        """Return the training split unchecked, or `None` where there is none that can be read."""
         if "train" not in self.available():
+            return None
+        try:
+            return self.read("train", checked=False)
+        except UserError:
+            return None
+
+    def trained_names(self, rows: datasets.Dataset | None) -> tuple[str, ...]:
+        """Return the classes of the training rows; none where labels are missing, as alpha 0 allows."""
+        if rows is None:
             return ()
         try:
-            rows = rows or self.read("train", checked=False)
-            return label_names(self.raw_labels("train", rows), self.where("train"))
+            return self.declared_names(rows) or self._named("train", self.raw_labels("train", rows))
         except UserError:
             return ()
 
@@ -241,7 +315,7 @@ class RawSource:
 
         They do not depend on whose classes the ids are of: the teacher's may stand in another order.
         """
-        order = stratified_order(label_codes(self.raw_labels("train", rows), self.where("train")))
+        order = stratified_order(label_codes(self._stored_labels("train", rows)))
         held_out = max(1, len(order) // 10)
         if len(order) < 2:
             raise UserError(f"{self.where('train')}: one row cannot be split into training and validation.")
@@ -294,7 +368,9 @@ class RawSource:
         if limit is None or limit >= len(rows):
             return np.arange(len(rows)), []
         stratified = self.label in rows.column_names
-        labels = value_codes(self.raw_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
+        labels = (
+            value_codes(self._stored_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
+        )
         how = "stratified" if stratified else "random"
         note = f"{split}: a {how} sample of {limit:,} of {len(rows):,} rows"
         return np.sort(stratified_order(labels)[:limit]), [note]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from distilkit.data.labels import canonical, match_labels
+from distilkit.data.labels import canonical, list_names, match_labels
 from distilkit.errors import UserError
 
 
@@ -31,7 +31,7 @@ def reorder_head(model: PreTrainedModel, trained_names: Sequence[str], names: Se
     ]
     if not heads:
         raise UserError(
-            f"its classes are {', '.join(trained_names)}, the data's {', '.join(names)}, and the head of a "
+            f"its classes are {list_names(trained_names)}, the data's {list_names(names)}, and the head of a "
             f"{type(model).__name__} cannot be put into another order. Use a model without a head."
         )
     with torch.no_grad():
@@ -47,7 +47,22 @@ def label_config(config: Any, names: Sequence[str]) -> Any:
     return config
 
 
-def model_names(model: PreTrainedModel) -> tuple[str, ...]:
-    """Return the class names of a model, by id."""
-    id2label: Any = model.config.id2label
+def config_names(config: Any, who: str) -> tuple[str, ...]:
+    """Return the class names in a model's config, by id.
+
+    Raises:
+        UserError: when their ids do not count from 0, as the outputs do.
+    """
+    id2label: dict[int, str] = config.id2label
+    if sorted(id2label) != list(range(len(id2label))):
+        ids = list_names([str(class_id) for class_id in sorted(id2label)])
+        raise UserError(
+            f"{who}: id2label in its config.json has the ids {ids}, and outputs count from 0. "
+            'Number its classes {"0": …, "1": …} in the order of the outputs.'
+        )
     return tuple(str(id2label[index]) for index in range(len(id2label)))
+
+
+def model_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the class names of a model, by id. Raises `UserError` as `config_names`."""
+    return config_names(model.config, model.name_or_path or type(model).__name__)

@@ -22,7 +22,7 @@ from transformers import (
 
 from distilkit.data.encoding import Tokenizer
 from distilkit.errors import UserError
-from distilkit.models.heads import label_config, reorder_head
+from distilkit.models.heads import config_names, label_config, reorder_head
 from distilkit.models.locating import Source
 
 
@@ -87,6 +87,7 @@ def load_trained(source: Source) -> PreTrainedModel:
         UserError: when the folder cannot be loaded or its classification head was never trained.
     """
     model: PreTrainedModel
+    config_names(load_config(source), source.name)
     with _telling(source, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.folder, output_loading_info=True, dtype=torch.float32
@@ -123,7 +124,7 @@ def load_for_training(
     classes is replaced by a new one.
     """
     config = load_config(source) if config is None else config
-    trained_names = [str(config.id2label[index]) for index in range(len(config.id2label))]
+    trained_names = config_names(config, source.name)
     model: PreTrainedModel
     with _telling(source, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(

@@ -13,6 +13,8 @@ from distilkit.models.loading import load_for_training, load_tokenizer
 from distilkit.models.locating import find_model
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
+from distilkit.workflows.findings.early import before_training
+from distilkit.workflows.findings.rows import describe_classes
 from distilkit.workflows.fitting.fit import fit_into_run
 from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
 
@@ -32,6 +34,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     source = find_model(config.model)
     data = sources.load_for_training(config, config.max_train_samples)
     reporter.note_all(data.notes)
+    reporter.note(describe_classes(data))
     set_seed(config.seed)
     tokenizer = load_tokenizer(source)
     model, new = load_for_training(source, data.names)
@@ -53,4 +56,6 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     )
     encoded = partial(encode_split, data, tokenizer, model, config.max_length, reporter)
     rows = encoded("train").join(labels=data.labels("train"))
+    findings = before_training(config, data, rows.lengths, max_length_given=requested.max_length is not None)
+    reporter.note_all(finding.line for finding in findings)
     return fit_into_run(job, rows, encoded("validation"), accelerator, reporter)

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 from conftest import tiny_tokenizer
 
-from distilkit.data import checks
+from distilkit.data import checks, labels
+from distilkit.data.labels import canonical
 from distilkit.errors import UserError
 
 
@@ -27,12 +28,10 @@ def test_texts_are_missing_when_there_is_nothing_to_read_in_them() -> None:
 
 def test_every_row_without_a_class_is_told_by_why() -> None:
     """Loading stops at the first; a person with 12 hidden and 3 unknown labels wants to know of all."""
-    labels = checks.read_labels(
-        column("pos", "-1", "neg", "", "maybe", None, "1", "maybe"), ("neg", "pos"), "x"
-    )
-    assert labels.ids.tolist() == [1, -1, 0, -1, -1, -1, 1, -1]
-    assert (labels.hidden.tolist(), labels.missing.tolist()) == ([1], [3, 5])
-    assert labels.unknown == {"maybe": 2}
+    found = checks.read_labels(column("pos", "-1", "neg", "", "maybe", None, "1", "maybe"), ("neg", "pos"))
+    assert found.ids.tolist() == [1, -1, 0, -1, -1, -1, 1, -1]
+    assert (found.hidden.tolist(), found.missing.tolist()) == ([1], [3, 5])
+    assert found.unknown == {"maybe": 2}
 
 
 @pytest.mark.parametrize(
@@ -48,15 +47,52 @@ def test_every_row_without_a_class_is_told_by_why() -> None:
 )
 def test_labels_are_read_as_loading_reads_them(values: Any, names: tuple[str, ...], ids: list[int]) -> None:
     """-1 may be a class where the data says so; and a gap makes floats of a column."""
-    assert checks.read_labels(column(*values), names, "x").ids.tolist() == ids
+    assert checks.read_labels(column(*values), names).ids.tolist() == ids
+
+
+def test_labels_beside_a_word_are_counted_as_training_reads_them() -> None:
+    """One value of a column at a time was read otherwise than all: 60 rows of a class were called none."""
+    names = checks.class_names(column("1.0", "2.0", "unsure", "1.0"), "x", "label")
+    found = checks.read_labels(column("1.0", "2", "unsure", "1"), names)
+    assert (names, found.ids.tolist(), found.unknown) == (("1", "2", "unsure"), [0, 1, 2, 0], {})
 
 
 def test_the_classes_are_those_of_the_rows_that_have_a_label() -> None:
-    assert checks.class_names(column("b", None, "a", " "), "x") == ("a", "b")
-    assert checks.class_names(column(10, 9, None), "x") == ("9", "10")
+    assert checks.class_names(column("b", None, "a", " "), "x", "label") == ("a", "b")
+    assert checks.class_names(column(10, 9, None), "x", "label") == ("9", "10")
     for nothing in (column(None, None), column("a", "a")):
         with pytest.raises(UserError):
-            checks.class_names(nothing, "x")
+            checks.class_names(nothing, "x", "label")
+
+
+def test_spellings_of_one_class_are_told_and_read_as_one() -> None:
+    """`doctor` goes on with its other checks, where `train` stops."""
+    raw = column("Good", "bad", "good ", "GOOD", "bad")
+    names = checks.class_names(raw, "x", "label")
+    assert checks.spellings(raw) == [["GOOD", "Good", "good "]]
+    assert len(names) == 2 and len(set(checks.read_labels(raw, names).ids.tolist())) == 2
+
+
+def test_the_work_grows_with_the_number_of_classes_and_not_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong label column has thousands of classes, and a lookup for each of them takes hours."""
+    calls = 0
+
+    def count(name: str) -> str:
+        nonlocal calls
+        calls += 1
+        return canonical(name)
+
+    monkeypatch.setattr(labels, "canonical", count)
+
+    def count_calls(classes: int) -> int:
+        nonlocal calls
+        calls = 0
+        names = [f"class {index}" for index in range(classes)]
+        raw = column(*names, *names, *(f"unknown {index}" for index in range(classes)))
+        assert len(checks.read_labels(raw, names).unknown) == classes
+        return calls
+
+    assert count_calls(400) <= 4.1 * count_calls(100)
 
 
 def test_a_column_with_sentences_is_text_and_ids_names_and_constants_are_not() -> None:

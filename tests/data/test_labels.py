@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distilkit.data.labels import label_ids, label_names, match_labels
+from distilkit.data.labels import (
+    canonical,
+    decode_class_ids,
+    label_ids,
+    label_names,
+    list_names,
+    match_labels,
+    normalize_label,
+    note_ids,
+)
 from distilkit.errors import UserError
 
 POLARITY = ("negative", "positive")
@@ -51,6 +60,10 @@ def test_names_are_sorted_so_that_the_order_of_rows_decides_nothing(
         ((1, 0), ("1", "0"), [0, 1]),
         ((True, False), ("false", "true"), [1, 0]),
         ((2, 0, 1), ("a", "b", "c"), [2, 0, 1]),
+        (("1.0", "2.0", "unsure"), ("1", "2", "unsure"), [0, 1, 2]),
+        ((1, 2.0), ("1.0", "2.0", "unsure"), [0, 1]),
+        ((1, 2), ("01", "02"), [0, 1]),
+        (("\u00a0Good", "very\u00a0bad"), ("good", "very bad"), [0, 1]),
     ],
 )
 def test_ids_follow_the_names(values: tuple[Any, ...], names: tuple[str, ...], ids: list[int]) -> None:
@@ -110,6 +123,131 @@ def test_minus_one_is_a_class_where_the_names_say_so() -> None:
     names = label_names(column(-1, 0, 1), "f")
     assert names == ("-1", "0", "1")
     assert label_ids(column(1, -1, 0), names, "f").tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ((1, 1.0, "1", "1.0", " 1.00 ", "+1", "1."), "1"),
+        ((-1, -1.0, "-1.0"), "-1"),
+        ((0, -0.0, "0.0", "-0"), "0"),
+        ((True, "True", "TRUE", "true "), "true"),
+        (("01",), "01"),
+        (("0.5", 0.5), "0.5"),
+        (("1.10",), "1.10"),
+        (("\u00a0a b ", "a b"), "a b"),
+        ((None, float("nan"), "", " ", "\u00a0"), None),
+    ],
+)
+def test_a_value_is_read_alike_whatever_else_is_in_its_column(
+    values: tuple[Any, ...], name: str | None
+) -> None:
+    """A file is read with others that hold other values; judged by its column, "1.0" was two classes."""
+    assert {normalize_label(value) for value in values} == {name}
+
+
+def test_numbers_beside_a_word_are_the_same_classes_as_without_it() -> None:
+    """Validation lacked the word, so its "1.0" was taken for an id: every row was scored as another class."""
+    names = label_names(column("1.0", "2.0", "unsure"), "train.csv")
+    assert names == ("1", "2", "unsure")
+    for values in (("1.0", "2.0"), ("1", "2"), (1, 2), (1.0, 2.0)):
+        assert label_ids(column(*values), names, "validation.csv").tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        ("Positive", "positive"),
+        ("positive", "positive "),
+        ("positive", "\u00a0positive"),
+        ("very good", "very  good"),
+        ("very good", "very\u00a0good"),
+        ("pos", "positive"),
+        ("1", "01"),
+        ("1", " 1"),
+        ("caf\u00e9", "cafe\u0301"),
+    ],
+)
+def test_one_class_in_several_spellings_is_refused_with_them(spellings: tuple[str, str]) -> None:
+    """Two classes became eight, and a student learned to tell blanks apart."""
+    with pytest.raises(UserError, match=r"train\.csv: one class is written in several ways") as error:
+        label_names(column(*spellings, "x"), "train.csv", "stars")
+    assert all(repr(spelling) in str(error.value) for spelling in spellings)
+    assert "the column stars" in str(error.value)
+
+
+def test_numbers_and_truth_values_have_many_spellings_and_are_one_class() -> None:
+    assert label_names(column("1", "1.0", "2"), "f") == ("1", "2")
+    assert label_names(column("True", "TRUE", "false"), "f") == ("false", "true")
+
+
+def test_nearly_as_many_classes_as_rows_are_refused_and_few_rows_of_a_class_are_not() -> None:
+    """`--label-column review_id` trained a model of 2,996 classes without a word."""
+    with pytest.raises(UserError, match=r"f: 2,996 classes in 2,996 rows: is review_id the label\?"):
+        label_names(column(*(f"r{row}" for row in range(2996))), "f", "review_id")
+    assert len(label_names(column(*(f"c{row % 77}" for row in range(154))), "f")) == 77
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ((3.0, 3.5), "3.5"),
+        (("3.0", "3.5"), "'3.5'"),
+        (("1.1", "1.10"), "'1.1'"),
+    ],
+)
+def test_fractions_are_measurements_unless_there_are_words_among_them(
+    values: tuple[Any, ...], named: str
+) -> None:
+    with pytest.raises(UserError, match="is a measurement, not a class") as error:
+        label_names(column(*values), "f")
+    assert named in str(error.value)
+    assert label_names(column("3.5", "3.0", "none given"), "f") == ("3", "3.5", "none given")
+
+
+def test_a_number_that_a_float_cannot_hold_is_refused() -> None:
+    """JSON's 2^64 and 2^64 + 1 are the same double, and became one class."""
+    with pytest.raises(UserError, match="too large to be read exactly"):
+        label_names(column(2.0**64, 1.0), "f")
+
+
+def test_declared_classes_are_decoded_and_their_minus_one_is_no_class() -> None:
+    ids = pa.chunked_array([[2, 0, -1], [None, 1, 7]], pa.int64())
+    assert decode_class_ids(ids, ("c", "a", "b")).to_pylist() == ["b", "c", "-1", None, "a", "id 7"]
+    assert decode_class_ids(ids, ("-1", "0", "1")).to_pylist()[:3] == ["1", "-1", None]
+
+
+def test_ids_among_names_are_refused_unless_the_names_have_an_order() -> None:
+    """In the order of the alphabet MRPC's 0, not_equivalent, becomes "equivalent"."""
+    names = ("equivalent", "not_equivalent")
+    with pytest.raises(UserError, match=r"validation\.csv, row 2: the label is '1', and the training labels"):
+        note_ids(column("equivalent", "1"), names, "validation.csv", has_order=False)
+    (note,) = note_ids(column(0, 1), names[::-1], "validation.csv", has_order=True)
+    assert "0 = not_equivalent, 1 = equivalent" in note
+    assert note_ids(column(*names), names, "validation.csv", has_order=False) == ()
+    assert note_ids(column(0, 1), ("0", "1"), "validation.csv", has_order=False) == ()
+
+
+def test_messages_name_eight_classes_and_count_the_rest() -> None:
+    """Errors had 22,000 characters where the label column was a wrong one."""
+    many = [f"class {row} {'x' * 500}" for row in range(3000)]
+    assert list_names([*many[:2], "a ", "b"]).endswith("…, 'a ', b")
+    assert list_names(many).endswith(" and 2,992 more")
+    for data in (many, many[1:]):
+        with pytest.raises(UserError) as error:
+            match_labels([*many[:-1], "y"], data, "the teacher")
+        assert len(str(error.value)) < 1000
+    with pytest.raises(UserError) as error:
+        label_ids(column("z" * 5000), many, "f")
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [("NEG ", "negative"), ("1.0", "1"), ("\uff11", "1"), ("a\u200b", "A"), ("007", "7"), ("000", "0")],
+)
+def test_names_are_compared_without_what_does_not_part_classes(name: str, same: str) -> None:
+    assert canonical(name) == canonical(same)
 
 
 def test_one_class_is_refused_by_name() -> None:

@@ -25,6 +25,24 @@ def test_labels_may_be_names_short_names_or_ids(tmp_path: Path) -> None:
     assert predicted(["LABEL_1"], None, ("LABEL_1", "LABEL_0"), "x").answer.tolist() == [0]
 
 
+def test_answers_that_are_ids_are_noted_with_the_classes_they_are_taken_for() -> None:
+    """Ids of another order of the classes would be scored as their opposites, and nobody would know."""
+    for labels, pairs in (
+        ([0, 1], "0 = negative, 1 = positive"),
+        (["1.0", "0"], "0 = negative, 1 = positive"),
+        (["LABEL_1"], "LABEL_0 = negative, LABEL_1 = positive"),
+    ):
+        (note,) = predicted(labels, None, NAMES, "--predictions a.csv").notes
+        assert note.startswith("--predictions a.csv") and pairs in note
+    assert predicted(["pos", "negative"], None, NAMES, "x").notes == ()
+    assert predicted([1, "0"], None, ("0", "1"), "x").notes == ()
+
+
+def test_answers_are_read_as_labels_are() -> None:
+    assert predicted([2.0, "1"], None, ("1", "2", "unsure"), "x").answer.tolist() == [1, 0]
+    assert predicted([True, "FALSE"], None, ("false", "true"), "x").answer.tolist() == [1, 0]
+
+
 @pytest.mark.parametrize("names", [("1", "2", "3"), ("-1", "0", "1")])
 def test_a_numbered_label_counts_classes_and_is_not_the_name_of_one(names: tuple[str, ...]) -> None:
     assert predicted(["LABEL_0", "LABEL_2", "LABEL_1"], None, names, "x").answer.tolist() == [0, 2, 1]

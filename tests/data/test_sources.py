@@ -270,17 +270,16 @@ def test_the_held_out_tenth_is_the_same_for_every_seed_and_for_evaluate(
 
 
 def test_the_held_out_tenth_does_not_depend_on_the_order_of_the_classes(tmp_path: Path) -> None:
-    """At alpha 0 they stand as the teacher has them: `evaluate` would score rows that were trained on."""
+    """`evaluate` would score rows that were trained on."""
     names = ("joy", "anger", "fear")
     write(tmp_path / "train.jsonl", [{"text": str(row), "label": names[row % 3]} for row in range(60)])
     config = DataConfig(data_dir=tmp_path)
     own = load_for_training(config, None)
     for order in (names, names[::-1]):
         of_teacher = load_for_training(config, None, train_labels=False, names=order)
-        assert of_teacher.names == order
+        assert of_teacher.names == own.names
         assert of_teacher.texts("validation").first == own.texts("validation").first
-        ids = of_teacher.labels("validation").tolist()
-        assert [order[one] for one in ids] == [own.names[one] for one in own.labels("validation").tolist()]
+        assert of_teacher.labels("validation").tolist() == own.labels("validation").tolist()
     kept = load_for_augmentation(config, None)
     assert kept.rows.tolist() == [int(text) for text in own.texts("train").first]
 
@@ -368,6 +367,128 @@ def test_alpha_0_does_not_look_at_labels_that_are_there(tmp_path: Path) -> None:
     write(tmp_path / "validation.jsonl", many(4, 2, text="sentence"))
     config = DataConfig(dataset="sst2", data_dir=tmp_path)
     assert "train" not in load_for_training(config, None, train_labels=False).labels_of
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "teacher", "names", "ids"),
+    [
+        (["neg", "pos"], ["pos", "neg"], ("LABEL_0", "LABEL_1"), ("neg", "pos"), [1, 0]),
+        ([1, 2, 3], [2, 1], ("LABEL_0", "LABEL_1", "LABEL_2"), ("1", "2", "3"), [1, 0]),
+        (["b", "a"], ["a", "b"], ("b", "a"), ("a", "b"), [0, 1]),
+        (["a", "b"], ["c", "a"], ("c", "b", "a"), ("c", "b", "a"), [0, 2]),  # the teacher knows more by name
+        ([-1, 0, 1], [1, 0], ("LABEL_0", "LABEL_1"), ("0", "1"), [1, 0]),
+        ([-1, 0, 1], [-1, 0], ("LABEL_0", "LABEL_1", "LABEL_2"), ("-1", "0", "1"), [0, 1]),
+        (["a", "b", "-1"], ["c", "a"], ("a", "b", "c"), ("a", "b", "c"), [2, 0]),
+        ([None, None], ["neg", "pos"], ("LABEL_0", "LABEL_1"), ("neg", "pos"), [0, 1]),
+        ([None, None], ["pos", "pos"], ("neg", "pos"), ("neg", "pos"), [1, 1]),
+    ],
+)
+def test_at_alpha_0_training_labels_name_the_classes_as_they_do_at_any_alpha(
+    train: list[Any],
+    validation: list[Any],
+    teacher: tuple[str, ...],
+    names: tuple[str, ...],
+    ids: list[int],
+    tmp_path: Path,
+) -> None:
+    """In terms of LABEL_0, LABEL_1 … labels of 1 to n were scored one class too high, and names refused."""
+    for split, labels in (("train", train), ("validation", validation)):
+        write(
+            tmp_path / f"{split}.jsonl", [{"text": f"{i}", "label": label} for i, label in enumerate(labels)]
+        )
+    data = load_for_training(DataConfig(data_dir=tmp_path), None, train_labels=False, names=teacher)
+    assert (data.names, data.labels("validation").tolist()) == (names, ids)
+
+
+def write_declared(file: Path, ids: list[int], names: list[str] | None) -> None:
+    """Parquet as `datasets` and the Hub write it: ids, and the names of the classes in the schema."""
+    label = hub.ClassLabel(names=names) if names else hub.Value("int64")
+    features = hub.Features({"text": hub.Value("string"), "label": label})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    texts = [f"{file.stem} {row}" for row in range(len(ids))]
+    hub.Dataset.from_dict({"text": texts, "label": ids}, features=features).to_parquet(file)
+
+
+NLI = ["entailment", "neutral", "contradiction"]
+
+
+def test_classes_that_a_file_declares_are_read_by_name_in_the_declared_order(tmp_path: Path) -> None:
+    """Read as bare ids, a teacher with the same names in another order was wrong in every row, silently."""
+    for split in ("train", "validation", "test"):
+        write_declared(tmp_path / f"{split}.parquet", [0, 1, 2, 1], NLI)
+    config = DataConfig(data_dir=tmp_path)
+    data = load_for_training(config, None)
+    assert data.names == tuple(NLI) and data.labels("train").tolist() == [0, 1, 2, 1]
+    for teacher in (tuple(sorted(NLI)), ("LABEL_0", "LABEL_1", "LABEL_2"), ("0", "1", "2")):
+        at_alpha_0 = load_for_training(config, None, train_labels=False, names=teacher)
+        assert at_alpha_0.names == tuple(NLI) and at_alpha_0.notes == ()
+        scored = load_for_evaluation(config, "test", [teacher])
+        assert [scored.names[class_id] for class_id in scored.labels("test").tolist()][:3] == NLI
+        assert scored.notes == ()
+    (tmp_path / "train.parquet").unlink()
+    scored = load_for_evaluation(config, "test", [("LABEL_0", "LABEL_1", "LABEL_2")])
+    assert scored.names == tuple(NLI)
+
+
+def test_each_split_is_decoded_by_the_names_that_it_declares(tmp_path: Path) -> None:
+    """Encoded split by split, the same id is another class in a split that lacks one."""
+    write_declared(tmp_path / "train.parquet", [0, 1, 2], sorted(NLI))
+    write_declared(tmp_path / "validation.parquet", [0, 1], ["entailment", "neutral"])
+    data = load_for_training(DataConfig(data_dir=tmp_path), None)
+    assert data.names == tuple(sorted(NLI)) and data.labels("validation").tolist() == [1, 2]
+
+
+def test_minus_one_where_classes_are_declared_is_a_hidden_label(tmp_path: Path) -> None:
+    """SNLI's -1 became a third class of the two that the file knows."""
+    for split in ("train", "validation"):
+        write_declared(tmp_path / f"{split}.parquet", [0, 1, -1], ["neg", "pos"])
+    with pytest.raises(UserError, match=r"train\.parquet, row 3: the label is -1, which stands for a hidden"):
+        load_for_training(DataConfig(data_dir=tmp_path), None)
+
+
+def test_a_declared_class_without_rows_is_still_a_class(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        write_declared(tmp_path / f"{split}.parquet", [0, 2], NLI)
+    data = load_for_training(DataConfig(data_dir=tmp_path), None)
+    assert data.names == tuple(NLI) and data.labels("train").tolist() == [0, 2]
+
+
+def test_declared_names_choose_the_same_held_out_rows_as_their_ids(tmp_path: Path) -> None:
+    """Names sort otherwise than ids; a teacher trained on the other rows would have seen the validation."""
+    ids = [row % 3 for row in range(90)]
+    write_declared(tmp_path / "names" / "train.parquet", ids, NLI)
+    write_declared(tmp_path / "ids" / "train.parquet", ids, None)
+    by_name, by_id = (
+        load_for_training(DataConfig(data_dir=tmp_path / kind), 20) for kind in ("names", "ids")
+    )
+    for split in ("train", "validation"):
+        assert by_name.texts(split).first == by_id.texts(split).first
+
+
+def test_ids_beside_declared_names_are_those_ids_and_beside_others_they_are_refused(tmp_path: Path) -> None:
+    """By alphabet MRPC's 0 becomes "equivalent"; by a declared order it is what the file says."""
+    write_declared(tmp_path / "declared" / "train.parquet", [0, 1, 2], NLI)
+    write(tmp_path / "declared" / "validation.csv", [{"text": "a", "label": 2}, {"text": "b", "label": 0}])
+    write(tmp_path / "declared" / "test.csv", [{"text": "a", "label": 2}, {"text": "b", "label": 0}])
+    config = DataConfig(data_dir=tmp_path / "declared")
+    for data, split in (
+        (load_for_training(config, None), "validation"),
+        (load_for_evaluation(config, "test", [tuple(sorted(NLI))]), "test"),
+    ):
+        assert [data.names[class_id] for class_id in data.labels(split).tolist()] == [NLI[2], NLI[0]]
+        assert any("0 = entailment, 1 = neutral, 2 = contradiction" in note for note in data.notes)
+    write(tmp_path / "own" / "train.csv", [{"text": name, "label": name} for name in NLI])
+    write(tmp_path / "own" / "validation.csv", [{"text": "a", "label": "neutral"}, {"text": "b", "label": 2}])
+    with pytest.raises(
+        UserError, match=r"validation\.csv, row 2: the label is '2', and the training labels are"
+    ):
+        load_for_training(DataConfig(data_dir=tmp_path / "own"), None)
+
+
+def test_a_column_with_a_value_for_nearly_every_row_is_no_label(tmp_path: Path) -> None:
+    config = both(tmp_path, [{"text": f"t{row}", "label": row % 2, "review_id": row} for row in range(60)])
+    with pytest.raises(UserError, match=r"60 classes in 60 rows: is review_id the label\?"):
+        load_for_training(config.model_copy(update={"label_column": "review_id"}), None)
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])

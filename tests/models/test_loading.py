@@ -141,6 +141,19 @@ def test_a_trained_model_comes_in_eval_mode_and_float32(bert_dir: Path, tmp_path
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}
 
 
+@pytest.mark.parametrize("ids", [("1", "2"), ("0", "2")])
+def test_class_ids_that_do_not_count_from_0_are_one_error(ids: tuple[str, str], tmp_path: Path) -> None:
+    """They were a KeyError; by position, a model that names its outputs otherwise would be misread."""
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["id2label"] = dict(zip(ids, NAMES, strict=True))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    source = find_model(str(tmp_path))
+    for load in (load_trained, lambda source: load_for_training(source, NAMES)):
+        with pytest.raises(UserError, match=rf"id2label in its config\.json has the ids {', '.join(ids)}"):
+            load(source)
+
+
 def test_an_untrained_head_is_refused(tmp_path: Path) -> None:
     """Loaded all the same, its head is random: the student would learn noise, with only a warning."""
     body: BertModel = tiny_bert().bert

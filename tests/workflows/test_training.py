@@ -107,6 +107,24 @@ def test_it_tells_its_formula_and_every_epoch(config: Any) -> None:
     assert reporter.progress["tokenize train"] == (16, 16)
 
 
+def test_it_tells_the_classes_and_what_is_wrong_with_the_rows(config: Any, tmp_path: Path) -> None:
+    """A hold-out of one class gave accuracy 1.0, and a class called nan was learned, without a word."""
+    reporter = Notes()
+    train(config(epochs=1), reporter)
+    assert "classes: negative 8, positive 8" in reporter.notes
+    values = [row | {"label": ("bad", "good")[row["label"]]} for row in rows(2)]
+    write_jsonl(tmp_path / "data" / "train.jsonl", [*values, *({"sentence": "a", "label": "nan"},) * 2])
+    write_jsonl(tmp_path / "data" / "validation.jsonl", values[8:])
+    own: dict[str, Any] = {"dataset": None, "data_dir": tmp_path / "data", "text_column": "sentence"}
+    run = train(config(epochs=1, output_dir=tmp_path / "own", **own), reporter := Notes())
+    assert "classes: bad 8, good 8, nan 2" in reporter.notes
+    findings = [note for note in reporter.notes if note.startswith(("warning", "error"))]
+    assert any("'nan' is taken for a class: a label that is missing?" in note for note in findings)
+    assert any("validation has no row of bad, nan (bad 0, good 8, nan 0)" in note for note in findings)
+    assert any("validation rows are training rows too" in note for note in findings)
+    assert run.metrics["validation"]["accuracy"] >= 0  # findings stop nothing
+
+
 # --- repeatable --------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from distilkit.data.encoding import Tokenizer
 from distilkit.hardware.precision import Resolved
+from distilkit.models.heads import model_names
 
 # Not part of what the logits depend on: names, versions, and what only saving and loading set.
 VOLATILE_CONFIG = {"transformers_version", "architectures", "dtype", "torch_dtype"}
@@ -27,10 +28,9 @@ def describe_teacher(
         model: a transformers model with `config`.
         model_fingerprint: of its weights, as `models.loading.fingerprint`.
     """
-    id2label = model.config.id2label
     return {
         "name": name,
-        "classes": [str(id2label[index]) for index in range(len(id2label))],
+        "classes": list(model_names(model)),
         "architecture": type(model).__name__,
         "config": _hash(_without_volatile(model.config.to_dict())),
         "weights": model_fingerprint,

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilkit.data import checks
+from distilkit.data.labels import note_ids
 from distilkit.data.raw import RawData
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
@@ -45,13 +46,13 @@ def read_rows(examination: Examination, raw: RawData, teachers: Sequence[Classif
         is_required = _requires_labels(examination, raw, split)
         if not is_required and not raw.has_labels(split):
             continue
-        labels = checks.read_labels(raw.labels(split), class_names, raw.where(split))
+        labels = checks.read_labels(raw.labels(split), class_names)
         ids[split] = labels.ids
         if is_required:
             faults = findings.label_faults(raw.where(split), labels, class_names)
             examination.add(faults, "hidden-labels", "missing-labels", "unknown-labels")
     if raw.names is None:
-        examination.add(findings.hidden_labels(class_names), "hidden-labels")
+        _check_spelling(examination, raw, class_names, teachers)
     data = raw.usable(
         examination.requested, examination.requested.max_train_samples, usable, class_names, ids
     )
@@ -64,17 +65,34 @@ def _requires_labels(examination: Examination, raw: RawData, split: str) -> bool
     return split == "validation" or examination.requested.reads_labels or "validation" not in raw.splits
 
 
+def _check_spelling(
+    examination: Examination, raw: RawData, class_names: Sequence[str], teachers: Sequence[Classifier]
+) -> None:
+    """Check that the labels of all splits name the classes in one way."""
+    reads_labels = examination.requested.reads_labels
+    if reads_labels and not raw.source.declared_names(raw.splits["train"]):
+        spellings = checks.spellings(raw.labels("train"))
+        examination.add(findings.several_spellings(raw.where("train"), spellings), "label-spelling")
+    teacher_names = teachers[0].class_names if teachers and not reads_labels else ()
+    has_order = raw.source.has_order(class_names, raw.splits, teacher_names)
+    for split in ("train", "validation"):
+        if split in raw.splits and raw.has_labels(split):
+            try:
+                note_ids(raw.labels(split), class_names, raw.where(split), has_order=has_order)
+            except UserError as error:
+                examination.add([findings.numbers_among_names(str(error))], "unknown-labels")
+
+
 def _choose_class_names(
     examination: Examination, raw: RawData, teachers: Sequence[Classifier]
 ) -> Sequence[str] | None:
     """Return the dataset's classes, else the training labels', or the teacher's where no labels are read."""
-    if raw.names:
-        return raw.names
-    if teachers and not examination.requested.reads_labels:
-        return teachers[0].class_names
-    labels = raw.labels("train")
+    source = raw.source
     try:
-        return checks.class_names(labels, raw.where("train"))
+        if teachers and not examination.requested.reads_labels:
+            return source.class_names(raw.splits, teachers[0].class_names)
+        declared = raw.names or source.declared_names(raw.splits["train"])
+        return declared or checks.class_names(raw.labels("train"), raw.where("train"), source.label)
     except UserError as error:
         examination.add([findings.no_classes(str(error))], "missing-class")
         return None
@@ -89,7 +107,8 @@ def check_rows(examination: Examination, raw: RawData, data: TextData) -> None:
     made_checks += ["unused-teacher"] * bool(examination.config.teacher) + ["same-pairs"] * bool(
         data.pair_column
     )
-    examination.add(findings.data_findings(examination.config, data, ids, shared, len(test)), *made_checks)
+    examination.add(findings.data_findings(data, ids, shared, len(test)), *made_checks)
+    examination.add(findings.unused_teacher(examination.config))
     if data.pair_column is None:
         columns = checks.other_text_columns(raw.splits["train"], (data.text_column, data.label_column))
         examination.add(findings.other_text_columns_present(raw.where("train"), columns), "second-text")

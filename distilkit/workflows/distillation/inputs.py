@@ -28,6 +28,7 @@ from distilkit.progress import Reporter
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows, with_layers
 from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes
 from distilkit.workflows.findings.early import before_distilling
+from distilkit.workflows.findings.rows import describe_classes
 from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
 
 
@@ -110,10 +111,12 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
 
     start = load_teachers(config, reads_logits or matches_layers)
     teachers = [teacher for teacher in start if isinstance(teacher, Classifier)]
-    # Without training labels only the teacher knows all classes.
+    # Where no label is read, the teacher may be the only one that knows all classes.
     class_names = teachers[0].class_names if teachers and not reads_labels else None
     data = transfer.load(config, labelled=reads_labels, names=class_names)
     reporter.note_all(data.notes)
+    if "train" in data.labels_of:
+        reporter.note(describe_classes(data))
     class_orders = [match_classes(teacher, data, reporter) for teacher in teachers]
     splits = [split for split in ("train", transfer.SPLIT) if split in data.splits]
 

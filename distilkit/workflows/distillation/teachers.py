@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.config import DistillConfig
-from distilkit.data.labels import match_labels
+from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.text_data import TextData
 from distilkit.engine.inference.logits import predict_texts
 from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
@@ -51,7 +51,8 @@ def match_classes(teacher: Classifier, data: TextData, reporter: Reporter) -> li
     class_order, by_name = match_labels(teacher.class_names, data.names, who)
     if not by_name:
         reporter.note(
-            f"labels: {who} and the data share no class names, so their ids are taken to be the same"
+            f"labels: {who} and the data share no class names, so their ids are taken to be the same: "
+            f"{list_pairs(teacher.class_names, data.names)}"
         )
     return class_order
 

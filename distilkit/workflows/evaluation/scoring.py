@@ -153,6 +153,7 @@ def score_predictions_file(file: str, data: TextData, split: str, reporter: Repo
     """Read the answers of a predictions file."""
     labels = data.labels_of[split]
     predictions = read_predictions(Path(file), data.names, len(labels))
+    reporter.note_all(predictions.notes)
     _note_low_scores(predictions, len(data.names), f"--predictions {file}", reporter)
     return ModelScores(file, "predictions", _make_answers(predictions, labels, len(data.names)), Cost())
 
@@ -192,6 +193,7 @@ def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: R
             advance=lambda done: reporter.advance(url, done, len(labels)),
         )
     predictions = predicted(answers.labels, answers.scores, data.names, f"--endpoint {url}")
+    reporter.note_all(predictions.notes)
     _note_low_scores(predictions, len(data.names), f"--endpoint {url}", reporter)
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(answers.seconds, (50, 95, 99)))
     latency = Latency(p50, p95, p99, len(answers.seconds)) if config.sends_single_rows else None

@@ -9,7 +9,7 @@ import torch
 from distilkit.config import EvaluateConfig
 from distilkit.data import sources
 from distilkit.data.inputs import measure_inputs
-from distilkit.data.labels import match_labels
+from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved, default_device, resolve_precision
@@ -96,7 +96,8 @@ def _score_all(
     for model, (_, by_name) in zip(contestants.models, matched, strict=True):
         if not by_name:
             reporter.note(
-                f"{model.name}: it shares no class names with the data; class ids are assumed to match"
+                f"{model.name}: it shares no class names with the data; class ids are assumed to match: "
+                f"{list_pairs(model.class_names, data.names)}"
             )
     hidden = read_hidden(config)
     files = [score_predictions_file(file, data, config.split, reporter) for file in contestants.files]

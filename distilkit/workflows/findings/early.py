@@ -1,19 +1,34 @@
-"""Findings that `distill` prints before it trains."""
+"""Findings that `train` and `distill` print before they train."""
 
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distilkit.config import DistillConfig
+from distilkit.config import DistillConfig, TrainConfig
 from distilkit.data.checks import skill
 from distilkit.data.text_data import TextData
 from distilkit.workflows.findings.finding import Finding
 from distilkit.workflows.findings.models import teacher_skill
-from distilkit.workflows.findings.rows import data_findings, overlap
+from distilkit.workflows.findings.rows import data_findings, overlap, unused_teacher
 from distilkit.workflows.findings.tokens import cut_rows
 
-# --- before `distill` -----------------------------------------------------------------------------------
+
+def before_training(
+    config: TrainConfig | DistillConfig, data: TextData, lengths: NDArray[np.int64], max_length_given: bool
+) -> list[Finding]:
+    """Report what the data show, in well under a second.
+
+    Args:
+        lengths: tokens of the training rows as the model reads them, cut.
+        max_length_given: the length that goes with a known dataset was chosen for speed; its cuts are no
+            finding.
+    """
+    findings = list(data_findings(data, data.labels_of, overlap(data, data.labels_of.get("train"))))
+    if max_length_given or config.dataset is None:
+        assert config.max_length
+        findings += cut_rows(lengths, config.max_length)
+    return findings
 
 
 def before_distilling(
@@ -27,16 +42,13 @@ def before_distilling(
     """Report what is known before training, in well under a second: no model is run for it.
 
     Args:
-        lengths: tokens of the training rows as the student reads them, cut.
-        max_length_given: the length that goes with a known dataset was chosen for speed, and is not told.
+        lengths: as `before_training`, of the student.
+        max_length_given: as `before_training`.
         answers: what the teachers say of the training rows, int64 `[N]`, where it is known.
         columns: the (first) teacher's output for each class of the data.
     """
     ids = data.labels_of
-    findings = list(data_findings(config, data, ids, overlap(data, ids.get("train"))))
-    if max_length_given or config.dataset is None:
-        assert config.max_length
-        findings += cut_rows(lengths, config.max_length)
+    findings = [*unused_teacher(config), *before_training(config, data, lengths, max_length_given)]
     if answers is not None and "train" in ids:
         is_labelled = ids["train"] >= 0
         if len(np.unique(ids["train"][is_labelled])) > 1:

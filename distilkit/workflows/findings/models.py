@@ -1,10 +1,12 @@
 """Findings on models: broken weights, class names, skill."""
 
+import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from distilkit.data.checks import AnswerSkill
+from distilkit.data.labels import SHOWN_NAMES, list_names, show_name
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.findings.finding import Finding
 from distilkit.workflows.findings.rows import FEW_ROWS
@@ -51,7 +53,7 @@ def class_names_differ(who: str, model_names: Sequence[str], names: Sequence[str
     return Finding(
         "label-names",
         "error",
-        f"{who} has the classes {', '.join(model_names)}, the data {', '.join(names)}{hidden}",
+        f"{who} has the classes {list_names(model_names)}, the data {list_names(names)}{hidden}",
         "They cannot be matched by name, and an answer would be learned as another class.",
         do,
     )
@@ -71,9 +73,9 @@ def teacher_skill(
     best, _ = wilson(skill.ordered, skill.rows)
     if best > max(high, skill.majority + GAIN):
         meant = [names[index] for index in skill.order]
-        swaps = ", ".join(
-            f"{real} where it says {name}" for name, real in zip(names, meant, strict=True) if name != real
-        )
+        swapped = [(name, real) for name, real in zip(names, meant, strict=True) if name != real]
+        swaps = ", ".join(f"{show_name(real)} where it says {show_name(name)}" for name, real in swapped[:4])
+        swaps += f" and {len(swapped) - 4:,} more" if len(swapped) > 4 else ""
         outputs = [real for _, real in sorted(zip(columns, meant, strict=True))]
         yield Finding(
             "label-order",
@@ -86,7 +88,11 @@ def teacher_skill(
     constant = max(skill.answered) == skill.rows and skill.rows >= 30
     chance = f"the most frequent class is {skill.majority:.1%} of them, chance {skill.chance:.1%}"
     if constant or high < skill.chance + KAPPA * (1 - skill.chance):
-        always = f", as it says {names[int(np.argmax(skill.answered))]} to every row" if constant else ""
+        always = (
+            f", as it says {show_name(names[int(np.argmax(skill.answered))])} to every row"
+            if constant
+            else ""
+        )
         yield Finding(
             "teacher-level",
             "error",
@@ -108,4 +114,5 @@ def teacher_skill(
 
 
 def _id2label(names: Sequence[str]) -> str:
-    return "{" + ", ".join(f'"{index}": "{name}"' for index, name in enumerate(names)) + "}"
+    entries = [f'"{index}": {json.dumps(name, ensure_ascii=False)}' for index, name in enumerate(names)]
+    return "{" + ", ".join(entries[:SHOWN_NAMES]) + (", …" if len(entries) > SHOWN_NAMES else "") + "}"

@@ -1,10 +1,12 @@
-"""What `doctor` and `distill` say of data and teachers: from which count on, how bad it is, what to do.
+"""What `doctor`, `train` and `distill` say of data: from which count on, how bad it is, what to do.
 
 The limits leave real datasets alone. Of SST-2's training rows 0.6 % are repeats and 0.01 % contradict each
 other; IMDB has 0.4 % repeats and shares 0.5 % of its test rows with its training rows; of the words of
 SST-2's and MRPC's validation rows 5 and 6 % are not in their training rows.
 """
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,8 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distilkit.config import DistillConfig
-from distilkit.data.checks import NO_CLASS, Labels, class_counts
+from distilkit.data.checks import Labels, class_counts
 from distilkit.data.duplicates import Repeats, count_repeats, count_same_pairs, count_shared
+from distilkit.data.labels import (
+    HIDDEN,
+    NO_CLASS,
+    describe_counts,
+    describe_spellings,
+    list_names,
+    show_name,
+)
 from distilkit.data.text_data import TextData
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.findings.finding import Finding
@@ -34,6 +44,9 @@ FEW_ROWS = 100  # to judge by
 
 
 SHOWN = 60  # characters of a text
+
+
+MISSING_NAMES = {"nan", "none", "null", "nil", "na", "n/a", "<na>", "#n/a", "-", "--", "?", "."}
 
 
 # --- rows as they are stored ----------------------------------------------------------------------------
@@ -76,22 +89,72 @@ def label_faults(where: str, labels: Labels, names: Sequence[str]) -> Iterator[F
             "unknown-labels",
             "error",
             f"{where}: {sum(labels.unknown.values()):,} of {rows:,} labels are no class ({shown}); "
-            f"known are {', '.join(names)}",
+            f"known are {list_names(names)}",
             "A student has one output for each known class, so `distill` stops at the first.",
             "rename or drop them, or name the column that has the classes: --label-column COLUMN",
         )
 
 
-def hidden_labels(names: Sequence[str]) -> Iterator[Finding]:
-    """Report a class that looks like a hidden label."""
-    if "-1" in names and "0" in names:
+def several_spellings(where: str, spellings: Sequence[Sequence[str]]) -> Iterator[Finding]:
+    """Report texts in the label column that are one class."""
+    if spellings:
+        yield Finding(
+            "label-spelling",
+            "error",
+            f"{where}: {describe_spellings(spellings)}",
+            "A student would learn to tell spellings apart; `train` and `distill` stop there.",
+            "give each class one spelling",
+        )
+
+
+def numbers_among_names(problem: str) -> Finding:
+    """Report ids in a split whose training labels are names."""
+    return Finding(
+        "unknown-labels",
+        "error",
+        problem.rstrip("."),
+        "Names in the order of the alphabet are seldom those that the ids were given to.",
+        "write the names in every file",
+    )
+
+
+def doubtful_classes(names: Sequence[str]) -> Iterator[Finding]:
+    """Report classes that look like a label that is hidden or missing, or like several labels in one."""
+    if HIDDEN in names and set(names) != {"-1", "1"}:
         yield Finding(
             "hidden-labels",
             "warning",
-            f"-1 is taken for a class of its own (the classes are {', '.join(names)})",
+            f"-1 is taken for a class of its own (the classes are {list_names(names)})",
             "Many datasets write -1 where a label is hidden; a student would learn to tell such rows apart.",
             "drop the rows with -1 if they have no label, or give the class a name",
         )
+    if missing := [repr(name) for name in names if name.casefold() in MISSING_NAMES]:
+        yield Finding(
+            "missing-labels",
+            "warning",
+            f"{' and '.join(missing)} is taken for a class: a label that is missing?",
+            "Tables write it where there is no value; a student would learn to tell such rows apart.",
+            "drop these rows if they have no label, or give the class another name",
+        )
+    if joined := joined_names(names):
+        yield Finding(
+            "label-spelling",
+            "warning",
+            f"{len(joined):,} of {len(names):,} classes look like several labels: {list_names(joined)}",
+            "Each combination is learned as a class of its own; a row can have one label only.",
+            "write one label in each row",
+        )
+
+
+def joined_names(names: Sequence[str]) -> list[str]:
+    """Return the names that are lists of labels: every part of them is in another name too."""
+    parts = {name: {part.strip() for part in re.split(r"[,;|]", name.strip("[](){}"))} for name in names}
+    count = Counter(part for name_parts in parts.values() for part in name_parts)
+    return [
+        name
+        for name, name_parts in parts.items()
+        if len(name_parts) > 1 and all(part and count[part] > 1 for part in name_parts)
+    ]
 
 
 # --- rows that are trained and judged on ----------------------------------------------------------------
@@ -124,7 +187,6 @@ def overlap(data: TextData, ids: NDArray[np.int64] | None, test: Sequence[bytes]
 
 
 def data_findings(
-    config: DistillConfig,
     data: TextData,
     ids: Mapping[str, NDArray[np.int64]],
     overlaps: Overlap,
@@ -136,12 +198,17 @@ def data_findings(
         ids: by split, the classes of its rows, int64 `[N]`, -1 for none; only splits that have labels.
         test: rows of the test split.
     """
+    yield from doubtful_classes(data.names)
     yield from class_balance(data.names, ids)
     yield from repeated_rows(data, overlaps.repeats)
     yield from shared_rows_between_splits("validation", overlaps.validation, len(data.splits["validation"]))
     yield from shared_rows_between_splits("test", overlaps.test, test)
     yield from same_pairs_repeated(data, overlaps.same_pairs)
     yield from few_rows(len(data.splits["validation"]))
+
+
+def unused_teacher(config: DistillConfig) -> Iterator[Finding]:
+    """Report a teacher that the loss does not use."""
     if config.teacher and not config.runs_teacher:
         yield Finding(
             "unused-teacher",
@@ -174,30 +241,34 @@ def class_balance(names: Sequence[str], ids: Mapping[str, NDArray[np.int64]]) ->
             yield Finding(
                 "missing-class",
                 "error" if training else "warning",
-                f"{split} has no row of {', '.join(gone)} ({_counted(names, counts)})",
+                f"{split} has no row of {list_names(gone)} ({describe_counts(names, counts)})",
                 "A class that is never shown is never learned."
                 if training
                 else "The score will say nothing of that class.",
-                f"add rows of {gone[0]} to {split}"
+                f"add rows of {show_name(gone[0])} to {split}"
                 if training
-                else f"add rows of {gone[0]} to {split}, or remove that file: "
-                "a tenth of train is then held out, with all its classes",
+                else f"add rows of {show_name(gone[0])} to the file of {split}; without one a tenth of train "
+                "is held out, so add rows there",
             )
         least = max(FEW_OF_A_CLASS, RARE * sum(counts) / len(names))
-        rare = [name for name, count in zip(names, counts, strict=True) if 0 < count < least and name != "-1"]
+        rare = [
+            name for name, count in zip(names, counts, strict=True) if 0 < count < least and name != HIDDEN
+        ]
         if training and rare:
             yield Finding(
                 "rare-class",
                 "warning",
-                f"train has few rows of {', '.join(rare)} ({_counted(names, counts)})",
+                f"train has few rows of {list_names(rare)} ({describe_counts(names, counts)})",
                 "A student can be right nearly always and never name it; accuracy would not show that.",
-                f"add rows of {rare[0]}, and judge by macro F1: distilkit evaluate --fail-under f1_macro=0.7",
+                f"add rows of {show_name(rare[0])}, and judge by macro F1: "
+                "distilkit evaluate --fail-under f1_macro=0.7",
             )
 
 
-def _counted(names: Sequence[str], counts: Sequence[int]) -> str:
-    shown = [f"{name} {count:,}" for name, count in zip(names, counts, strict=True)]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+def describe_classes(data: TextData) -> str:
+    """Return the classes, and how many training rows have each."""
+    counts = class_counts(data.labels_of["train"], len(data.names))
+    return f"classes: {describe_counts(data.names, counts)}"
 
 
 def _short(text: str) -> str:

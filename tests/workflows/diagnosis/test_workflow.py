@@ -431,6 +431,37 @@ def test_minus_one_beside_zero_is_asked_about_and_beside_one_alone_is_not(
     assert examine(data_dir=signs, **options).findings == []
 
 
+def test_labels_that_training_refuses_are_found_and_the_other_checks_are_made(
+    examine: Examine, tmp_path: Path
+) -> None:
+    """`doctor` called right labels wrong and passed over those that `train` stops at."""
+    options: dict[str, Any] = {"dataset": None, "text_column": "sentence", "alpha": 1, "teacher": None}
+
+    def examine_labels(name: str, train: dict[int, Any], validation: dict[int, Any]) -> Diagnosis:
+        named = {
+            split: [row | {"label": labels[row["label"]]} for row in values]
+            for split, values, labels in (("train", TRAIN, train), ("validation", VALIDATION, validation))
+        }
+        return examine(data_dir=write(tmp_path / name, **named, test=None), **options)
+
+    words = {0: "bad", 1: "good"}
+    assert examine_labels("same", words, {0: "BAD ", 1: "good"}).findings == []
+    result = examine_labels("ids", words, {0: "0", 1: "1"})
+    assert names(result) == [("unknown-labels", "error")]
+    assert "row 1: the label is" in result.findings[0].what
+    spelled = [row | {"label": words[row["label"]]} for row in TRAIN]
+    spelled[0] = spelled[0] | {"label": f" {spelled[0]['label'].upper()}"}
+    folder = write(
+        tmp_path / "spelled",
+        train=spelled,
+        validation=[row | {"label": words[row["label"]]} for row in VALIDATION],
+        test=None,
+    )
+    result = examine(data_dir=folder, **options)
+    assert names(result) == [("label-spelling", "error")]
+    assert "one class is written in several ways" in result.findings[0].what
+
+
 def test_labels_of_one_class_end_the_examination_with_a_finding(examine: Examine, tmp_path: Path) -> None:
     options: dict[str, Any] = {"dataset": None, "text_column": "sentence", "alpha": 1, "teacher": None}
     result = examine(data_dir=write(tmp_path, train=labels_of(TRAIN, 0, 1)), **options)

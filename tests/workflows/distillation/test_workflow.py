@@ -373,7 +373,28 @@ def test_a_teacher_of_other_classes_is_refused(
 def test_a_teacher_without_class_names_is_matched_by_id_and_that_is_said(config: Any, make_bert: Any) -> None:
     reporter = Notes()
     distill(config(teacher=str(make_bert(names=("LABEL_0", "LABEL_1"))), epochs=1), reporter)
-    assert any("ids are taken to be the same" in note for note in reporter.notes)
+    (note,) = (note for note in reporter.notes if "ids are taken to be the same" in note)
+    assert note.endswith(": LABEL_0 = negative, LABEL_1 = positive")
+
+
+@pytest.mark.parametrize("teacher_names", [("LABEL_0", "LABEL_1"), ("good", "bad"), ("0", "1")])
+def test_at_alpha_0_a_teacher_is_matched_as_at_any_other_alpha(
+    config: Any, make_bert: Any, tmp_path: Path, teacher_names: tuple[str, ...]
+) -> None:
+    """Its names stood for the data's at alpha 0 alone: data with names of its own were refused."""
+    for split, copies in (("train", 2), ("validation", 1)):
+        values = [row | {"label": ("bad", "good")[row["label"]]} for row in rows(copies)]
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", values)
+    options = {"dataset": None, "data_dir": tmp_path / "data", "text_column": "sentence", "epochs": 1}
+    options["teacher"] = str(make_bert(names=teacher_names))
+    notes, names = {}, {}
+    for alpha in (0, 0.5):
+        reporter = Notes()
+        run = distill(config(**options, alpha=alpha, output_dir=tmp_path / str(alpha)), reporter)
+        notes[alpha] = [note for note in reporter.notes if "taken to be the same" in note]
+        names[alpha] = AutoModelForSequenceClassification.from_pretrained(run.model_path).config.id2label
+    assert names[0] == names[0.5] == {0: "bad", 1: "good"}
+    assert notes[0] == notes[0.5] and bool(notes[0]) == ("good" not in teacher_names)
 
 
 def test_the_test_split_is_never_opened(config: Any, tmp_path: Path) -> None:

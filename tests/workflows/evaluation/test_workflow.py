@@ -329,7 +329,7 @@ def test_gates_on_agreement_leave_the_teacher_out(
 def test_a_model_without_class_names_is_noted(evaluating: Any, make_bert: MakeModel) -> None:
     reporter = Notes()
     evaluate(evaluating(make_bert(names=("LABEL_0", "LABEL_1"))), reporter)
-    assert any("class ids are assumed to match" in note for note in reporter.notes)
+    assert any("class ids are assumed to match: LABEL_0 = negative" in note for note in reporter.notes)
 
 
 def test_another_dataset_is_compared_with_the_training_data(
