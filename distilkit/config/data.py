@@ -23,7 +23,7 @@ class TextsConfig(Config):
     data_dir: Path | None = option(
         None,
         panel="Data",
-        help="Folder with train, validation, test as .parquet, .csv, .tsv or .jsonl.",
+        help="Folder with train, validation, test as .parquet, .csv, .tsv or .jsonl; or one file of rows.",
     )
     text_column: str | None = option(
         None, panel="Data", help="Column with the text. (default: the dataset's, else text)"
@@ -58,11 +58,12 @@ class TextsConfig(Config):
 
     @property
     def data_name(self) -> str:
-        """Return what reports call the data: the dataset's name, else the folder's."""
+        """Return what reports call the data: the dataset's name, else that of the folder or the file."""
         if self.dataset:
             return self.dataset
         assert self.data_dir is not None
-        return self.data_dir.resolve().name
+        path = self.data_dir.resolve()
+        return path.name.partition(".")[0] or path.name if path.is_file() else path.name
 
     def dependent_defaults(self) -> dict[str, Any]:
         """Return what the options that are `None` stand for, given the others."""

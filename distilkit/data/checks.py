@@ -96,11 +96,18 @@ def class_counts(ids: NDArray[np.int64], classes: int) -> list[int]:
 
 def other_text_columns(rows: datasets.Dataset, taken: Sequence[str]) -> list[str]:
     """Columns beside the `taken` ones that hold sentences: three words or more, seldom the same twice."""
-    some = rows[: min(LOOKED_AT, len(rows))]
+    strings = [
+        column
+        for column, feature in rows.features.items()
+        if column not in taken and getattr(feature, "dtype", "") in ("string", "large_string")
+    ]
+    if not strings:
+        return []
+    some = rows.select_columns(strings)[: min(LOOKED_AT, len(rows))]
     columns_with_text = []
-    for column in rows.column_names:
-        texts = [value for value in some[column] if isinstance(value, str)]
-        if column in taken or not texts or len(texts) < len(some[column]) / 2:
+    for column in strings:
+        texts = [value for value in some[column] if value is not None]
+        if not texts or len(texts) < len(some[column]) / 2:
             continue
         words = np.median([len(text.split()) for text in texts])
         if words >= 3 and len(set(texts)) > len(texts) / 2:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from distilkit.data.encoding import Encoded, Tokenizer, input_names, padding_of, tokenized
 from distilkit.data.files import read_lines
+from distilkit.data.formats import split_name
 from distilkit.data.sampling import DATA_SEED
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
@@ -40,7 +41,7 @@ def _read(name: str) -> datasets.Dataset:
                 "Check the connection, or give a .txt file."
             ) from None
         return rows.select_columns([TEXT])
-    if not file.is_file() or file.suffix != ".txt":
+    if not file.is_file() or split_name(file)[1] != ".txt":
         what = "is no .txt file" if file.is_file() else "is not there"
         raise UserError(
             f"--corpus {name} {what}. Give a .txt file with a paragraph a line, or {', '.join(HUB)}."

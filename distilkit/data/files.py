@@ -1,53 +1,292 @@
-"""Files of rows: Parquet, CSV, TSV and JSON lines, read so that memory does not grow with them."""
+"""Files of rows: Parquet, CSV, TSV, JSON lines and Arrow, read so that memory does not grow with them."""
 
 import json
 import os
+import re
 import tempfile
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
+from distilkit.data.contents import Table, check_content, not_utf8, open_text, pick_columns, unique_names
+from distilkit.data.delimited import BLOCK_BYTES, RowTooLong, open_delimited
+from distilkit.data.formats import list_names, shorten, split_name
+from distilkit.data.json_lines import open_json
 from distilkit.errors import UserError
 
-ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl")
-PIECE = 1024  # rows that are read and written at a time
+PIECE_ROWS = 1024  # rows that are read and written at a time
+SHOWN_ROWS = 8
+# What the readers of Arrow and of Python raise for a damaged file.
+READ_FAULTS = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    EOFError,
+    NotImplementedError,
+)
 
 
-def read_file(file: Path, columns: list[str]) -> datasets.Dataset:
-    """Read the rows of a file through Arrow's format on disk, so that memory does not grow with them.
+@dataclass(frozen=True)
+class ColumnNames:
+    """The names of all columns of a file, read or not, and what may be wrong with them."""
 
-    Parquet is read piece by piece, the text formats at once.
+    names: tuple[str, ...]
+    hint: str = ""
+
+    def require(self, column: str, where: str, advice: str) -> None:
+        """Raise `UserError` unless there is such a column: with the hint, or else the advice."""
+        if column not in self.names:
+            raise UserError(
+                f"{where}: no column {column!r}, only {list_names(self.names)}. {self.hint or advice}"
+            )
+
+
+def read_file(file: Path, columns: Sequence[str]) -> tuple[datasets.Dataset, ColumnNames]:
+    """Read the rows of one file, as `read_files` does."""
+    return read_files([file], columns)
+
+
+def read_files(
+    files: Sequence[Path], columns: Sequence[str], *, with_texts: bool = False
+) -> tuple[datasets.Dataset, ColumnNames]:
+    """Read the rows of files through Arrow's format on disk, so that memory does not grow with them.
+
+    Only `columns` are read, those of them that there are: what other columns hold never matters. Texts are
+    checked to be UTF-8. A column of integers to which a file gives names is a `ClassLabel` in the features.
+
+    Args:
+        with_texts: read all other columns of texts too.
+
+    Raises:
+        UserError: naming the file, and the row where one is wrong.
     """
-    readers: dict[str, Callable[[], pa.Table]] = {
-        ".csv": lambda: _read_delimited(file, columns, delimiter=",", newlines_in_values=True),
-        # As GLUE writes it: a quotation mark is a character, and a line is a row.
-        ".tsv": lambda: _read_delimited(file, columns, delimiter="\t", quote_char=False),
-        ".jsonl": lambda: _read_jsonl(file, columns),
-    }
+    for block_bytes in BLOCK_BYTES:
+        with suppress(RowTooLong):
+            return _Reader(files, tuple(dict.fromkeys(columns)), with_texts, block_bytes).read()
+    raise UserError(
+        f"{files[0]}: a row is longer than {BLOCK_BYTES[-1] >> 30} GiB. Is a quotation mark never closed?"
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    files: Sequence[Path]
+    columns: tuple[str, ...]
+    with_texts: bool
+    block_bytes: int
+
+    def read(self) -> tuple[datasets.Dataset, ColumnNames]:
+        with _naming(self.files[0]):
+            table = self._open(self.files[0])
+            class_names = {
+                name: names
+                for name, names in table.class_names.items()
+                if name in table.schema.names and pa.types.is_integer(table.schema.field(name).type)
+            }
+            types = {field.name: _plain_type(field.type) for field in table.schema}
+            schema = pa.schema(types | dict.fromkeys(class_names, pa.int64()), _metadata(class_names))
+        column_names = ColumnNames(tuple(table.column_names), table.hint)
+        if not types:
+            return datasets.Dataset.from_dict({}), column_names
+        pieces = self._read_pieces(table, schema, class_names)
+        with _naming(self.files[0]):  # a type that `datasets` does not have
+            return from_disk(schema, pieces), column_names
+
+    def _open(self, file: Path) -> Table:
+        ending = split_name(file)[1]
+        if ending == ".parquet":
+            return _open_parquet(file, self.columns, with_texts=self.with_texts)
+        if ending == ".arrow":
+            return _open_arrow(file, self.columns, with_texts=self.with_texts)
+        if ending in (".csv", ".tsv"):
+            return open_delimited(
+                file, self.columns, with_texts=self.with_texts, block_bytes=self.block_bytes
+            )
+        return open_json(file, self.columns, with_texts=self.with_texts)
+
+    def _read_pieces(
+        self, table: Table, schema: pa.Schema, class_names: dict[str, list[str]]
+    ) -> Iterator[pa.RecordBatch]:
+        for file in self.files:
+            with _naming(file):
+                if file != self.files[0]:
+                    table = self._open(file)
+                    self._check_alike(file, table, schema, class_names)
+                row = 1
+                for batch in table.batches:
+                    arrays = [
+                        self._convert(file, field, batch.column(field.name), row)
+                        if field.name in batch.schema.names
+                        else pa.nulls(len(batch), field.type)
+                        for field in schema
+                    ]
+                    row += len(batch)
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def _check_alike(
+        self, file: Path, table: Table, schema: pa.Schema, class_names: dict[str, list[str]]
+    ) -> None:
+        """Raise `UserError` unless a file has the columns and the class names of the first one."""
+        for name in schema.names:
+            if name in self.columns and name not in table.schema.names:
+                raise UserError(f"{file} has no column {name!r}, but {self.files[0]} has.")
+            if class_names.get(name, []) != table.class_names.get(name, class_names.get(name, [])):
+                raise UserError(f"{file} gives other names to the ids in {name!r} than {self.files[0]}.")
+
+    def _convert(self, file: Path, field: pa.Field, array: pa.Array, row: int) -> pa.Array:
+        """Return a checked column of a piece, whose first row is `row`, as the type it is kept in."""
+        is_selected = field.name in self.columns
+        array = _to_plain(array)
+        try:
+            array.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if not is_selected:
+                return pa.nulls(len(array), field.type)
+            match = re.search(r"UTF8 .* index (\d+)", str(error))
+            if match is None:
+                raise
+            value = array.cast(pa.binary())[int(match[1])].as_py()
+            raise not_utf8(file, row + int(match[1]), field.name, value) from None
+        if array.type == field.type:
+            return array
+        if not is_selected:
+            return pa.nulls(len(array), field.type)
+        if not _may_become(array.type, field.type):
+            raise UserError(
+                f"{file}: the column {field.name!r} holds {shorten(str(array.type))}, in {self.files[0]} "
+                f"{shorten(str(field.type))}. Write both alike."
+            )
+        return array.cast(field.type)
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    """Turn what readers raise for a damaged file into a `UserError` that names the file."""
     try:
-        if file.suffix == ".parquet":
-            reader = pyarrow.parquet.ParquetFile(file)
-            schema, pieces = reader.schema_arrow, reader.iter_batches(batch_size=PIECE)
-        elif _is_binary(file):
-            raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
-        else:
-            table = readers[file.suffix]()
-            schema, pieces = table.schema, iter(table.to_batches(max_chunksize=PIECE))
-        if twice := [name for name in schema.names if schema.names.count(name) > 1]:
-            raise UserError(f"{file} has two columns {twice[0]!r}. Rename or drop one.")
-        return from_disk(schema, pieces)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{file} cannot be read as {file.suffix[1:]}: {reason}") from None
+        yield
+    except READ_FAULTS as error:
+        reason = shorten(" ".join(str(error).split()) or type(error).__name__, 300)
+        ending = split_name(file)[1]
+        title = "text" if ending == ".txt" else ending[1:]
+        raise UserError(f"{file} cannot be read as {title}: {reason}") from None
+
+
+def _open_parquet(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+    reader = pyarrow.parquet.ParquetFile(file)
+    schema = reader.schema_arrow
+    picked = _pick(file, schema, columns, with_texts=with_texts)
+    batches = (batch.select(picked) for batch in reader.iter_batches(batch_size=PIECE_ROWS, columns=picked))
+    return Table(
+        schema.names,
+        pa.schema([schema.field(name) for name in picked]),
+        batches if picked else iter(()),
+        _class_names(schema),
+    )
+
+
+def _open_arrow(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+    source = pa.memory_map(str(file))
+    reader: pa.RecordBatchReader | pa.RecordBatchFileReader
+    try:
+        reader = pa.ipc.open_stream(source)
+        batches: Iterable[pa.RecordBatch] = reader
+    except pa.ArrowInvalid:
+        reader = pa.ipc.open_file(source)
+        batches = map(reader.get_batch, range(reader.num_record_batches))
+    schema = reader.schema
+    picked = _pick(file, schema, columns, with_texts=with_texts)
+    indices = [schema.names.index(name) for name in picked]
+    fields = [schema.field(index) for index in indices]
+    selected = (
+        pa.RecordBatch.from_arrays([batch.column(index) for index in indices], schema=pa.schema(fields))
+        for batch in batches
+    )
+    return Table(schema.names, pa.schema(fields), selected if picked else iter(()), _class_names(schema))
+
+
+def _pick(file: Path, schema: pa.Schema, columns: Sequence[str], *, with_texts: bool) -> list[str]:
+    picked = pick_columns(file, schema.names, columns)
+    texts = unique_names(schema.names) if with_texts else []
+    texts = [name for name in texts if pa.types.is_string(_plain_type(schema.field(name).type))]
+    return [name for name in schema.names if name in picked or name in texts]
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """Return the names that `datasets` wrote beside ids; whatever else is written there does not matter."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        named = {
+            name: feature["names"]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {
+        name: names
+        for name, names in named.items()
+        if isinstance(names, list)
+        and all(isinstance(title, str) for title in names)
+        and len(set(names)) == len(names)
+    }
+
+
+def _metadata(class_names: dict[str, list[str]]) -> dict[str, str] | None:
+    features = {name: {"names": names, "_type": "ClassLabel"} for name, names in class_names.items()}
+    return {"huggingface": json.dumps({"info": {"features": features}})} if features else None
+
+
+def _plain_type(type_: pa.DataType) -> pa.DataType:
+    """Return the type that values are kept in: texts are strings however they are encoded."""
+    if isinstance(type_, pa.BaseExtensionType):
+        return _plain_type(type_.storage_type)
+    if pa.types.is_dictionary(type_):
+        return _plain_type(type_.value_type)
+    if pa.types.is_large_binary(type_):
+        return pa.large_string()
+    is_bytes = (
+        pa.types.is_binary(type_) or pa.types.is_binary_view(type_) or pa.types.is_fixed_size_binary(type_)
+    )
+    if is_bytes or pa.types.is_string_view(type_) or pa.types.is_null(type_):
+        return pa.string()
+    return type_
+
+
+def _to_plain(array: pa.Array) -> pa.Array:
+    """Return an array in its `_plain_type`; bytes that are no text are kept, to be named."""
+    if isinstance(array, pa.ExtensionArray):
+        return _to_plain(array.storage)
+    if pa.types.is_dictionary(array.type):
+        return _to_plain(array.dictionary_decode())
+    plain_type = _plain_type(array.type)
+    if plain_type == array.type:
+        return array
+    if pa.types.is_fixed_size_binary(array.type):
+        array = array.cast(pa.binary())
+    return pc.cast(array, options=pc.CastOptions(plain_type, allow_invalid_utf8=True))
+
+
+def _may_become(type_: pa.DataType, target: pa.DataType) -> bool:
+    """Return whether another file's column may be cast: within integers, floats or texts."""
+    kinds = (
+        pa.types.is_integer,
+        pa.types.is_floating,
+        lambda type_: pa.types.is_string(type_) or pa.types.is_large_string(type_),
+    )
+    return any(is_kind(type_) and is_kind(target) for is_kind in kinds)
 
 
 def from_disk(schema: pa.Schema, pieces: Iterable[pa.RecordBatch]) -> datasets.Dataset:
@@ -59,6 +298,11 @@ def from_disk(schema: pa.Schema, pieces: Iterable[pa.RecordBatch]) -> datasets.D
             for piece in pieces:
                 stream.write_batch(piece)
         return datasets.Dataset.from_file(name)
+    except OSError as error:
+        raise UserError(
+            f"{tempfile.gettempdir()}: the rows cannot be kept there while they are used: {error}. "
+            "Set TMPDIR to a folder with space."
+        ) from None
     finally:
         with suppress(OSError):  # where the system keeps a file that is in use, it stays until it is cleaned
             os.unlink(name)
@@ -71,111 +315,53 @@ def read_lines(file: Path, column: str) -> datasets.Dataset:
         UserError: when it cannot be read or is not text in UTF-8.
     """
     schema = pa.schema([(column, pa.string())])
-    try:
-        if _is_binary(file):
-            raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
-        with file.open(encoding="utf-8-sig") as stream:  # a mark of the encoding is no text
+    return from_disk(schema, _pieces_of_lines(file, schema))
+
+
+def _pieces_of_lines(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    column, rows = schema.names[0], 0
+    with _naming(file):
+        check_content(file)
+        with open_text(file) as stream:
             lines = filter(None, map(str.strip, stream))
-            pieces = iter(lambda: list(islice(lines, PIECE)), [])
-            return from_disk(
-                schema, (pa.RecordBatch.from_pydict({column: piece}, schema) for piece in pieces)
-            )
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as text: {error}") from None
+            while piece := list(islice(lines, PIECE_ROWS)):
+                try:
+                    batch = pa.RecordBatch.from_pydict({column: piece}, schema)
+                except UnicodeEncodeError:
+                    row, line = next((row, line) for row, line in enumerate(piece, 1) if not _is_whole(line))
+                    value = line.encode("utf-8", "surrogateescape")
+                    raise not_utf8(file, rows + row, column, value) from None
+                yield batch
+                rows += len(piece)
 
 
-def _is_binary(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return b"\0" in stream.read(65536)
-
-
-def _read_delimited(file: Path, columns: list[str], **parsing: object) -> pa.Table:
-    # Texts and labels are read as texts whatever they look like: "null", "12" and "NA" are words here, and
-    # labels 1, 2, 3 of one file are those of another that has "4+" as well.
-    options = {
-        "parse_options": pyarrow.csv.ParseOptions(**parsing),
-        "convert_options": pyarrow.csv.ConvertOptions(
-            column_types={column: pa.string() for column in columns}, strings_can_be_null=False
-        ),
-    }
-    try:
-        return pyarrow.csv.read_csv(file, **options)
-    except pa.ArrowInvalid:  # one thread knows the row that is wrong
-        return pyarrow.csv.read_csv(file, read_options=pyarrow.csv.ReadOptions(use_threads=False), **options)
-
-
-def _read_jsonl(file: Path, columns: list[str]) -> pa.Table:
-    try:
-        table = pyarrow.json.read_json(file)
-    except pa.ArrowInvalid:  # it reads columns that nobody asked for, and counts from a block's start
-        return _read_jsonl_by_line(file, columns)
-    # Texts that all look like dates were read as dates; read again, told that they are texts.
-    dates = [field.name for field in table.schema if pa.types.is_temporal(field.type)]
-    if dates := [name for name in dates if name in columns]:
-        texts = pa.schema([(name, pa.string()) for name in dates])
-        table = pyarrow.json.read_json(file, parse_options=pyarrow.json.ParseOptions(explicit_schema=texts))
-    return table
-
-
-def _read_jsonl_by_line(file: Path, columns: list[str]) -> pa.Table:
-    """Read JSON lines one by one: other columns may hold anything, and a fault names its row."""
-    rows, values = [], list[dict[str, Any]]()
-    for row, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            parsed = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file} cannot be read as jsonl: row {row} is no JSON: {error}.") from None
-        if not isinstance(parsed, dict):
-            raise UserError(f"{file} cannot be read as jsonl: row {row} is no object {{…}}.")
-        rows.append(row)
-        values.append(parsed)
-    table = {}
-    for column in dict.fromkeys(name for row in values for name in row):
-        cells = [row.get(column) for row in values]
-        array = _as_column(cells)
-        if array is None and column in columns:
-            row, cell, why = _odd_one(rows, cells)
-            raise UserError(f"{file} cannot be read as jsonl: row {row} has {cell!r} for {column!r}, {why}.")
-        table[column] = pa.array([json.dumps(cell) for cell in cells]) if array is None else array
-    return pa.table(table)
-
-
-def _as_column(cells: list[Any]) -> pa.Array | None:
-    """Make a column of cells; return `None` where no type fits all of them."""
-    try:
-        return pa.array(cells)
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-        return None
-
-
-def _odd_one(rows: list[int], cells: list[Any]) -> tuple[int, Any, str]:
-    """Find the first row that keeps cells from being a column; return it, its cell and the reason."""
-    good: list[Any] = []
-    for row, cell in zip(rows, cells, strict=True):
-        if _as_column([cell]) is None:
-            return row, cell, "which is no text or number"
-        if cell is not None and _as_column([*good[:1], cell]) is None:
-            return row, cell, f"and a row before it {good[0]!r}. Write all as text, or all as numbers"
-        good += [cell] if cell is not None else []
-    return rows[-1], cells[-1], "which does not go with the rows before it"
+def _is_whole(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def check_is_text(column: pa.ChunkedArray, where: str) -> None:
     """Raise `UserError` unless the values are texts, or missing."""
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-        raise UserError(f"{where}: it holds {column.type}, not text.")
+        raise UserError(f"{where}: it holds {shorten(str(column.type))}, not text.")
 
 
 def check_texts(column: pa.ChunkedArray, where: str) -> None:
-    """Raise `UserError`, naming the row, unless every value is a text with something in it."""
+    """Raise `UserError`, naming rows, unless every value is a text with something in it."""
     check_is_text(column, where)
-    seen = 0
+    first_rows, count, seen = list[int](), 0, 0
     for chunk in column.chunks:  # one by one, so that a copy of all texts is never in memory
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(chunk), ""), True)
-        if row := pc.index(empty, True).as_py() + 1:
-            raise UserError(
-                f"{where}, row {seen + row}: the text is missing or empty. Fill it in or drop the row."
-            )
+        rows = np.flatnonzero(empty.to_numpy(zero_copy_only=False))
+        count += len(rows)
+        first_rows += (rows[: SHOWN_ROWS - len(first_rows)] + seen + 1).tolist()
         seen += len(chunk)
+    if count == 1:
+        raise UserError(
+            f"{where}, row {first_rows[0]}: the text is missing or empty. Fill it in or drop the row."
+        )
+    if count:
+        listed = ", ".join(map(str, first_rows)) + (" …" if count > len(first_rows) else "")
+        raise UserError(
+            f"{where}, rows {listed}: {count:,} of {seen:,} texts are missing or empty. "
+            "Fill them in or drop the rows."
+        )

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from distilkit.data.files import ENDINGS, read_file
+from distilkit.data.files import read_file
+from distilkit.data.formats import READABLE, is_readable
 from distilkit.data.labels import are_ids, label_ids, list_pairs, note_ids
 from distilkit.errors import UserError
 
@@ -36,16 +37,16 @@ def read_predictions(file: Path, names: Sequence[str], rows: int) -> Predictions
         UserError: naming the file and what is wrong: another number of rows, a label that is no class of
             `names`, a score that is no probability.
     """
-    if file.suffix not in ENDINGS:
-        raise UserError(f"--predictions {file}: give one of {', '.join(ENDINGS)}.")
+    if not is_readable(file):
+        raise UserError(f"--predictions {file}: the ending must be one of {READABLE}.")
     if not file.is_file():
         raise UserError(f"--predictions {file}: there is no such file.")
-    table = read_file(file, [LABEL, SCORE])
-    if LABEL not in table.column_names:
-        raise UserError(
-            f"--predictions {file}: it has no column {LABEL!r}, but {', '.join(table.column_names)}. "
-            f"It needs {LABEL!r}, and {SCORE!r} for the probability of that label."
-        )
+    table, column_names = read_file(file, [LABEL, SCORE])
+    column_names.require(
+        LABEL,
+        f"--predictions {file}",
+        f"It needs {LABEL!r}, and {SCORE!r} for the probability of that label.",
+    )
     if len(table) != rows:
         raise UserError(
             f"--predictions {file}: it has {len(table):,} rows, the split {rows:,}. "

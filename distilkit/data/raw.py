@@ -81,7 +81,7 @@ def read_raw(config: DataConfig) -> RawData:
         UserError: when a file cannot be read, has no row, or lacks a column of texts.
     """
     source = RawSource(config)
-    splits = {"train": source.read("train", checked=False)}
+    splits = {"train": source.read("train", checked=False, with_texts=True)}
     for split in ("validation", "test"):
         if split in source.available():
             splits[split] = source.read(split, checked=False)

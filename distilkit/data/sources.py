@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -10,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilkit.config import DataConfig, TextsConfig
-from distilkit.data.files import ENDINGS, check_is_text, check_texts, read_file
+from distilkit.data.files import ColumnNames, check_is_text, check_texts, read_files
 from distilkit.data.labels import (
     are_class_ids,
     are_ids,
@@ -25,16 +24,12 @@ from distilkit.data.labels import (
     note_ids,
     scored_names,
 )
+from distilkit.data.layouts import find_splits
 from distilkit.data.presets import PRESETS, Preset
 from distilkit.data.sampling import CorpusSize, stratified_order, value_codes
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
-
-SPLITS = ("train", "validation", "test", "unsupervised")
-
-
-_LIST = ", ".join(ENDINGS)
 
 
 def load_for_training(
@@ -188,7 +183,8 @@ class RawSource:
         self.pair = config.text_pair_column or (preset.pair if preset else None)
         self.label = config.label_column or "label"
         self.names = preset.names if preset else None
-        self._files = _find_files(config.data_dir) if config.data_dir else {}
+        self._files = find_splits(config.data_dir) if config.data_dir else {}
+        self._column_names: dict[str, ColumnNames] = {}
         self._hub: datasets.DatasetDict | None = None
 
     def available(self) -> list[str]:
@@ -207,12 +203,12 @@ class RawSource:
     def where(self, split: str) -> str:
         """Return what an error calls a split: its file, or its place on the Hub."""
         if self.config.data_dir:
-            return str(self._files[split])
+            return self._files[split].title
         assert self.preset is not None
         return f"{self.preset.hub} ({self.preset.hub_name or 'default'}), split {split}"
 
-    def read(self, split: str, checked: bool = True) -> datasets.Dataset:
-        """Read the rows of a split."""
+    def read(self, split: str, checked: bool = True, *, with_texts: bool = False) -> datasets.Dataset:
+        """Read the columns of this source, and with `with_texts` all other columns of texts too."""
         if split not in self.available():
             home = self.config.data_dir or (self.preset.hub if self.preset else "")
             raise UserError(
@@ -221,14 +217,20 @@ class RawSource:
             )
         columns = [column for column in (self.text, self.pair) if column]
         if self.config.data_dir:
-            rows = read_file(self._files[split], [*columns, self.label])
+            rows, self._column_names[split] = read_files(
+                self._files[split].files, [*columns, self.label], with_texts=with_texts
+            )
         else:
             rows = self.hub()[split]
-        if len(rows) == 0:
-            raise UserError(f"{self.where(split)}: there is no row in it.")
+            self._column_names[split] = ColumnNames(tuple(rows.column_names))
+        is_empty = not self._column_names[split].names
         for option, column in (("--text-column", self.text), ("--text-pair-column", self.pair)):
-            if column:
+            if column and not is_empty:
                 self._require(rows, column, option, split)
+        if is_empty or len(rows) == 0:
+            raise UserError(f"{self.where(split)}: there is no row in it.")
+        for column in (self.text, self.pair):
+            if column:
                 check = check_texts if checked else check_is_text
                 check(rows.data.column(column), f"{self.where(split)}, column {column}")
         return rows
@@ -377,10 +379,7 @@ class RawSource:
 
     def _require(self, rows: datasets.Dataset, column: str, option: str, split: str) -> None:
         if column not in rows.column_names:
-            raise UserError(
-                f"{self.where(split)}: no column {column!r}, only {', '.join(rows.column_names)}. "
-                f"Name it with {option}."
-            )
+            self._column_names[split].require(column, self.where(split), f"Name it with {option}.")
 
     def data(
         self,
@@ -414,24 +413,3 @@ def _from_hub(preset: Preset) -> datasets.DatasetDict:
             "Check the connection, or give the files with --data-dir DIR."
         ) from None
     return loaded
-
-
-def _find_files(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise UserError(
-            f"--data-dir {folder} is not a folder. It must hold train, validation or test as {_LIST}."
-        )
-    files: dict[str, Path] = {}
-    for split in SPLITS:
-        matches = [folder / (split + ending) for ending in ENDINGS if (folder / (split + ending)).is_file()]
-        if len(matches) > 1:
-            raise UserError(
-                f"--data-dir {folder} has {matches[0].name} and {matches[1].name}. Keep one of them."
-            )
-        if matches:
-            files[split] = matches[0]
-    if not files:
-        raise UserError(
-            f"--data-dir {folder} has no data. It must hold train, validation or test as {_LIST}."
-        )
-    return files

@@ -1,8 +1,7 @@
 """Text without labels to distill on: augmented, collected, or the dataset's own `unsupervised` split."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import datasets
@@ -11,9 +10,11 @@ import numpy as np
 from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
 from distilkit.data.duplicates import content_keys
-from distilkit.data.files import ENDINGS, check_texts, read_file, read_lines
+from distilkit.data.files import ColumnNames, check_texts, read_file, read_lines
+from distilkit.data.formats import READABLE, is_readable, split_name
+from distilkit.data.layouts import SPLITS
 from distilkit.data.sampling import DATA_SEED, CorpusSize
-from distilkit.data.sources import SPLITS, load_for_training, read_split, text_columns
+from distilkit.data.sources import load_for_training, read_split, text_columns
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
@@ -106,16 +107,19 @@ def read_transfer(
     schema = features.arrow_schema
     parts, notes = [], []
     for name in config.transfer:
-        rows, where = _read(config, name, [*columns, OTHER_TEXT], pairs=pair_column is not None)
+        rows, column_names, where = _read(config, name, [*columns, OTHER_TEXT], pairs=pair_column is not None)
+        if not column_names.names:
+            raise UserError(f"--transfer {where}: there is no row in it.")
         if len(columns) == 1 and text_column not in rows.column_names and OTHER_TEXT in rows.column_names:
             rows = rows.rename_column(OTHER_TEXT, text_column)
+            column_names = ColumnNames((text_column,))
         for column in columns:
-            if column not in rows.column_names:
-                raise UserError(
-                    f"--transfer {where}: no column {column!r}, only {', '.join(rows.column_names)}. "
-                    "It needs the column names of the dataset"
-                    + (f", or {OTHER_TEXT!r}." if len(columns) == 1 else ".")
-                )
+            column_names.require(
+                column,
+                f"--transfer {where}",
+                "It needs the column names of the dataset"
+                + (f", or {OTHER_TEXT!r}." if len(columns) == 1 else "."),
+            )
             check_texts(rows.data.column(column), f"--transfer {where}, column {column}")
         if not len(rows):
             raise UserError(f"--transfer {where}: there is no row in it.")
@@ -139,7 +143,7 @@ def measure(config: DistillConfig) -> CorpusSize:
 
 def _read(
     config: DistillConfig, name: str, columns: list[str], *, pairs: bool
-) -> tuple[datasets.Dataset, str]:
+) -> tuple[datasets.Dataset, ColumnNames, str]:
     file = Path(name)
     if name in SPLITS and not file.exists():
         if name != "unsupervised":
@@ -149,21 +153,19 @@ def _read(
             )
         if not config.has_dataset:
             raise UserError("--transfer unsupervised is a split of a dataset: give --dataset or --data-dir.")
-        return read_split(config, name)
-    readers: dict[str, Callable[[], datasets.Dataset]] = {
-        ending: partial(read_file, file, columns) for ending in ENDINGS
-    }
-    if not pairs:
-        readers[".txt"] = partial(read_lines, file, columns[0])
-    elif file.suffix == ".txt":
-        raise UserError(f"--transfer {name}: a line of text is no pair. Use {', '.join(ENDINGS)}.")
+        rows, where = read_split(config, name)
+        return rows, ColumnNames(tuple(rows.column_names)), where
     if not file.is_file():
         raise UserError(
-            f"--transfer {name}: there is no such file. Give a file ({', '.join(readers)}) or `unsupervised`."
+            f"--transfer {name}: there is no such file. Give a file (.txt, {READABLE}) or `unsupervised`."
         )
-    if file.suffix not in readers:
-        raise UserError(f"--transfer {name}: the ending must be one of {', '.join(readers)}.")
-    return readers[file.suffix](), name
+    if split_name(file)[1] == ".txt":
+        if pairs:
+            raise UserError(f"--transfer {name}: a line of text is no pair. Use {READABLE}.")
+        return read_lines(file, columns[0]), ColumnNames((columns[0],)), name
+    if not is_readable(file):
+        raise UserError(f"--transfer {name}: the ending must be one of .txt, {READABLE}.")
+    return *read_file(file, columns), name
 
 
 def _without(

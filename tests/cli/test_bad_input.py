@@ -274,9 +274,13 @@ TRAIN_FILES: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "label column twice": ("train.csv", b"sentence,label,label\na,0,1\nc,1,0\n", ("'label'",)),
     "tsv named csv": ("train.csv", b"sentence\tlabel\na film\t0\n", ("'sentence'",)),
     "broken jsonl line": ("train.jsonl", jsonl(A, B) + b'{"sentence": "a\n', ("as jsonl",)),
-    "jsonl of an array": ("train.jsonl", b'[{"sentence": "a", "label": 0}]\n', ("as jsonl",)),
-    "ragged csv": ("train.csv", HEAD + b"a film,0\na, comma,1\n", ("as csv", "#3")),
-    "not UTF-8": ("train.csv", HEAD + "caf\u00e9,0\nno,1\n".encode("latin-1"), ("UTF",)),
+    "jsonl of arrays": ("train.jsonl", b'["a", 0]\n["b", 1]\n', ("as jsonl", "array")),
+    "ragged csv": ("train.csv", HEAD + b"a film,0\na, comma,1\n", ("as csv", "row 2 has 3 columns")),
+    "not UTF-8": (
+        "train.csv",
+        HEAD + "caf\u00e9,0\nno,1\n".encode("latin-1"),
+        ("column sentence, row 1", "UTF-8", "iconv -f LATIN1"),
+    ),
     "empty file": ("train.csv", b"", ("as csv",)),
     "empty jsonl": ("train.jsonl", b"", ("train.jsonl",)),
     "header only": ("train.csv", HEAD, ("no row",)),
@@ -348,7 +352,7 @@ def test_a_wrong_data_folder(what: str, call: Call, here: Path) -> None:
 
 @pytest.mark.parametrize("option", ["--text-column", "--text-pair-column", "--label-column"])
 def test_a_column_that_is_not_there(option: str, call: Call, here: Path) -> None:
-    refused(call, here, (*STUDENT, option, "nope"), ".jsonl: no column 'nope'", option, "sentence, label")
+    refused(call, here, (*STUDENT, option, "nope"), ".jsonl: no column 'nope'", option, "'sentence', 'label'")
 
 
 # Transfer text --------------------------------------------------------------------------------------------
@@ -360,7 +364,11 @@ TRANSFER_FILES: dict[str, tuple[str, bytes, tuple[str, ...]]] = {
     "numbers": ("more.parquet", parquet(sentence=[1, 2]), ("more.parquet", "int64")),
     "no row": ("more.txt", b"\n \n", ("more.txt: there is no row",)),
     "binary text": ("more.txt", b"a\0b", ("more.txt", "binary")),
-    "not UTF-8": ("more.txt", "caf\u00e9".encode("latin-1"), ("more.txt", "cannot be read as text")),
+    "not UTF-8": (
+        "more.txt",
+        "caf\u00e9".encode("latin-1"),
+        ("more.txt, column sentence, row 1", "UTF-8", "iconv"),
+    ),
     "csv named parquet": ("more.parquet", HEAD + b"a film,0\n", ("as parquet",)),
     "unknown ending": ("more.doc", b"a film\n", ("--transfer more.doc", ".txt")),
     "all in validation": ("more.txt", b"a great film\n", ("validation split",)),

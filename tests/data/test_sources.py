@@ -295,12 +295,12 @@ def test_a_jsonl_column_that_nobody_reads_may_hold_anything(tmp_path: Path) -> N
     data = load_for_training(DataConfig(data_dir=tmp_path), None)
     assert data.texts("train").first == [one["text"] for one in values]
     assert data.labels("train").tolist() == [one["label"] for one in values]
-    with pytest.raises(UserError, match="no column 'body', only text, label, zip"):
+    with pytest.raises(UserError, match="no column 'body', only 'text', 'label', 'zip'"):
         load_for_training(DataConfig(data_dir=tmp_path, text_column="body"), None)
     for wrong, told in (
         ("yes", "row 6 has 'yes' for 'label', and a row before it 0"),
         ([1], "row 6 has [1] for 'label', and a row before it 0"),
-        ("\ud800", "row 6 has '\\ud800' for 'label', which is no text or number"),
+        ("\ud800", "column label, row 6: the text holds '\\ud800', a lone surrogate"),
     ):
         values[5]["label"] = wrong
         (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, values)))

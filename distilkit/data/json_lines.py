@@ -1,0 +1,241 @@
+"""JSON: one object a line, or one array of objects."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from distilkit.data.contents import Table, check_content, not_utf8, open_text
+from distilkit.data.formats import list_names, shorten, split_name
+from distilkit.errors import UserError
+
+PIECE_ROWS = 1024
+LARGEST_INTEGER = 2**63 - 1
+
+
+class _RepeatedNames(dict[str, Any]):
+    """An object in which a name stands more than once."""
+
+    names: frozenset[str] = frozenset()
+
+
+def open_json(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+    """Read the selected columns of a JSON file into memory; other columns may hold anything.
+
+    Args:
+        with_texts: read all other columns of texts too.
+
+    Raises:
+        UserError: naming the row that is no JSON, no object, or does not go with those before it.
+    """
+    check_content(file)
+    reader = _Reader(file, columns, with_texts)
+    rows = _parse_rows(file)
+    tables = list(iter(lambda: reader.read_piece(list(islice(rows, PIECE_ROWS))), None))
+    table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+    table = table.select([name for name in reader.names if name in table.column_names])
+    return Table(list(reader.names), table.schema, iter(table.to_batches()), hint=reader.hint)
+
+
+@dataclass
+class _Reader:
+    """Columns of pieces of rows. `examples` holds a value and the type of each column, from earlier rows."""
+
+    file: Path
+    columns: Sequence[str]
+    with_texts: bool
+    names: dict[str, None] = field(default_factory=dict)
+    examples: dict[str, tuple[Any, pa.DataType]] = field(default_factory=dict)
+    rows: int = 0
+    hint: str = ""
+
+    def read_piece(self, piece: list[dict[str, Any]]) -> pa.Table | None:
+        """Return the columns of some rows; `None` where there are no rows."""
+        if not piece:
+            return None
+        for row, values in enumerate(piece, start=self.rows + 1):
+            self.names.update(dict.fromkeys(values))
+            if isinstance(values, _RepeatedNames) and (twice := values.names & set(self.columns)):
+                raise UserError(f"{self.file}, row {row}: {min(twice)!r} stands there twice. Drop one.")
+        if not self.rows and len(piece) == 1:
+            self._check_shape(piece[0])
+        # Every selected column is in every piece, also where none of its rows has it.
+        arrays = {
+            name: self._read_column(name, [values.get(name) for values in piece]) for name in self.columns
+        }
+        for name in self.names if self.with_texts else ():
+            if name not in arrays:
+                array = _as_array([values.get(name) for values in piece])
+                is_text = array is not None and pa.types.is_string(array.type)
+                arrays[name] = array if is_text else pa.nulls(len(piece), pa.string())
+        self.rows += len(piece)
+        return pa.table(arrays)
+
+    def _read_column(self, name: str, cells: list[Any]) -> pa.Array:
+        array = _as_array(cells)
+        if array is None:
+            raise self._fault(name, cells)
+        if not pa.types.is_null(array.type):
+            _, known_type = self.examples.setdefault(
+                name, (next(cell for cell in cells if cell is not None), array.type)
+            )
+            if not _go_together(known_type, array.type):
+                raise self._fault(name, cells)
+        return array
+
+    def _fault(self, name: str, cells: list[Any]) -> UserError:
+        """Return the error about the first cell that keeps cells from being a column."""
+        earlier = [self.examples[name][0]] if name in self.examples else []
+        for row, cell in enumerate(cells, start=self.rows + 1):
+            if _as_array([cell]) is None:
+                return self._wrong_cell(name, row, cell)
+            if cell is None:
+                continue
+            if _as_array([*earlier, cell]) is None:
+                return UserError(
+                    f"{self.file}, row {row} has {_show(cell)} for {name!r}, and a row before it "
+                    f"{_show(earlier[0])}. Write all as text, or all as numbers."
+                )
+            earlier = earlier or [cell]
+        return UserError(f"{self.file}: the values of {name!r} are not of one type. Write all as text.")
+
+    def _wrong_cell(self, name: str, row: int, cell: Any) -> UserError:
+        where = f"{self.file}, row {row}"
+        if isinstance(cell, int) and abs(cell) > LARGEST_INTEGER:
+            return UserError(
+                f"{where} has {shorten(str(cell))} for {name!r}, too large for a number. Write it as text."
+            )
+        if isinstance(cell, str):
+            if not _is_utf8(self.file):
+                return not_utf8(self.file, row, name, cell.encode("utf-8", "surrogateescape"))
+            half = next(letter for letter in cell if "\ud800" <= letter <= "\udfff")
+            return UserError(
+                f"{self.file}, column {name}, row {row}: the text holds {half!r}, a lone surrogate: half "
+                "a character. Write the whole character, or drop it."
+            )
+        return UserError(f"{where} has {_show(cell)} for {name!r}, which is no text or number.")
+
+    def _check_shape(self, values: dict[str, Any]) -> None:
+        """Look at the only row of a file, which may hold all rows."""
+        parts = [name for name, value in values.items() if isinstance(value, list | dict) and len(value) > 1]
+        if any(name in self.columns for name in parts):
+            raise UserError(
+                f"{self.file} holds whole columns, {list_names(parts)}, not rows. Write one object a line; "
+                "in pandas: frame.to_json(…, orient='records', lines=True)."
+            )
+        if parts:
+            self.hint = (
+                f"It is one object; if {parts[0]!r} holds the rows, write one a line: "
+                f"jq -c '.{parts[0]}[]' {self.file.name}"
+            )
+
+
+def _as_array(cells: list[Any]) -> pa.Array | None:
+    """Return cells as an array; `None` where no type fits all of them."""
+    try:
+        return pa.array(cells)
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError, RecursionError, ValueError, TypeError):
+        return None
+
+
+def _go_together(first: pa.DataType, second: pa.DataType) -> bool:
+    """Return whether values of two types may stand in one column: equal ones, integers and floats."""
+
+    def is_number(type_: pa.DataType) -> bool:
+        return bool(pa.types.is_integer(type_) or pa.types.is_floating(type_))
+
+    return bool(first == second) or (is_number(first) and is_number(second))
+
+
+def _show(cell: object) -> str:
+    return shorten(repr(cell), 80)
+
+
+def _is_utf8(file: Path) -> bool:
+    with open_text(file) as stream:
+        stream.reconfigure(errors="strict")
+        try:
+            return all(True for _ in stream)
+        except UnicodeDecodeError:
+            return False
+
+
+def _parse_rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Parse the rows of a file, line by line unless it is one array."""
+    decoder = json.JSONDecoder(object_pairs_hook=_to_object)
+    with open_text(file) as stream:
+        lines = (line for line in stream if line.strip())
+        first = next(lines, "")
+        if first.lstrip().startswith("["):
+            yield from _parse_array(file, decoder, first, stream.read())
+            return
+        for row, line in enumerate(chain([first] if first else [], lines), start=1):
+            try:
+                values = decoder.decode(line.strip())
+            except RecursionError:
+                raise UserError(_refusal(file, f"row {row} is nested too deeply")) from None
+            except ValueError as error:
+                raise UserError(_explain_line(file, row, line.strip(), error)) from None
+            if not isinstance(values, dict):
+                raise UserError(_refusal(file, f"row {row} is no object {{…}}"))
+            yield values
+
+
+def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -> Iterator[dict[str, Any]]:
+    try:
+        rows = decoder.decode((first + rest).strip())
+    except RecursionError:
+        raise UserError(_refusal(file, "it is nested too deeply")) from None
+    except ValueError as error:
+        reason = str(error)
+        if reason.startswith("Extra data"):
+            reason = "row 1 is an array. Write one object {…} a line, or one array of all objects"
+        raise UserError(_refusal(file, f"it begins as an array [ and is no JSON: {reason}")) from None
+    for row, values in enumerate(rows, start=1):
+        if not isinstance(values, dict):
+            raise UserError(_refusal(file, f"row {row} of its array is no object {{…}}"))
+        yield values
+
+
+def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) == len(pairs):
+        return values
+    repeated = _RepeatedNames(values)
+    names = [name for name, _ in pairs]
+    repeated.names = frozenset(name for name in values if names.count(name) > 1)
+    return repeated
+
+
+def _explain_line(file: Path, row: int, line: str, error: ValueError) -> str:
+    """Return the message about a line that is no JSON."""
+    if line.endswith(",") and _is_json(line[:-1]):
+        return _refusal(
+            file, f"row {row} ends with a comma. Write one object a line with nothing between, or all in [ ]"
+        )
+    if (
+        row == 1
+        and line.startswith("{")
+        and isinstance(error, json.JSONDecodeError)
+        and error.pos >= len(line) - 1
+    ):
+        return _refusal(
+            file, f"its first object goes over several lines. Write one object a line: jq -c . {file.name}"
+        )
+    return _refusal(file, f"row {row} is no JSON: {shorten(str(error), 200)}")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refusal(file: Path, reason: str) -> str:
+    return f"{file} cannot be read as {split_name(file)[1][1:]}: {reason}."
