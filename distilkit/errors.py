@@ -1,5 +1,31 @@
 """The ways a command ends badly without it being our bug."""
 
+import errno
+from collections.abc import Sequence
+
+# What a disk, its owner or its network says no with.
+DISK_ERRORS = frozenset(
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+        *(errno.EIO, errno.ESTALE, errno.ENOLCK, errno.ENAMETOOLONG),
+    )
+)
+
+
+MAX_NAMES = 8  # in a message
+MAX_NAME_CHARACTERS = 320  # of all of them
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return names for a message: at most eight, fewer where they are long, and how many more there are."""
+    shown: list[str] = []
+    for name in names[:MAX_NAMES]:
+        if shown and sum(map(len, [*shown, name])) > MAX_NAME_CHARACTERS:
+            break
+        shown.append(name[:MAX_NAME_CHARACTERS])
+    more = [f"{len(names) - len(shown):,} more"] if len(names) > len(shown) else []
+    return ", ".join([*shown, *more])
+
 
 class UserError(Exception):
     """A mistake the user can mend: shown without a traceback, exit code 2."""

@@ -21,7 +21,7 @@ TIERS = (
     ("models", "reports"),
     ("data", "runs", "hardware"),
     ("config", "scores"),
-    ("errors", "progress"),
+    ("errors", "progress", "stopping"),
 )
 HEAVY = {
     "torch",

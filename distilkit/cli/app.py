@@ -1,6 +1,5 @@
 """The commands: each a short shell around the function that does the work."""
 
-import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,8 @@ from distilkit.cli import output as output_out
 from distilkit.cli import tables
 from distilkit.cli.options import command
 from distilkit.cli.output import Output
-from distilkit.errors import GateMissed, UserError
+from distilkit.errors import DISK_ERRORS, GateMissed, UserError
+from distilkit.stopping import handling_signals
 
 if TYPE_CHECKING:
     from distilkit.config import (
@@ -102,6 +102,7 @@ def evaluate(config: "EvaluateConfig", output: Output) -> None:
         result = workflow.evaluate(config, output)
     output.result(result.document(), tables.evaluation_table(result.typed_document))
     gates.check_gates(result)
+    workflow.check_written(result)
 
 
 @command(app, "ReportConfig")
@@ -158,18 +159,23 @@ def cache_prune(config: "CachePruneConfig", output: Output) -> None:
     output.result(result.document(), tables.pruning_text(result.document()))
 
 
-def _terminated(*_: object) -> None:
-    raise SystemExit(143)  # as an exception, so that a half-written run is cleared away
-
-
 def main() -> None:
-    """Run the console script: 0 done, 2 the user's mistake, 3 a missed gate, 130 or 143 stopped."""
-    signal.signal(signal.SIGTERM, _terminated)
-    try:
-        app()
-    except UserError as mistake:
-        output_out.error(str(mistake))
-        raise SystemExit(2) from None
-    except GateMissed as missed:
-        output_out.error(str(missed))
-        raise SystemExit(3) from None
+    """Run the console script: 0 done, 2 the user's mistake, 3 a missed gate, 128 + signal stopped."""
+    output_out.escape_unencodable()
+    with handling_signals():
+        try:
+            app()
+        except UserError as mistake:
+            output_out.error(str(mistake))
+            raise SystemExit(2) from None
+        except GateMissed as missed:
+            output_out.error(str(missed))
+            raise SystemExit(3) from None
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            where = error.filename or "a file, or stdout,"
+            output_out.error(f"{where} cannot be used: {error.strerror}.")
+            raise SystemExit(2) from None
+        finally:
+            output_out.flush_stdout()

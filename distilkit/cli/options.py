@@ -6,9 +6,11 @@ a YAML key and a Python argument get the same answer.
 
 import inspect
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
+from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
 from typer.core import TyperCommand
@@ -130,6 +132,7 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
 
 def _typed(annotation: Any) -> tuple[Any, str | None]:
     """Return the type for Typer. Numbers and choices stay texts: the config class checks them."""
+    annotation = _strip_validators(annotation)
     if get_origin(annotation) is tuple:
         return list[str], "<float>" if get_args(annotation)[0] is float else "<str>"
     for number_type in (int, float):
@@ -139,3 +142,10 @@ def _typed(annotation: Any) -> tuple[Any, str | None]:
         if get_origin(part) is Literal:
             return str | None, f"<{'|'.join(get_args(part))}>"
     return annotation, None
+
+
+def _strip_validators(annotation: Any) -> Any:
+    """Return `X | None` for `Annotated[X, ...] | None`: pydantic strips only what is outermost."""
+    if get_origin(annotation) is UnionType or get_origin(annotation) is Union:
+        return reduce(or_, (_strip_validators(part) for part in get_args(annotation)))
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation

@@ -1,12 +1,11 @@
 """What `augment` is told."""
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import model_validator
 
 from distilkit.config.data import Precision, TextsConfig
-from distilkit.config.fields import flag, option
+from distilkit.config.fields import FilePath, ModelName, flag, option
 
 Candidates = Literal["mlm", "embeddings", "both"]
 Rule = Literal["tang", "tinybert"]
@@ -17,7 +16,7 @@ P_MASK, P_POS = 0.1, 0.1
 class AugmentConfig(TextsConfig):
     """Make new texts of the training split's, as one Parquet file for a teacher to label."""
 
-    output: Path = option(panel="Output", short="-o", help="Parquet file that receives the new texts.")
+    output: FilePath = option(panel="Output", short="-o", help="Parquet file that receives the new texts.")
     overwrite: bool = option(
         False, panel="Output", help="Replace --output if it is there, once the new file is complete."
     )
@@ -75,13 +74,13 @@ class AugmentConfig(TextsConfig):
         help="tinybert: mlm: for words of one piece, a masked language model's. embeddings: for all words, "
         "their nearest neighbours. both: those for the words in several pieces. (default: both)",
     )
-    mlm: str | None = option(
+    mlm: ModelName | None = option(
         None,
         panel="Augmentation",
         help="tinybert: Hub id or folder of the masked language model. "
         "(default: google-bert/bert-base-uncased)",
     )
-    embeddings: str | None = option(
+    embeddings: ModelName | None = option(
         None,
         panel="Augmentation",
         help="tinybert: text file of word vectors (GloVe, word2vec), or a model for its word-piece table. "

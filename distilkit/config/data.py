@@ -1,11 +1,10 @@
 """Options on which texts are read, and how much of them."""
 
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import model_validator
 
-from distilkit.config.fields import Config, option, replace_values
+from distilkit.config.fields import Config, FilePath, option, replace_values
 
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -20,7 +19,7 @@ class TextsConfig(Config):
         short="-d",
         help="Known dataset: its columns, label names and metric. From the Hub unless --data-dir is given.",
     )
-    data_dir: Path | None = option(
+    data_dir: FilePath | None = option(
         None,
         panel="Data",
         help="Folder with train, validation, test as .parquet, .csv, .tsv or .jsonl; or one file of rows.",

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from distilkit.config.fields import field_infos, flag, option
+from distilkit.config.fields import FilePath, field_infos, flag, option
 from distilkit.config.fitting import FitConfig
 from distilkit.config.loss import LossConfig
 from distilkit.config.student import BILSTM_DEFAULTS, ENCODER_DEFAULTS, StudentConfig
@@ -165,7 +165,7 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
 class DoctorConfig(DistillConfig):
     """Look for what would make a distillation worthless. It takes the options of `distill`."""
 
-    output_dir: Path = option(
+    output_dir: FilePath = option(
         Path(),
         panel="Output",
         short="-o",

@@ -1,13 +1,12 @@
 """What `evaluate` is told, and the figures it can be told to hold."""
 
 import difflib
-from pathlib import Path
 from typing import Literal
 
 from pydantic import model_validator
 
 from distilkit.config.data import DataConfig, Precision
-from distilkit.config.fields import Strings, field_infos, flag, option, positional
+from distilkit.config.fields import FilePath, ModelName, Strings, field_infos, flag, option, positional
 
 Split = Literal["train", "validation", "test"]
 
@@ -32,13 +31,13 @@ class EvaluateConfig(DataConfig):
         panel="Model",
         help="Classifier behind a URL, repeatable: inputs in, labels and scores out.",
     )
-    teacher: str | None = option(
+    teacher: ModelName | None = option(
         None,
         panel="Model",
         short="-t",
         help="Compare the others with it. (default: the teacher a run names, if among the models)",
     )
-    labels_only: str | None = option(
+    labels_only: ModelName | None = option(
         None,
         panel="Model",
         help="Student that had labels alone; it is where gap_recovered begins. (default: a run at alpha 1)",
@@ -52,16 +51,16 @@ class EvaluateConfig(DataConfig):
     fail_over: Strings = option(
         (), panel="Gates", help="METRIC=VALUE, repeatable: exit code 3 if a model that has it is above."
     )
-    baseline: Path | None = option(
+    baseline: FilePath | None = option(
         None, panel="Gates", help="An earlier --json: exit code 3 if a model is significantly worse than it."
     )
-    report: Path | None = option(
+    report: FilePath | None = option(
         None, panel="Output", help="Folder for a page with pictures that opens anywhere, and the pictures."
     )
-    markdown: Path | None = option(
+    markdown: FilePath | None = option(
         None, panel="Output", help="File for a summary, as a pull request shows it."
     )
-    glue_submission: Path | None = option(
+    glue_submission: FilePath | None = option(
         None,
         panel="Output",
         help="Folder for the answers to GLUE's test split, as gluebenchmark.com takes them.",

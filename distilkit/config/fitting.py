@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from distilkit.config.data import DataConfig, Precision
-from distilkit.config.fields import option
+from distilkit.config.fields import FilePath, flag, option
 
 
 class FitConfig(DataConfig):
     """How a model is trained; shared by `train` and `distill`."""
 
-    output_dir: Path = option(panel="Output", short="-o", help="Folder that receives the run.")
+    output_dir: FilePath = option(panel="Output", short="-o", help="Folder that receives the run.")
     overwrite: bool = option(
         False,
         panel="Output",
@@ -54,9 +54,21 @@ class FitConfig(DataConfig):
         """Return the defaults that depend on other options, in words for `--help`, by field."""
         return {name: f"{value:g}" for name, value in FIT_DEFAULTS.items()}
 
+    @property
+    def input_paths(self) -> dict[str, tuple[Path, ...]]:
+        """Return what the options name to be read, by flag: files, folders, and Hub ids as if they were."""
+        paths = {}
+        for name in ("model", "teacher", "student", "data_dir", "transfer", "corpus"):
+            value = getattr(self, name, None) or ()
+            values = (value,) if isinstance(value, str | Path) else value
+            paths[flag(name)] = tuple(Path(text) for text in values if text not in NO_PATHS)
+        return paths
+
     def dependent_defaults(self) -> dict[str, Any]:
         """Return what the options that are `None` stand for, given the others."""
         return FIT_DEFAULTS | {"max_length": 256 if self.dataset == "imdb" else 128}
 
 
+# Names of models and splits that are no paths, whatever files there are.
+NO_PATHS = frozenset(("bilstm", "tinybert", "distilbert", "minilm", "unsupervised"))
 FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from distilkit.config.fields import Config, flag, option
+from distilkit.config.fields import Config, ModelName, flag, option
 
 Init = Literal["pretrained", "teacher", "random"]
 Pooling = Literal["last", "max", "both"]
@@ -20,7 +20,7 @@ DEFAULT_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 class StudentConfig(Config):
     """The student's architecture, sizes and start."""
 
-    student: str = option(
+    student: ModelName = option(
         "bilstm", panel="Model", help="bilstm, tinybert, distilbert, or any Hub id or folder of an encoder."
     )
     init: Init | None = option(

@@ -1,13 +1,13 @@
 """What `train` is told."""
 
-from distilkit.config.fields import option
+from distilkit.config.fields import ModelName, option
 from distilkit.config.fitting import FitConfig
 
 
 class TrainConfig(FitConfig):
     """Fine-tune a teacher: any encoder that AutoModelForSequenceClassification takes."""
 
-    model: str = option(
+    model: ModelName = option(
         "google-bert/bert-base-uncased",
         panel="Model",
         short="-m",

@@ -1,5 +1,8 @@
 """From what a person types to a model: a run, a folder, a Hub id, or the short name `minilm`."""
 
+import os
+import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
@@ -180,10 +183,29 @@ def load_embedding_table(source: Source) -> Tensor:
 
 
 def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """Write weights (safetensors), config and tokenizer; `from_pretrained(folder)` reads them back."""
-    with hushed():
+    """Write weights (safetensors), config and tokenizer; `from_pretrained(folder)` reads them back.
+
+    Raises:
+        OSError: when the disk refuses.
+    """
+    with hushed(), _raising_disk_errors():
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+    for weights in folder.glob("*.safetensors"):
+        # safetensors keeps them to their owner; every other file has the mode that the umask gives.
+        shutil.copymode(folder / "config.json", weights)
+
+
+@contextmanager
+def _raising_disk_errors() -> Iterator[None]:
+    """Raise the `OSError` behind what the Rust libraries raise: `SafetensorError`, or a bare `Exception`."""
+    try:
+        yield
+    except Exception as error:
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if isinstance(error, OSError) or not code:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -41,14 +41,25 @@ def _version(package: str) -> str | None:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of the working directory, with `+changes` when tracked files differ from it."""
+    """Return the commit of the working directory, with `+changes` when tracked files differ from it.
+
+    The repository may be somebody else's: of its own settings, those that name programs for git to run are
+    turned off.
+    """
 
     def git(*arguments: str) -> str:
         process = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
         return process.stdout.strip()
 
     try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
+        commit = git("rev-parse", "HEAD")
+        names = git("config", "--local", "--includes", "--name-only", "--list").splitlines()
+        filters = sorted({name.rpartition(".")[0] for name in names if name.startswith("filter.")})
+        settings = ["core.fsmonitor=false"]
+        for name in filters:
+            settings += [f"{name}.clean=", f"{name}.process=", f"{name}.required=false"]
+        options = [part for setting in settings for part in ("-c", setting)]
+        changes = git("--no-optional-locks", *options, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return commit + ("+changes" if changes else "")

@@ -1,27 +1,23 @@
 """Files and folders that are written whole or not at all."""
 
-import errno
 import json
 import os
-import secrets
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from distilkit.errors import UserError
+from distilkit.errors import DISK_ERRORS, UserError
+from distilkit.runs.drafts import KEPT, Draft, move_in, open_draft, settle_leftovers
+from distilkit.stopping import check_stop
 
-# What a disk or its owner says no with.
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
-
-
-UNFINISHED = ".unfinished"  # ends the names of what is still being written
+DEEPEST_NAME_BYTES = 100  # of the longest path below a run or a report
 
 
 def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) -> None:
     """Refuse early, before any work, a folder that could not be written.
+
+    What killed processes left beside it is removed first, or moved in where it was complete.
 
     Args:
         option: what names it on the command line.
@@ -31,6 +27,8 @@ def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) 
         UserError: when it must stay as it is or cannot be made.
     """
     try:
+        _check_names(folder, option)
+        settle_leftovers(folder.resolve())
         if Path.cwd().is_relative_to(folder.resolve()):
             raise UserError(f"{option} {folder} is the folder you are in. Name a new one.")
         if os.path.ismount(folder):
@@ -40,19 +38,43 @@ def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) 
         if folder.is_dir() and any(folder.iterdir()):
             check_contents()
         check_home(folder, option)
-    except OSError as error:
-        raise UserError(f"{option} {folder} cannot be used: {error.strerror}.") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"{option} {str(folder)[:300]} cannot be used: {reason}.") from None
 
 
 def check_home(folder: Path, option: str) -> None:
     """Refuse early a file or folder that could not be made where it is to be.
 
     Raises:
-        UserError: when the nearest folder that is there cannot be written to.
+        UserError: when the nearest folder that is there cannot be written to, or a name is too long for it.
     """
-    home = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not home.is_dir() or not os.access(home, os.W_OK):
-        raise UserError(f"{option} {folder}: {home} is not a folder you can write to.")
+    try:
+        _check_names(folder, option)
+        home = next(parent for parent in folder.absolute().parents if parent.exists())
+        if not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+            raise UserError(f"{option} {folder}: {home} is not a folder you can write to.")
+    except OSError as error:
+        raise UserError(f"{option} {str(folder)[:300]} cannot be used: {error.strerror}.") from None
+
+
+def _check_names(folder: Path, option: str) -> None:
+    """Refuse names that are too long to be made, before the work and not after it.
+
+    Raises:
+        OSError: when the whole path is too long.
+    """
+    path = folder.absolute()
+    parent = Path(path.anchor)
+    for name in path.parts[1:]:
+        longest = os.pathconf(parent, "PC_NAME_MAX")
+        if (size := len(os.fsencode(name))) > longest:
+            raise UserError(
+                f"{option}: a name of {size} bytes, {name[:40]}…, is too long here. Use {longest} at most."
+            )
+        parent = parent / name if (parent / name).is_dir() else parent
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(path / ("x" * DEEPEST_NAME_BYTES))
 
 
 @contextmanager
@@ -68,25 +90,74 @@ def writing_folder(folder: Path, option: str, what: str, check: Callable[[], Non
         UserError: as `check`, or when the disk refuses.
     """
     check()
-    folder = folder.resolve()  # a link keeps pointing at what is replaced
-    try:
-        draft = _make_draft(folder)
-        draft.chmod(0o777 & ~_umask())
+    with ExitStack() as stack:
         try:
-            yield draft
-            _sync(draft)
-        except BaseException as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            if isinstance(error, OSError) and error.errno in REFUSALS:
-                raise UserError(f"{option} {folder}: {error.strerror}. Nothing was kept.") from None
-            raise
+            folder = folder.resolve()  # a link keeps pointing at what is replaced
+            stack.callback(_remove_empty_parents, folder.parent)
+            _make_parents(folder.parent)
+            draft = stack.enter_context(open_draft(folder, is_folder=True))
+        except OSError as error:
+            raise UserError(f"{option} {folder}: {error.strerror}.") from None
+        with _discarding(draft, folder, option):
+            yield draft.path
+            _sync(draft.path)
+            check_stop()
         try:
             check()  # somebody may have filled it while we worked
-            _move_in(draft, folder)
+            move_in(draft, folder)
         except (OSError, UserError) as error:
-            raise UserError(f"{error} The {what} is complete and lies in {draft}.") from None
-    finally:
-        _remove_empty_parents(folder.parent)
+            with suppress(OSError):
+                draft.rename(KEPT)
+            raise UserError(f"{error} The {what} is complete and lies in {draft.path}.") from None
+
+
+class PartComplete(Exception):
+    """The disk refuses a small file at the end; a part that took hours is whole and must be kept."""
+
+    def __init__(self, part: str, error: OSError) -> None:
+        super().__init__(part)
+        self.part, self.error = part, error
+
+
+@contextmanager
+def keeping(part: str) -> Iterator[None]:
+    """Keep the draft, which holds a whole `part`, where the disk refuses what the block writes.
+
+    Raises:
+        PartComplete: for `writing_folder`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PartComplete(part, error) from None
+
+
+@contextmanager
+def _discarding(draft: Draft, folder: Path, option: str) -> Iterator[None]:
+    """Remove the draft where the block fails; say what the disk refused.
+
+    Only errors of files in the draft are the disk's that `option` names: libraries write elsewhere too.
+    """
+    try:
+        yield
+    except PartComplete as kept:
+        draft.rename(KEPT)
+        raise UserError(
+            f"{option} {folder}: {kept.error.strerror}. "
+            f"The {kept.part} is complete and lies in {draft.path / kept.part}."
+        ) from None
+    except BaseException as error:
+        draft.remove()
+        if isinstance(error, OSError) and is_inside(error, draft.path):
+            raise UserError(f"{option} {folder}: {error.strerror}. Nothing was kept.") from None
+        raise
+
+
+def is_inside(error: OSError, folder: Path) -> bool:
+    """Return whether an error is of a file in `folder`; without a file, whether it is one of a disk."""
+    if isinstance(error.filename, str | bytes):
+        return Path(os.fsdecode(error.filename)).is_relative_to(folder)
+    return error.errno in DISK_ERRORS
 
 
 # Folders that this process has made for runs. Whoever is the last to leave an empty one removes it: several
@@ -97,29 +168,20 @@ _made: set[Path] = set()
 _making = threading.Lock()
 
 
-def _make_draft(output_dir: Path) -> Path:
-    home = output_dir.parent
+def _make_parents(home: Path) -> None:
     with _making:
         for parent in [parent for parent in (home, *home.parents) if not parent.exists()][::-1]:
             parent.mkdir(exist_ok=True)
             _made.add(parent)
-        return Path(tempfile.mkdtemp(prefix=f".{output_dir.name}.", suffix=UNFINISHED, dir=home))
 
 
 def _remove_empty_parents(folder: Path) -> None:
-    with _making:
+    with _making, suppress(OSError):
         for parent in (folder, *folder.parents):
             if parent not in _made or any(parent.iterdir()):
                 return
             parent.rmdir()
             _made.discard(parent)
-
-
-def _umask() -> int:
-    with _making:  # it can only be read by setting it, for all threads
-        mask = os.umask(0)
-        os.umask(mask)
-    return mask
 
 
 def sync(path: Path) -> None:
@@ -136,19 +198,6 @@ def _sync(folder: Path) -> None:
         sync(path)
 
 
-def _move_in(draft: Path, output_dir: Path) -> None:
-    old = draft.with_suffix(".replaced")
-    if output_dir.exists():
-        output_dir.rename(old)
-    try:
-        draft.rename(output_dir)
-    except BaseException:
-        if old.exists():
-            old.rename(output_dir)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def write_json(file: Path, value: object) -> None:
     """Write `value` to `file` atomically: readers see the old file or the new one."""
     write_text(file, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
@@ -157,7 +206,8 @@ def write_json(file: Path, value: object) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write `text` to `file` atomically, its folder made if need be."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, text.encode("utf-8"))
+    # A half of a surrogate pair, which JSON files can hold, has no UTF-8; its escape is JSON too.
+    write_whole(file, text.encode("utf-8", "backslashreplace"))
 
 
 def write_whole(file: Path, data: bytes) -> None:
@@ -168,15 +218,19 @@ def write_whole(file: Path, data: bytes) -> None:
 
 @contextmanager
 def replacing(file: Path) -> Iterator[Path]:
-    """Yield a file to write, which replaces `file` when the block ends well and else disappears."""
-    draft = file.with_name(f".{file.name[:16]}.{os.getpid()}.{secrets.token_hex(4)}{UNFINISHED}")
-    try:
-        yield draft
-        sync(draft)
-        draft.replace(file)
-    finally:
-        with suppress(OSError):
-            draft.unlink()
+    """Yield a file to write, which replaces `file` when the block ends well and else disappears.
+
+    What killed processes left of the same file is removed first.
+    """
+    settle_leftovers(file)
+    with open_draft(file, is_folder=False) as draft:
+        try:
+            yield draft.path
+            sync(draft.path)
+            draft.path.replace(file)
+        finally:
+            with suppress(OSError):
+                draft.remove()
 
 
 def append_line(file: Path, value: object) -> None:

@@ -9,7 +9,7 @@ evaluation/        what `evaluate` measured, one JSON file per dataset and split
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from distilkit.config import DistillConfig, TrainConfig
 from distilkit.config.fields import dump_values, make_config, read_values, replace_values
-from distilkit.errors import UserError
+from distilkit.errors import UserError, list_names
 from distilkit.runs.folder import check_folder, write_text, writing_folder
 from distilkit.runs.records import Environment, EpochRecord, Record, RunMetrics
 
@@ -30,6 +30,18 @@ MODEL, CONFIG, METRICS = "model", "config.yaml", "metrics.json"
 
 
 HISTORY, ENVIRONMENT, EVALUATION = "history.jsonl", "environment.json", "evaluation"
+
+
+ENTRIES = frozenset((MODEL, CONFIG, METRICS, HISTORY, ENVIRONMENT, EVALUATION))  # all that a run holds
+# What transformers writes into a model's folder: config, weights and the files of any tokenizer.
+MODEL_SUFFIXES = frozenset(
+    (
+        *(".json", ".safetensors", ".txt", ".model", ".jinja", ".spm", ".codes", ".bpe", ".vocab"),
+        *(".tokenizer", ".tiktoken"),
+    )
+)
+MODEL_FOLDERS = frozenset(("additional_chat_templates",))
+MODEL_OPTIONS = frozenset(("--model", "--teacher", "--student"))
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,11 @@ def is_run(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / MODEL).is_dir()
 
 
-def check_output_dir(output_dir: Path, overwrite: bool) -> None:
+def check_output_dir(output_dir: Path, overwrite: bool, inputs: Mapping[str, Sequence[Path]] = {}) -> None:
     """Refuse early, before any work, an `output_dir` that could not receive a run.
+
+    Args:
+        inputs: the files and folders that are read, by the option that names them; they are never replaced.
 
     Raises:
         UserError: when it holds something (other than a run that `overwrite` may replace) or cannot be made.
@@ -114,8 +129,46 @@ def check_output_dir(output_dir: Path, overwrite: bool) -> None:
                 f"--output-dir {output_dir} holds no run, so --overwrite will not delete it. "
                 "Name another folder."
             )
+        _check_inputs(output_dir, inputs)
+        if foreign := _foreign_entries(output_dir):
+            raise UserError(
+                f"--output-dir {output_dir} holds a run and {list_names(foreign)}, which "
+                "--overwrite would delete with it. Move that away, or name another folder."
+            )
 
     check_folder(output_dir, "--output-dir", check_contents)
+
+
+def _check_inputs(output_dir: Path, inputs: Mapping[str, Sequence[Path]]) -> None:
+    """Refuse to replace what is read: a model in or around the folder, or data in it."""
+    output = output_dir.resolve()
+    for option, paths in inputs.items():
+        for path in paths:
+            read = path.resolve()
+            if read.name == MODEL and is_run(read.parent):
+                read = read.parent
+            # Data around the folder stays as it is: `--data-dir . -o runs/student` is fine.
+            if read.is_relative_to(output) or (option in MODEL_OPTIONS and output.is_relative_to(read)):
+                raise UserError(
+                    f"--output-dir {output_dir}: {option} {path} is read from there, so --overwrite will "
+                    "not replace it. Name another folder."
+                )
+
+
+def _foreign_entries(folder: Path) -> list[str]:
+    """Return what a folder holds beside what a run writes, as paths from there."""
+    foreign = [path for path in folder.iterdir() if path.name not in ENTRIES]
+    foreign += [path for path in _list_folder(folder / EVALUATION) if path.suffix != ".json"]
+    foreign += [
+        path
+        for path in _list_folder(folder / MODEL)
+        if (path.name not in MODEL_FOLDERS if path.is_dir() else path.suffix not in MODEL_SUFFIXES)
+    ]
+    return sorted(str(path.relative_to(folder)) for path in foreign if path.name != ".DS_Store")
+
+
+def _list_folder(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
 
 
 @contextmanager
@@ -150,7 +203,7 @@ def _read(file: Path) -> str:
 def _parse(text: str, file: Path) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(f"{file} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise _damaged(f"{file} does not hold a JSON object")

@@ -16,7 +16,18 @@ FEATURES = datasets.Features({"predictions": datasets.Value("int64"), "reference
 INPUTS = "predictions, references: class ids, one per row."
 
 
-class Accuracy(evaluate.Metric):
+class OfflineMetric(evaluate.Metric):
+    """Compute in memory, and make no folder: the home folder may be full or belong to somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__(keep_in_memory=True)
+
+    def _build_data_dir(self) -> str:
+        # The base class makes this folder even where it keeps everything in memory.
+        return str(self._data_dir_root)
+
+
+class Accuracy(OfflineMetric):
     """Compute the share of rows whose predicted class is the label."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -28,7 +39,7 @@ class Accuracy(evaluate.Metric):
         return {"accuracy": float(accuracy_score(references, predictions))}
 
 
-class F1(evaluate.Metric):
+class F1(OfflineMetric):
     """Compute macro F1 and, for two classes, F1 of class 1, as GLUE scores MRPC."""
 
     def _info(self) -> evaluate.MetricInfo:
@@ -63,8 +74,8 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
     logits, labels = logits.cpu().float(), labels.cpu()
     answers = {"predictions": logits.argmax(dim=1).numpy(), "references": labels.numpy().astype(np.int64)}
     scores: dict[str, float] = {}
-    scores |= _offline(Accuracy).compute(**answers)
-    scores |= _offline(F1).compute(**answers, num_labels=logits.shape[1])
+    scores |= Accuracy().compute(**answers)
+    scores |= F1().compute(**answers, num_labels=logits.shape[1])
     order = ("accuracy", "f1", "f1_macro")
     loss = float(F.cross_entropy(logits, labels))
     return {name: scores[name] for name in order if name in scores} | {"loss": loss}
@@ -83,8 +94,3 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, bins: int = stati
     right = (answer == labels).double()
     error = statistics.expected_calibration_error(confidence.cpu().numpy(), right.cpu().numpy(), bins=bins)
     return float(error[0])
-
-
-def _offline(metric: type[evaluate.Metric]) -> evaluate.Metric:
-    # In memory: nothing is written to a cache folder, so parallel processes cannot disturb each other.
-    return metric(keep_in_memory=True)

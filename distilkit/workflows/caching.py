@@ -66,7 +66,7 @@ class Pruning(CachePath):
 
 def locate(config: CacheConfig) -> CachePath:
     """Return the cache folder, which may not exist: `$DISTILKIT_CACHE`, else the user's cache folder."""
-    return CachePath(_root())
+    return CachePath(cache_root())
 
 
 def list_entries(config: CacheConfig) -> Listing:
@@ -75,7 +75,7 @@ def list_entries(config: CacheConfig) -> Listing:
     Raises:
         UserError: when the folder cannot be read.
     """
-    return Listing(_root(), _entries())
+    return Listing(cache_root(), _entries())
 
 
 def verify(config: CacheConfig, reporter: Reporter = SILENT) -> Verification:
@@ -84,7 +84,7 @@ def verify(config: CacheConfig, reporter: Reporter = SILENT) -> Verification:
     Raises:
         UserError: when the folder cannot be read.
     """
-    root = _root()
+    root = cache_root()
     try:
         checks = maintenance.verify(root, lambda done, total: reporter.advance("shards", done, total))
     except OSError as error:
@@ -108,7 +108,7 @@ def prune(config: CachePruneConfig) -> Pruning:
     Raises:
         UserError: when a `config.key` fits no entry or several, or the folder cannot be read.
     """
-    root = _root()
+    root = cache_root()
     stored = [entry.key for entry in _entries()]
     keys = [_match_key(prefix, stored) for prefix in config.key]
     try:
@@ -130,15 +130,8 @@ def _match_key(prefix: str, stored: list[str]) -> str:
     return matches[0]
 
 
-def _root() -> Path:
-    try:
-        return cache_root()
-    except RuntimeError as error:  # `~user` with an unknown user
-        raise UserError(f"DISTILKIT_CACHE is not a folder: {error}") from None
-
-
 def _entries() -> tuple[Entry, ...]:
-    root = _root()
+    root = cache_root()
     try:
         return tuple(maintenance.entries(root))
     except OSError as error:

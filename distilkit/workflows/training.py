@@ -29,7 +29,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
         UserError: on anything wrong with the options, the data, the model or the output folder.
     """
     requested, config = config, resolve(config)
-    check_output_dir(config.output_dir, config.overwrite)
+    check_output_dir(config.output_dir, config.overwrite, config.input_paths)
     precision = resolve_precision(config.precision, default_device())
     source = find_model(config.model)
     data = sources.load_for_training(config, config.max_train_samples)

@@ -1,6 +1,7 @@
 """What a person types becomes the model they mean, or one clear error."""
 
 import json
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import MakeModel, lively, tiny_bert, tiny_tokenizer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -393,3 +395,53 @@ def test_parameters_are_counted_with_and_without_the_embedding_table() -> None:
     total, rest = count_parameters(model)
     assert total == sum(parameter.numel() for parameter in model.parameters())
     assert total - rest == model.config.vocab_size * 24
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_weights_have_the_mode_that_the_umask_gives(umask: int, mode: int, tmp_path: Path) -> None:
+    """safetensors keeps them to their owner: a service under another user could not read the model."""
+    old = os.umask(umask)
+    try:
+        save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    finally:
+        os.umask(old)
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
+        file.name: mode for file in tmp_path.iterdir()
+    }
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+        Exception("No space left on device (os error 28)"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=["safetensors", "tokenizers", "python"],
+)
+def test_a_full_disk_is_an_error_of_the_disk_whoever_writes(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The libraries in Rust raise classes of their own, which ended in a traceback."""
+    tokenizer = tiny_tokenizer()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", fail)
+    with pytest.raises(OSError, match="No space left") as raised:
+        save_model(tiny_bert(), tokenizer, tmp_path)
+    assert raised.value.errno == 28
+
+
+def test_an_error_that_is_not_the_disks_stays_what_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny_tokenizer()
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        save_model(tiny_bert(), tokenizer, tmp_path)

@@ -149,20 +149,21 @@ def test_a_failure_in_the_very_exchange_puts_the_old_run_back(
     rename = Path.rename
 
     def full(self: Path, target: Path) -> Path:
-        if self.name.endswith(".unfinished"):
+        if self.name.endswith(".complete") and target.name == "out":
             raise OSError("the disk went away")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", full)
     with (
-        pytest.raises(UserError, match=r"went away.*complete and lies in .*\.unfinished"),
+        pytest.raises(UserError, match=r"went away.*complete and lies in .*\.kept"),
         writing(run, overwrite=True) as draft,
     ):
         fill(draft, "new")
+    kept = draft.with_suffix(".kept")
     after = tree(tmp_path)
     assert before.items() <= after.items()
-    assert all(name.startswith(draft.name) for name in after.keys() - before.keys())
-    assert Run.load(draft).metrics == {"mark": "new"}, "what took hours is not thrown away"
+    assert all(name.startswith(kept.name) for name in after.keys() - before.keys())
+    assert Run.load(kept).metrics == {"mark": "new"}, "what took hours is not thrown away"
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -176,7 +177,8 @@ def test_a_folder_that_fills_while_we_train_is_not_overrun(overwrite: bool, tmp_
         (tmp_path / "out" / "other.txt").write_text("another process")
     assert (tmp_path / "out" / "other.txt").read_text() == "another process"
     assert os.listdir(tmp_path / "out") == ["other.txt"]
-    assert Run.load(draft).path == draft, "what took hours is not thrown away"
+    kept = draft.with_suffix(".kept")
+    assert Run.load(kept).path == kept, "what took hours is not thrown away"
 
 
 def test_the_folder_one_is_in_is_refused_before_the_work(
@@ -203,7 +205,10 @@ def test_overwrite_through_a_link_replaces_the_run_and_leaves_no_litter(tmp_path
         ("file", "is a file"),
         ("file/run", "is not a folder you can write to"),
         ("file/deep/run", "is not a folder you can write to"),
-        ("x" * 300, "x" * 300),
+        ("x" * 300, "name of 300 bytes"),
+        ("長" * 86, "name of 258 bytes"),
+        ("deep/" + "x" * 256, "name of 256 bytes"),
+        ("/".join(["x" * 250] * 17), "File name too long"),
     ],
 )
 def test_a_place_that_cannot_be_a_folder_is_refused_before_the_work(
@@ -309,3 +314,127 @@ def test_a_damaged_run_names_the_file_that_is_damaged(
         (folder / name).write_text(content)
     with pytest.raises(UserError, match=name):
         getattr(Run.load(folder), read)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *("NOTES.md", "onnx/model.onnx", "student/config.yaml", "model/onnx/model.onnx", "model/notes.md"),
+        "evaluation/notes.txt",
+    ],
+)
+def test_overwrite_refuses_a_run_that_holds_what_no_run_writes(entry: str, tmp_path: Path) -> None:
+    """Notes, exports and nested runs were deleted without a word."""
+    run = make_run(tmp_path / "out")
+    (run / entry).parent.mkdir(exist_ok=True, parents=True)
+    (run / entry).write_text("mine")
+    before = tree(tmp_path)
+    part = entry.partition("/")[0] if not entry.startswith(("model", "evaluation")) else entry
+    with pytest.raises(UserError, match=f"holds a run and {part.removesuffix('/model.onnx')}, which"):
+        check_output_dir(run, overwrite=True)
+    assert tree(tmp_path) == before
+
+
+def test_overwrite_names_eight_foreign_files_at_most(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "out")
+    for i in range(1000):
+        (run / f"{i:04}.txt").touch()
+    with pytest.raises(UserError, match=r"0007\.txt, 992 more, which") as error:
+        check_output_dir(run, overwrite=True)
+    assert len(str(error.value)) < 1000
+
+
+@pytest.mark.parametrize("file", ["merges.txt", "spiece.model", "vocab.json", "chat_template.jinja"])
+def test_files_of_any_tokenizer_belong_to_a_run(file: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "out")
+    (run / run_runs.MODEL / file).touch()
+    check_output_dir(run, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [
+        ("--teacher", "out"),
+        ("--teacher", "out/model"),
+        ("--student", "link"),
+        ("--model", "out/."),
+        ("--data-dir", "out/evaluation"),
+        ("--transfer", "out/model/vocab.txt"),
+    ],
+)
+def test_overwrite_never_replaces_what_is_read(option: str, path: str, tmp_path: Path) -> None:
+    """`-t runs/x -o runs/x --overwrite` replaced a teacher by its student."""
+    run = make_run(tmp_path / "out")
+    (tmp_path / "link").symlink_to(run)
+    with pytest.raises(UserError, match=f"{option} .* is read from there"):
+        check_output_dir(run, True, {option: [tmp_path / path]})
+
+
+def test_overwrite_never_replaces_a_part_of_the_teacher(tmp_path: Path) -> None:
+    teacher = make_run(tmp_path / "teacher")
+    make_run(teacher / "student")
+    with pytest.raises(UserError, match="--teacher"):
+        check_output_dir(teacher / "student", True, {"--teacher": [teacher / "model"]})
+
+
+def test_a_run_beside_its_inputs_is_replaced(tmp_path: Path) -> None:
+    """`--data-dir . -o runs/student --overwrite` touches no data."""
+    run = make_run(tmp_path / "runs" / "student")
+    inputs = {"--data-dir": [tmp_path], "--teacher": [tmp_path / "runs" / "teacher"], "--student": []}
+    check_output_dir(run, True, inputs)
+
+
+def test_every_option_that_reads_is_an_input(tmp_path: Path) -> None:
+    """A new option that names a model or data must not be forgotten."""
+    config = DistillConfig(
+        data_dir="d", teacher=("t", "u"), student="bilstm", transfer=("x.txt", "unsupervised"), output_dir="o"
+    )
+    assert config.input_paths == {
+        "--model": (),
+        "--teacher": (Path("t"), Path("u")),
+        "--student": (),
+        "--data-dir": (Path("d"),),
+        "--transfer": (Path("x.txt"),),
+        "--corpus": (),
+    }
+    assert TrainConfig(data_dir="d", model="m", output_dir="o").input_paths["--model"] == (Path("m"),)
+
+
+def test_only_errors_of_the_draft_are_blamed_on_the_output(tmp_path: Path) -> None:
+    """A home folder that cannot be written was reported as `--output-dir`, which could."""
+    with (
+        pytest.raises(PermissionError, match=r"/root/\.cache"),
+        writing(tmp_path / "out", overwrite=False),
+    ):
+        raise PermissionError(13, "Permission denied", "/root/.cache/metrics")
+    for error in (OSError(28, "No space left on device"), OSError(5, "Input/output error")):
+        with (
+            pytest.raises(UserError, match=f"--output-dir .*: {error.strerror}. Nothing was kept"),
+            writing(tmp_path / "out", overwrite=False),
+        ):
+            raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_that_is_full_at_the_last_file_keeps_the_model(tmp_path: Path) -> None:
+    """Hours of training were deleted for want of a kilobyte."""
+    with (
+        pytest.raises(UserError, match=r"No space left .*The model is complete and lies in") as error,
+        writing(tmp_path / "out", overwrite=False) as draft,
+    ):
+        fill(draft)
+        with folder_runs.keeping(run_runs.MODEL):
+            raise OSError(28, "No space left on device")
+    (kept,) = tmp_path.iterdir()
+    assert str(kept / run_runs.MODEL) in str(error.value)
+    assert (kept / run_runs.MODEL / "config.json").read_text() == "new"
+    check_output_dir(tmp_path / "out", overwrite=False)
+    assert kept.is_dir(), "the next run must not delete it"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "null", "# nothing"])
+def test_an_empty_config_is_a_damaged_run(content: str, tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run")
+    (folder / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        _ = Run.load(folder).config

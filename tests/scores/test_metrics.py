@@ -136,3 +136,18 @@ def test_the_calibration_error_is_0_for_confident_right_and_1_for_confident_wron
     assert expected_calibration_error(logits, torch.ones(4, dtype=torch.long)) == pytest.approx(1)
     with pytest.raises(ValueError, match="labels"):
         expected_calibration_error(logits, torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("home", ["/proc/nowhere", "/dev/null/home"])
+def test_scores_need_no_home_folder(home: str) -> None:
+    """A container's user often has none: training ended after its first epoch."""
+    code = (
+        "import torch; from distilkit.scores.metrics import score\n"
+        "assert score(torch.eye(2), torch.tensor([0, 1]))['accuracy'] == 1"
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "XDG_"))}
+    environment |= {"HOME": home, "HF_HOME": f"{home}/hf"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,6 @@ A shard appears whole, under the checksum of its bytes, and is never changed: re
 shows.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -36,7 +35,8 @@ from distilkit.engine.teacher_logits.shards import (
     is_damaged,
     open_shard,
 )
-from distilkit.runs import environment
+from distilkit.errors import UserError
+from distilkit.runs import drafts, environment
 from distilkit.runs import folder as folder_run
 
 FOLDER, TEACHER, LOCK = "teacher-logits", "teacher.json", ".lock"
@@ -48,14 +48,17 @@ KEY = re.compile(r"[0-9a-f]{64}")
 SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
 
 
-# The work goes on where nothing can be kept: the disk is read-only or full, or the root is no folder.
-REFUSALS = (*folder_run.REFUSALS, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
-
-
 def cache_root() -> Path:
-    """Return the folder of all caches: `$DISTILKIT_CACHE`, else the user's cache folder."""
+    """Return the folder of all caches: `$DISTILKIT_CACHE`, else the user's cache folder.
+
+    Raises:
+        UserError: when the variable names the home folder of a user who does not exist.
+    """
     folder = os.environ.get("DISTILKIT_CACHE")
-    return Path(folder).expanduser() if folder else user_cache_path("distilkit")
+    try:
+        return Path(folder).expanduser() if folder else user_cache_path("distilkit")
+    except RuntimeError as error:
+        raise UserError(f"DISTILKIT_CACHE {folder} is not a folder: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ class LogitStore:
         """Take in the shards that were written since. Each one's checksum is verified as it is opened."""
         try:
             names = shard_names(self.folder)
-        except PermissionError:
-            return
+        except OSError:
+            return  # the work goes on without it
         for name in sorted(names - self._used):
             try:
                 shard = open_shard(self.folder / name, self.classes)
@@ -240,8 +243,6 @@ class LogitStore:
         return lock
 
     def _refuse(self, error: OSError) -> None:
-        if error.errno not in REFUSALS:
-            raise error
         reason = f"the teacher's logits are not kept: {self.folder} cannot be written ({error.strerror})."
         self.refused = self.refused or reason
 
@@ -263,7 +264,7 @@ def shard_names(folder: Path) -> set[str]:
 
 def unfinished_files(folder: Path) -> list[Path]:
     """Return the files that writers left half-written in `folder`."""
-    return sorted(file for file in folder.glob(f".*{folder_run.UNFINISHED}") if file.is_file())
+    return sorted(file for file in folder.glob(f".*{drafts.UNFINISHED}") if file.is_file())
 
 
 def read_description(folder: Path) -> dict[str, Any]:

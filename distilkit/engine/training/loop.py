@@ -15,6 +15,7 @@ from distilkit.engine.training.losses import Losses
 from distilkit.errors import UserError
 from distilkit.hardware.threads import prefetch
 from distilkit.runs.records import EpochRecord
+from distilkit.stopping import check_stop
 
 REMEDY = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
 # Reading the losses makes the loop wait for the device, so it is done this often, whichever comes first.
@@ -91,6 +92,7 @@ def fit(
             learner.start_epoch()
             meter, started = LossMeter(learner.unweighed_parts), time.perf_counter()
             for batches in loader if spare_core is None else prefetch(loader, spare_core):
+                check_stop()
                 losses = learner.step(batches, progress(step, steps))
                 meter.add(losses, learner.count_rows(batches))
                 step += 1

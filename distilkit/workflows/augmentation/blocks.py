@@ -1,7 +1,6 @@
 """Blocks of new rows: finished ones are kept when a run is killed."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +12,10 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from distilkit.config import AugmentConfig
-from distilkit.errors import UserError
+from distilkit.errors import DISK_ERRORS, UserError
 from distilkit.progress import Reporter
 from distilkit.runs import folder as run
+from distilkit.runs.drafts import UNFINISHED
 from distilkit.workflows.augmentation.rules import Ints
 
 BLOCK = 1 << 14  # words of training rows in a block, the unit that is saved and resumed
@@ -51,9 +51,11 @@ def check_output(config: AugmentConfig) -> None:
             raise AlreadyThere(
                 f"--output {output} is there already. Choose another, or replace it with --overwrite."
             )
-        home = next(parent for parent in output.absolute().parents if parent.exists())
-        if not home.is_dir() or not os.access(home, os.W_OK):
-            raise UserError(f"--output {output}: {home} is not a folder you can write to.")
+        data = config.data_dir and config.data_dir.resolve()  # a folder with a file for each split, or a file
+        is_split = output.resolve().parent == data and output.stem in ("train", "validation", "test")
+        if output.exists() and (is_split or output.resolve() == data):
+            raise UserError(f"--output {output} is read from --data-dir. Name another file.")
+        run.check_home(output, "--output")
     except OSError as error:
         raise UserError(f"--output {output} cannot be used: {error.strerror}.") from None
 
@@ -117,7 +119,7 @@ def open_parts_folder(config: AugmentConfig, identity: str, reporter: Reporter) 
     except Timeout:
         raise _busy(config) from None
     except OSError as error:
-        if error.errno not in run.REFUSALS:
+        if error.errno not in DISK_ERRORS:
             raise
         raise UserError(f"--output {config.output}: {error.strerror}.") from None
 
@@ -128,7 +130,7 @@ def _holds_something(folder: Path) -> bool:
         names = [file.name for file in folder.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return any(name != LOCK and not name.endswith(run.UNFINISHED) for name in names)
+    return any(name != LOCK and not name.endswith(UNFINISHED) for name in names)
 
 
 def _known_blocks(folder: Path, identity: str, overwrite: bool) -> bool:

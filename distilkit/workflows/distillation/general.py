@@ -41,7 +41,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
         UserError: as `distill`.
     """
     requested, config = config, resolve(config)
-    check_output_dir(config.output_dir, config.overwrite)
+    check_output_dir(config.output_dir, config.overwrite, config.input_paths)
     precision = resolve_precision(config.precision, default_device())
     source = find_model(config.teacher[0])
     corpus = read_corpus(config.corpus)

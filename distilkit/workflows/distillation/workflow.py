@@ -56,7 +56,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     if any(config.method == "general" for config in configs):
         raise UserError("--method general makes one student at a time. Distill these one after the other.")
     for config in configs:
-        check_output_dir(config.output_dir, config.overwrite)
+        check_output_dir(config.output_dir, config.overwrite, config.input_paths)
     home = configs[0].output_dir.parent  # texts that a recipe generates lie next to the first run
     configs = [recipe.apply_recipe(config, home, reporter) if config.recipe else config for config in configs]
     _check_shared_options(configs)  # again: at alpha 1 the recipe adds no text

@@ -142,8 +142,10 @@ class RunRecorder:
             if calibration.note:
                 self._reporter.note(f"calibration: {calibration.note}")
                 metrics = metrics.model_copy(update={"calibration": calibration.facts})
-            folder.write_json(self._draft / run.METRICS, metrics.as_dict())
-            folder.write_json(self._draft / run.ENVIRONMENT, self._environment().as_dict())
+            environment = self._environment()
+            with folder.keeping(run.MODEL):
+                folder.write_json(self._draft / run.METRICS, metrics.as_dict())
+                folder.write_json(self._draft / run.ENVIRONMENT, environment.as_dict())
         return run.Run.load(job.config.output_dir)
 
     def discard(self, error: BaseException) -> UserError:

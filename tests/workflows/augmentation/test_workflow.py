@@ -18,7 +18,7 @@ from distilkit.data import sources as datasets
 from distilkit.data.duplicates import content_keys
 from distilkit.data.texts import Texts
 from distilkit.progress import Reporter
-from distilkit.runs import folder as run
+from distilkit.runs.drafts import UNFINISHED
 from distilkit.workflows.augmentation import blocks as blocks_augmentation
 from distilkit.workflows.augmentation import workflow
 
@@ -191,7 +191,7 @@ def test_what_was_killed_before_its_first_block_is_not_in_the_way(many: Path, tm
     """A second command may look while the first writes what its blocks will be made of."""
     parts = tmp_path / "new.parquet.parts"
     parts.mkdir()
-    (parts / f".made-of.json.1.ab{run.UNFINISHED}").write_text("{")
+    (parts / f".made-of.json.1.ab{UNFINISHED}").write_text("{")
     assert len(made(tmp_path, many)) > 100 and not parts.exists()
 
 
@@ -407,3 +407,13 @@ def test_pairs_vary_by_candidates_too(tmp_path: Path, mrpc_dir: Path, mlm_dir: P
         for row in table.to_pylist()
     }
     assert kinds == {(True, False), (False, True), (True, True)}
+
+
+def test_the_training_data_is_never_the_output(tmp_path: Path) -> None:
+    """`--data-dir data -o data/train.parquet --overwrite` would replace the training split."""
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "train.parquet").write_bytes(b"mine")
+    with pytest.raises(UserError, match="is read from --data-dir"):
+        augment(AugmentConfig(data_dir=data, output=data / "train.parquet", overwrite=True))
+    assert (data / "train.parquet").read_bytes() == b"mine"
