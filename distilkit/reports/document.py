@@ -130,7 +130,7 @@ class ModelEntry(Record):
     calibration: CalibrationEntry | None
     slices: list[Slice]
     mistakes: list[MistakeEntry]
-    right: str
+    right: str = Field(pattern="^[01]*$")
 
     def value(self, name: str) -> float | None:
         """Return a figure of quality, fidelity or cost by its name."""
@@ -210,5 +210,6 @@ class EvaluationDocument(Record):
 def describe_error(error: ValidationError) -> str:
     """Return the first problem of a document that does not fit the schema, on one line."""
     problem = error.errors(include_url=False)[0]
-    path = ".".join(map(str, problem["loc"]))
-    return f"{path}: {problem['msg']}" if path else problem["msg"]
+    path = ".".join(map(str, problem["loc"]))[:100]
+    message = problem["msg"][:300]
+    return f"{path}: {message}" if path else message

@@ -96,13 +96,24 @@ def _write_answers(file: Path, document: EvaluationDocument, answers: Sequence[A
     head = ["row", "label", *(f"{model} {column}" for model in models for column in ("answer", "confidence"))]
     with file.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(head)
+        writer.writerow([escape_formula(cell) for cell in head])
         for row, label in enumerate(answers[0].labels.tolist()):
             cells: list[str] = []
             for answer in answers:
                 confidence = "" if answer.confidence is None else f"{answer.confidence[row]:.6g}"
                 cells += [class_names[int(answer.answer[row])], confidence]
-            writer.writerow([row + 1, class_names[label], *cells])
+            writer.writerow([row + 1, *map(escape_formula, (class_names[label], *cells))])
+
+
+def escape_formula(text: str) -> str:
+    """Return a cell's text so that a spreadsheet shows it: an apostrophe before what it would compute."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text  # a number, such as the label -1
 
 
 # --- the page ---------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Write an evaluation as Markdown, for a pull request, and format the text that all tables share."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -29,22 +30,25 @@ def markdown(document: "EvaluationDocument") -> str:
     """Return a table of the models, a sentence for each pair, and the gates."""
     columns = shown_columns(document.models)
     lines = [
-        f"### distilkit: {document.dataset} {document.split}, {document.rows:,} rows",
+        f"### distilkit: {escape_markdown(document.dataset)} {document.split}, {document.rows:,} rows",
         "",
         _format_row(["model", *columns.values()]),
         _format_row(["---"] * (len(columns) + 1)),
     ]
     for entry in document.models:
-        lines.append(_format_row([f"`{entry.model}`", *(format_cell(entry, name) for name in columns)]))
+        lines.append(
+            _format_row([_format_code(entry.model), *(format_cell(entry, name) for name in columns)])
+        )
     interval = f"{document.confidence:.0%} bootstrap interval, {document.replicates:,} samples"
     lines += ["", f"In brackets: {interval}. {', '.join(device_settings(document))}."]
     sentences = [pair.sentence for pair in document.pairs] + describe_domain_shifts(document)
     if sentences:
-        lines += ["", *(f"- {sentence}" for sentence in sentences)]
+        lines += ["", *(f"- {escape_markdown(sentence)}" for sentence in sentences)]
     if document.gates:
         lines += ["", _format_row(["gate", "model", "result"]), _format_row(["---"] * 3)]
         for gate in document.gates:
-            lines.append(_format_row([gate.name, f"`{gate.model}`", f"{VERDICTS[gate.passed]}: {gate.why}"]))
+            result = f"{VERDICTS[gate.passed]}: {gate.why}"
+            lines.append(_format_row([gate.name, _format_code(gate.model), result]))
     return "\n".join(lines) + "\n"
 
 
@@ -120,3 +124,17 @@ def format_cell(
 
 def _format_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(text.replace('|', chr(92) + '|') for text in cells)} |"
+
+
+def escape_markdown(text: str) -> str:
+    """Return a text that holds names so that no name is read as markup."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*\[\]])", r"\\\1", text)
+
+
+def _format_code(name: str) -> str:
+    """Return a name as code, fenced by more backticks than it holds in a row."""
+    name = " ".join(name.split())
+    fence = "`" * (max(map(len, re.findall("`+", name)), default=0) + 1)
+    padding = " " if name.startswith("`") or name.endswith("`") else ""
+    return f"{fence}{padding}{name}{padding}{fence}"

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from distilkit.config import ReportConfig
 from distilkit.errors import UserError
@@ -17,11 +17,15 @@ from distilkit.reports.histories import (
     write_histories,
 )
 from distilkit.reports.parts import check_report_dir
+from distilkit.runs.records import Record
 from distilkit.runs.run import EVALUATION, HISTORY, Run
 
 SCHEMA = "distilkit.report/1"
 OPTION = "--output-dir"
-RECORD_FIELDS = ("epoch", "improved", "validation", "examples_per_second")  # of every line of a history
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+# Whatever training writes; what is beyond cannot be drawn.
+Figure = Annotated[float, Field(ge=-1e30, le=1e30)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,45 @@ def report(config: ReportConfig, reporter: Reporter = SILENT) -> Report:
     return Report(page, tuple(pictures), series)
 
 
+class _HistoryLine(Record):
+    """Check what is drawn of a line of `history.jsonl`."""
+
+    epoch: Count
+    improved: bool
+    validation: dict[str, Figure]
+    examples_per_second: Figure
+    stage: Literal["layers", "logits"] | None = None
+    loss: Figure | None = None
+    hard_loss: Figure | None = None
+    soft_loss: Figure | None = None
+    layer_loss: Figure | None = None
+
+
+class _Metrics(Record):
+    """Check what is shown of `metrics.json`."""
+
+    metric: str
+    best_epoch: Count
+    validation: dict[str, Figure]
+    parameters: Count
+    bytes: Count
+    seconds: Figure
+
+
+class _Name(Record):
+    name: str
+
+
+class _Environment(Record):
+    """Check what is shown of `environment.json`."""
+
+    dataset: _Name
+    loss: str
+    seed: int
+    precision: str
+    teachers: list[_Name] = Field(default=[])
+
+
 def _read_history(run: Run, reporter: Reporter) -> TrainingHistory:
     """Read what the page shows of a run.
 
@@ -60,28 +103,38 @@ def _read_history(run: Run, reporter: Reporter) -> TrainingHistory:
     if not history:
         raise UserError(f"{run.path} has an empty {HISTORY}: there is nothing to draw. Leave it out.")
     for line, record in enumerate(history, start=1):
-        if missing := [name for name in RECORD_FIELDS if name not in record]:
-            file = run.path / HISTORY
-            raise UserError(f"{file}, line {line}, has no {missing[0]}. The run is damaged; train it again.")
+        _check(_HistoryLine, record, f"{run.path / HISTORY}, line {line},")
+    _check(_Metrics, metrics, str(run.path))
+    shown = _check(_Environment, environment, str(run.path))
+    return {
+        "run": str(run.path),
+        "dataset": shown.dataset.name,
+        "loss": shown.loss,
+        "teachers": [teacher.name for teacher in shown.teachers],
+        "seed": shown.seed,
+        "precision": shown.precision,
+        "metric": metrics["metric"],
+        "best_epoch": metrics["best_epoch"],
+        "validation": metrics["validation"],
+        "parameters": metrics["parameters"],
+        "bytes": metrics["bytes"],
+        "seconds": metrics["seconds"],
+        "history": history,
+        "evaluations": _evaluations(run, reporter),
+    }
+
+
+def _check(record_type: type[AnyRecord], values: dict[str, Any], source: str) -> AnyRecord:
+    """Return what is shown of `values`. Raises `UserError` when something is missing or cannot be shown."""
     try:
-        return {
-            "run": str(run.path),
-            "dataset": environment["dataset"]["name"],
-            "loss": environment["loss"],
-            "teachers": [teacher["name"] for teacher in environment.get("teachers", [])],
-            "seed": environment["seed"],
-            "precision": environment["precision"],
-            "metric": metrics["metric"],
-            "best_epoch": metrics["best_epoch"],
-            "validation": metrics["validation"],
-            "parameters": metrics["parameters"],
-            "bytes": metrics["bytes"],
-            "seconds": metrics["seconds"],
-            "history": history,
-            "evaluations": _evaluations(run, reporter),
-        }
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{run.path} does not say {error}. The run is damaged; train it again.") from None
+        return record_type.model_validate(values, strict=True)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, problem["loc"]))[:100]
+        reason = (
+            f"does not say {key!r}" if problem["type"] == "missing" else f"is wrong: {key}: {problem['msg']}"
+        )
+        raise UserError(f"{source} {reason}. The run is damaged; train it again.") from None
 
 
 def _evaluations(run: Run, reporter: Reporter) -> list[EvaluationSummary]:

@@ -14,7 +14,7 @@ import pytest
 from distilkit import UserError
 from distilkit.reports import page, parts, plots
 from distilkit.reports.document import EvaluationDocument
-from distilkit.reports.page import write_report
+from distilkit.reports.page import escape_formula, write_report
 from distilkit.reports.parts import check_report_dir
 from distilkit.reports.published import PUBLISHED
 from distilkit.scores.comparison import Contestant, compare, coverage, mistakes, per_class, slices
@@ -444,3 +444,18 @@ def test_a_failed_write_leaves_the_old_report(tmp_path: Path, monkeypatch: pytes
         )
     assert index.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        *(
+            (text, f"'{text}")
+            for text in ("=1+1", "@SUM(A1)", "+cmd|' /C calc'!A0", "-2+3", "\t=1", "\r=1", "-")
+        ),
+        *((text, text) for text in ("-1", "+2.5", "-1e3", "", "good", "a=b")),
+    ],
+)
+def test_a_spreadsheet_computes_nothing_of_what_a_label_holds(text: str, cell: str) -> None:
+    """A class or model called `=HYPERLINK(…)` would be a formula in answers.csv."""
+    assert escape_formula(text) == cell

@@ -1,6 +1,7 @@
 """`report` draws the saved histories of runs without loading a model."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -247,3 +248,93 @@ def test_the_layer_metric_of_the_page_is_that_of_the_runs() -> None:
 
     only_layers: Any = SimpleNamespace(objective="layers")
     assert Job.metric.fget(only_layers) == histories.LAYER_LOSS
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the paths of everything in a JSON document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(leaf for key, item in inner for leaf in leaves(item, (*path, key)))]
+
+
+def damage(document: Any, chance: random.Random) -> None:
+    """Replace something in a JSON document by something else, or delete it."""
+    path = chance.choice([path for path in leaves(document) if path])
+    home = document
+    for key in path[:-1]:
+        home = home[key]
+    wrong = [
+        None,
+        True,
+        -1,
+        0,
+        10**400,
+        1e308,
+        float("nan"),
+        float("inf"),
+        "x",
+        "",
+        "x" * 5000,
+        [],
+        {},
+        [[1]],
+    ]
+    wrong += ["\ud800", "<script>", "$\\frac{", "\0", {"accuracy": "x"}, {"accuracy": [1]}, DELETED]
+    if (value := chance.choice(wrong)) is DELETED:
+        del home[path[-1]]
+    else:
+        home[path[-1]] = value
+
+
+DELETED = object()
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_run_is_drawn_or_refused(
+    seed: int, make_run: MakeRun, drawn: object, tmp_path: Path
+) -> None:
+    """Twelve of seventy damaged runs ended in a traceback."""
+    chance = random.Random(seed)
+    run = make_run("a", [record(1, 0.6), record(2, 0.7, stage="layers", layer_loss=1.0)])
+    for name in chance.choices(("metrics.json", "environment.json", "history.jsonl"), k=2):
+        lines = (run / name).read_text().splitlines()
+        documents = [json.loads(line) for line in lines]
+        damage(documents[0], chance)
+        (run / name).write_text("".join(json.dumps(document) + "\n" for document in documents))
+    try:
+        report(ReportConfig(runs=str(run), output_dir=tmp_path / "out"))
+    except UserError as error:
+        assert len(str(error)) < 1000
+        assert str(run) in str(error)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "9" * 5000, '{"epoch": ' + "9" * 5000 + "}", "\xff", "\0"])
+@pytest.mark.parametrize("name", ["metrics.json", "environment.json", "history.jsonl"])
+def test_a_file_that_no_parser_reads_is_refused(
+    name: str, text: str, make_run: MakeRun, drawn: object, tmp_path: Path
+) -> None:
+    run = make_run("a", [record(1, 0.6)])
+    (run / name).write_text(text, encoding="latin-1")
+    assert name in refused(run, tmp_path / "out")
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_evaluation_is_shown_or_left_out(
+    seed: int, evaluated_run: Path, drawn: object, tmp_path: Path
+) -> None:
+    chance = random.Random(seed)
+    run = Path(shutil.copytree(evaluated_run, tmp_path / "run"))
+    (file,) = (run / "evaluation").iterdir()
+    document = json.loads(file.read_text())
+    damage(document, chance)
+    file.write_text(json.dumps(document))
+    made = report(ReportConfig(runs=str(run), output_dir=tmp_path / "out"))
+    assert len(made.series["runs"][0]["evaluations"]) <= 1
+
+
+@pytest.fixture(scope="module")
+def evaluated_run(teacher_run: Run, sst2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Evaluate a copy of the teacher, which keeps the result."""
+    run = tmp_path_factory.mktemp("evaluated") / "teacher"
+    shutil.copytree(teacher_run.path, run)
+    evaluate(EvaluateConfig(models=(str(run),), dataset="sst2", data_dir=sst2_dir, latency=False))
+    return run

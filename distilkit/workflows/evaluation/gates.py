@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from distilkit.config import FIDELITY, LATENCIES, EvaluateConfig, parse_gates
 from distilkit.data.checks import class_counts
 from distilkit.data.text_data import TextData
-from distilkit.errors import GateMissed, UserError
+from distilkit.errors import GateMissed, UserError, list_names
 from distilkit.reports.document import SCHEMA, EvaluationDocument, Gate, ModelEntry, describe_error
 from distilkit.scores.statistics import CONFIDENCE, defined_metrics, mcnemar
 from distilkit.workflows.evaluation.contestants import Contestants
@@ -191,8 +191,8 @@ def check_baseline(baseline: EvaluationDocument, config: EvaluateConfig, data: T
             f"--baseline {config.baseline}: there is no model to compare with it, as --teacher and "
             "--labels-only are references only. Name another model."
         )
-    if baseline.fingerprint != data.fingerprint(config.split):
-        rows = len(data.labels_of[config.split])
+    rows = len(data.labels_of[config.split])
+    if baseline.fingerprint != data.fingerprint(config.split) or baseline.rows != rows:
         raise UserError(
             f"--baseline {config.baseline} was measured on other rows ({baseline.dataset} {baseline.split}, "
             f"{baseline.rows:,}) than these ({data.name} {config.split}, {rows:,}). "
@@ -200,9 +200,9 @@ def check_baseline(baseline: EvaluationDocument, config: EvaluateConfig, data: T
         )
     missing = [name for name in gated_models(config) if _baseline_entry(baseline, name, config) is None]
     if missing:
-        names = ", ".join(entry.model for entry in baseline.models)
+        names = list_names([entry.model for entry in baseline.models])
         raise UserError(
-            f"--baseline {config.baseline} has {names}, and not {', '.join(missing)}. "
+            f"--baseline {config.baseline} has {names or 'no model'}, and not {list_names(missing)}. "
             "Use the names of the baseline, or write it again."
         )
 

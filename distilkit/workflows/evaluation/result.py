@@ -79,7 +79,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Hold what `evaluate` measured; `document()` is the JSON of `--json` and of the file in the run."""
+    """Hold what `evaluate` measured; `document()` is the JSON of `--json` and of the file in the run.
+
+    `unwritten` tells of files that were asked for and could not be written.
+    """
 
     data: TextData
     split: str
@@ -92,6 +95,7 @@ class Evaluation:
     scores: tuple[Score, ...]
     pairs: tuple[Pair, ...]
     gates: tuple[Gate, ...] = ()
+    unwritten: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the versioned JSON document."""

@@ -1,6 +1,7 @@
 """Run `evaluate`: score models, predictions files and endpoints on one split, side by side."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,11 @@ from distilkit.workflows.evaluation.gates import (
     read_baseline,
 )
 from distilkit.workflows.evaluation.glue import read_hidden, write_submission
+from distilkit.workflows.evaluation.identity import (
+    is_training_data,
+    read_training_texts,
+    training_data_name,
+)
 from distilkit.workflows.evaluation.result import Evaluation, Score, input_statistics
 from distilkit.workflows.evaluation.scoring import (
     ModelScores,
@@ -57,10 +63,11 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     reporter.note_all(data.notes)
     if baseline:
         check_baseline(baseline, config, data)
-    model_scores, threads = _score_all(config, contestants, data, precision, device, reporter)
+    unwritten: list[str] = []
+    model_scores, threads = _score_all(config, contestants, data, precision, device, reporter, unwritten)
     figures, pairs = compare(contestants.with_answers(model_scores), config.seed)
     scores = [
-        _make_score(i, contestants, model_scores[i], figures[i], data, reporter)
+        _make_score(i, contestants, model_scores[i], figures[i], data, config, reporter)
         for i in range(len(model_scores))
     ]
     evaluation = Evaluation(
@@ -76,8 +83,14 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
         pairs=tuple(pairs),
     )
     evaluation = replace(evaluation, gates=evaluate_gates(config, evaluation, baseline))
-    _write(evaluation, config, reporter)
-    return evaluation
+    unwritten.extend(_write(evaluation, config, reporter))
+    return replace(evaluation, unwritten=tuple(unwritten))
+
+
+def check_written(evaluation: Evaluation) -> None:
+    """Raise `UserError` when a file that was asked for could not be written."""
+    if evaluation.unwritten:
+        raise UserError("\n".join(evaluation.unwritten))
 
 
 def _score_all(
@@ -87,10 +100,14 @@ def _score_all(
     precision: Resolved,
     device: torch.device,
     reporter: Reporter,
+    unwritten: list[str],
 ) -> tuple[list[ModelScores], int]:
     """Return all scores in the order of the contestants, and how many threads computed them.
 
     Everything that may be refused is checked first; models, which take minutes, come last.
+
+    Args:
+        unwritten: receives why the submission to GLUE could not be written.
     """
     matched = [match_labels(model.class_names, data.names, model.name) for model in contestants.models]
     for model, (_, by_name) in zip(contestants.models, matched, strict=True):
@@ -111,15 +128,16 @@ def _score_all(
         ]
         if hidden and config.glue_submission:
             class_order, _ = matched[0]
-            write_submission(
-                config.glue_submission,
-                contestants.models[0],
-                class_order,
-                hidden,
-                precision,
-                device,
-                reporter,
-            )
+            with _collecting(unwritten, "--glue-submission", config.glue_submission):
+                write_submission(
+                    config.glue_submission,
+                    contestants.models[0],
+                    class_order,
+                    hidden,
+                    precision,
+                    device,
+                    reporter,
+                )
     return models + files + endpoints, threads
 
 
@@ -129,6 +147,7 @@ def _make_score(
     model_scores: ModelScores,
     figures: Mapping[str, Interval],
     data: TextData,
+    config: EvaluateConfig,
     reporter: Reporter,
 ) -> Score:
     teacher = contestants.teachers[i]
@@ -138,40 +157,46 @@ def _make_score(
         figures,
         None if teacher is None else contestants.names[teacher],
         None if labels_only is None else contestants.names[labels_only],
-        _in_domain_score(model_scores, data, figures, reporter),
+        _in_domain_score(model_scores, data, config, figures, reporter),
     )
 
 
 def _in_domain_score(
-    model_scores: ModelScores, data: TextData, figures: Mapping[str, Interval], reporter: Reporter
+    model_scores: ModelScores,
+    data: TextData,
+    config: EvaluateConfig,
+    figures: Mapping[str, Interval],
+    reporter: Reporter,
 ) -> InDomainScore | None:
     """Return a run's score on its own validation split, where this is another dataset."""
     classifier = model_scores.classifier
     run = classifier.run if classifier else None
-    if classifier is None or run is None or not run.config.has_dataset or run.config.data_name == data.name:
+    if classifier is None or run is None or not run.config.has_dataset:
+        return None
+    if is_training_data(run, classifier, data, config):
         return None
     before, after = run.metrics["validation"]["accuracy"], figures["accuracy"].value
     assert after is not None and classifier.max_length
     inputs = None
-    try:
-        training_data = sources.load_for_evaluation(run.config, "validation", [classifier.class_names])
-    except UserError as error:
+    texts = read_training_texts(run, classifier)
+    if texts is None:
         reporter.note(
-            f"{model_scores.name}: its training data cannot be read to compare the inputs ({error})"
+            f"{model_scores.name}: its training data cannot be read any more, so the inputs are not compared"
         )
     else:
-        texts = training_data.texts("validation")
         inputs = measure_inputs(classifier.tokenizer, texts, classifier.max_length)
     return InDomainScore(
-        dataset=run.config.data_name,
+        dataset=training_data_name(run),
         accuracy=before,
         drop=before - after,
         inputs=input_statistics(inputs),
     )
 
 
-def _write(evaluation: Evaluation, config: EvaluateConfig, reporter: Reporter) -> None:
+def _write(evaluation: Evaluation, config: EvaluateConfig, reporter: Reporter) -> list[str]:
+    """Write what was asked for; return what could not be written, and why."""
     document = evaluation.typed_document
+    unwritten: list[str] = []
     # A sample of the rows, or shorter texts, must not overwrite the result of the whole split.
     suffix = f"-{evaluation.rows}-rows" if config.max_eval_samples else ""
     suffix += f"-{config.max_length}-tokens" if config.max_length else ""
@@ -186,12 +211,26 @@ def _write(evaluation: Evaluation, config: EvaluateConfig, reporter: Reporter) -
             except OSError as error:
                 reporter.note(f"{file} cannot be written ({error.strerror}); the result is printed only")
     if config.markdown:
-        _write_markdown(config.markdown, markdown(document))
+        with _collecting(unwritten, "--markdown", config.markdown):
+            _write_markdown(config.markdown, markdown(document))
     if config.report:
         from distilkit.reports.page import write_report
 
         answers = [score.model_scores.answers for score in evaluation.scores]
-        reporter.note(f"written: {write_report(config.report, document, answers)}")
+        with _collecting(unwritten, "--report", config.report):
+            reporter.note(f"written: {write_report(config.report, document, answers)}")
+    return unwritten
+
+
+@contextmanager
+def _collecting(unwritten: list[str], option: str, path: Path) -> Iterator[None]:
+    """Keep the evaluation where a file cannot be written: what took minutes must not be lost with it."""
+    try:
+        yield
+    except UserError as error:
+        unwritten.append(str(error))
+    except OSError as error:
+        unwritten.append(f"{option} {path} cannot be written: {error.strerror}.")
 
 
 def _write_markdown(file: Path, text: str) -> None:

@@ -1,9 +1,13 @@
 """Answers from a URL arrive in the order of the rows, and malformed ones are refused and not scored."""
 
+import gzip
 import json
+import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -251,3 +255,136 @@ def test_nothing_is_posted_before_max_length_is_checked(
     with pytest.raises(UserError, match="--max-length 4096 is more than the model reads"):
         evaluate(config)
     assert server.asked == []
+
+
+class RawServer:
+    """Answer every connection with bytes as they are given, some at a time."""
+
+    def __init__(self, pieces: Callable[[], Iterator[bytes]]) -> None:
+        self.requests: list[bytes] = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/predict"
+        self.pieces = pieces
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=self._answer, args=(self.listener.accept()[0],), daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            self.requests.append(connection.recv(1 << 16))
+            for piece in self.pieces():
+                connection.sendall(piece)
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+def drip(beginning: bytes, piece: bytes) -> Iterator[bytes]:
+    yield beginning
+    while True:
+        time.sleep(0.02)
+        yield piece
+
+
+@pytest.mark.parametrize(
+    ("beginning", "piece"),
+    [
+        (b"", b"x"),
+        (OK, b"X-Header: 1\r\n"),
+        (OK + b"\r\n[", b" "),
+        (OK + b"Content-Length: 100000000\r\n\r\n[", b" "),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n1\r\n[\r\n", b"1\r\n \r\n"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+        (b"HTTP/1.1 503 Busy\r\n\r\n", b" "),
+    ],
+    ids=["status", "headers", "body", "length", "chunks", "chunk-size", "503"],
+)
+def test_a_slow_drip_ends_at_the_timeout(beginning: bytes, piece: bytes) -> None:
+    """A timeout for each read never ends where a byte comes now and then: a CI job would hang."""
+    server = RawServer(lambda: drip(beginning, piece))
+    with pytest.raises(UserError, match=r"no answer within 0\.3 s after 2 attempts"):
+        post_rows(Endpoint(server.url, 1, 1, 0.3, 1), iter(["1"]))
+    server.listener.close()
+
+
+def flood(status: bytes, headers: bytes, data: bytes) -> Iterator[bytes]:
+    yield b"HTTP/1.1 " + status + b"\r\n" + headers + b"\r\n"
+    while True:
+        yield data
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 Oops", b"404 Not Found"])
+@pytest.mark.parametrize("headers", [b"", b"Content-Encoding: gzip\r\n"], ids=["plain", "gzip"])
+def test_a_body_without_end_is_not_read_to_its_end(
+    status: bytes, headers: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """6 GB were read into memory, and 1 MB of gzip became 4.5 GB."""
+    monkeypatch.setattr(module, "MAX_BODY_BYTES", 1 << 20)
+    data = gzip.compress(bytes(1 << 24)) if headers else bytes(1 << 16)
+    server = RawServer(lambda: flood(status, headers, data))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="more than 1,048,576 bytes"):
+        post_rows(Endpoint(server.url, 1, 1, 60.0, 0), iter(["1"]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    server.listener.close()
+    assert peak < 1 << 23
+
+
+@pytest.mark.parametrize(
+    ("status", "location"),
+    [(307, "http://127.0.0.2:9/other"), (302, "/elsewhere"), (303, "/elsewhere"), (301, "https://x/")],
+)
+def test_a_redirect_that_changes_request_or_host_is_refused(status: int, location: str) -> None:
+    """Texts and token must not go to a host that nobody named."""
+    answer = f"HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    server = RawServer(lambda: iter([answer]))
+    with pytest.raises(UserError, match=r"it redirects to .*Give that URL"):
+        post_rows(Endpoint(server.url, 1, 1, 5.0, 0, token="secret"), iter(["1"]))
+    assert len(server.requests) == 1
+    server.listener.close()
+
+
+def test_a_redirect_within_a_host_is_followed_but_not_for_ever() -> None:
+    body = b'[{"label": "pos", "score": 0.5}]'
+    moved = b"HTTP/1.1 307 Moved\r\nLocation: /predict/\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    answers = [moved, OK + b"Content-Length: %d\r\n\r\n" % len(body) + body]
+    server = RawServer(lambda: iter([answers.pop(0) if len(answers) > 1 else answers[0]]))
+    assert post_rows(Endpoint(server.url, 1, 1, 5.0, 0), iter(["1"])).scores == [0.5]
+    assert [request.split()[1] for request in server.requests] == [b"/predict", b"/predict/"]
+    server.pieces = lambda: iter([moved])
+    with pytest.raises(UserError, match="redirects more than 5 times"):
+        post_rows(Endpoint(server.url, 1, 1, 5.0, 0), iter(["1"]))
+    server.listener.close()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'[{"label": "pos", "score": ' + b"9" * 5000 + b"}]",
+        b"\xff\xfe",
+        b"",
+        b'["label score"]',
+        b'[{"label": {"a": 1}, "score": 1.0}]',
+        b'[{"label": "pos", "score": "high"}]',
+        b'[{"label": "pos", "score": NaN}]',
+        b'[{"label": "pos", "score": null}]',
+        b'[{"label": "pos", "score": 1e999}]',
+        b'[{"label": "pos", "score": [1]}]',
+        b'[[{"label": "pos", "score": 1}, {"label": "neg", "score": "x"}]]',
+        b'[{"label": "' + b"x" * 100_000 + b'", "score": 1.0}]',
+        b'[{"label": ["pos"], "score": true}]',
+    ],
+)
+def test_whatever_an_endpoint_answers_is_scored_or_refused_in_a_line(
+    body: bytes, server: Server, sst2_dir: Path
+) -> None:
+    server.reply = lambda inputs: (200, body)
+    options: dict[str, Any] = {"dataset": "sst2", "data_dir": sst2_dir, "endpoint_batch_size": 1}
+    with pytest.raises(UserError, match="--endpoint") as error:
+        evaluate(EvaluateConfig(endpoint=(server.url,), **options))
+    assert len(str(error.value)) < 1000

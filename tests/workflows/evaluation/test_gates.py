@@ -1,6 +1,7 @@
 """Gates and baselines are met, missed or refused, and never silently passed."""
 
 import json
+import random
 import re
 import shutil
 from pathlib import Path
@@ -142,3 +143,51 @@ def test_a_baseline_of_different_rows_or_models_is_refused(evaluating: Any, tmp_
     baseline.write_text('{"schema": "distilkit.evaluation/1"}')
     with pytest.raises(UserError, match="Write it again"):
         evaluate(evaluating(predictions=(good,), baseline=baseline))
+
+
+def damaged(text: str, chance: random.Random) -> str:
+    """Return a baseline with something replaced, cut or deleted."""
+    if chance.random() < 0.3:
+        start = chance.randrange(len(text))
+        return text[:start] + chance.choice(("", "[", "\0", "9" * 5000, "\\ud800")) + text[start + 3 :]
+    document = json.loads(text)
+    home, key = document, chance.choice(list(document))
+    while isinstance(home[key], dict | list) and home[key] and chance.random() < 0.8:
+        home = home[key]
+        key = chance.choice(list(home) if isinstance(home, dict) else range(len(home)))
+    wrong = [None, True, -1, 0, 10**400, 1e308, float("nan"), "x", "", "x" * 5000, [], {}, [[1]], "\ud800"]
+    home[key] = chance.choice(wrong)
+    return json.dumps(document)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_damaged_baseline_is_used_or_refused(seed: int, evaluating: Any, tmp_path: Path) -> None:
+    """19 of 300 damaged baselines ended in a traceback."""
+    chance = random.Random(seed)
+    answers = write_predictions(tmp_path, LABELS)
+    text = json.dumps(evaluate(evaluating(predictions=(answers,))).document())
+    file = tmp_path / "baseline.json"
+    file.write_text(damaged(text, chance))
+    try:
+        evaluate(evaluating(predictions=(answers,), baseline=file))
+    except UserError as error:
+        assert len(str(error)) < 1000
+        assert "baseline.json" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("right", "1" * 7), ("right", "1" * 7 + "2"), ("right", "x" * 8), ("model", 3)]
+)
+def test_a_baseline_whose_rows_are_not_these_is_refused(
+    name: str, value: object, evaluating: Any, tmp_path: Path
+) -> None:
+    """Rows that are neither right nor wrong would be counted as wrong ones."""
+    answers = write_predictions(tmp_path, LABELS)
+    document = evaluate(evaluating(predictions=(answers,))).document()
+    document["models"][0][name] = value
+    if len(str(value)) == 7:
+        document["rows"] = 7
+    file = tmp_path / "baseline.json"
+    file.write_text(json.dumps(document))
+    with pytest.raises(UserError, match=r"baseline\.json"):
+        evaluate(evaluating(predictions=(answers,), baseline=file))

@@ -30,6 +30,7 @@ from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, dist
 from distilkit.engine.inference import logits as inference
 from distilkit.reports.document import SCHEMA
 from distilkit.runs.run import Run
+from distilkit.workflows.evaluation import workflow
 from distilkit.workflows.evaluation.gates import check_gates
 
 
@@ -360,7 +361,7 @@ def test_a_run_without_its_data_is_compared_with_its_saved_accuracy(
     run = Path(shutil.copytree(bilstm_runs[0].path, tmp_path / "run"))
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(text.replace(str(sst2_dir), str(tmp_path / "gone")))
-    values = [{"text": row["sentence"], "label": row["label"]} for row in rows(1)]
+    values = [{"text": f"{row['sentence']} .", "label": row["label"]} for row in rows(1)]
     data = write_jsonl(tmp_path / "imdb" / "test.jsonl", values).parent
     reporter = Notes()
     options = {"dataset": "imdb", "data_dir": data, "split": "test", "markdown": tmp_path / "summary.md"}
@@ -425,3 +426,24 @@ def test_the_markdown_is_written_into_a_pipe_in_a_read_only_folder(
     evaluate(evaluating(predictions=(answers,), markdown=pipe))
     reader.join()
     assert "accuracy" in read[0]
+
+
+@pytest.mark.parametrize("option", ["report", "markdown"])
+def test_a_file_that_cannot_be_written_does_not_cost_the_evaluation(
+    option: str, evaluating: Any, bilstm_runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Minutes of scoring were lost with the page, which can be made again."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device", str(tmp_path / "page"))
+
+    monkeypatch.setattr(workflow.folder, "write_text", refuse)
+    monkeypatch.setattr("distilkit.reports.page.write_report", refuse)
+    measured = evaluate(evaluating(bilstm_runs[0], **{option: tmp_path / "page"}))
+    assert measured.document()["models"][0]["metrics"]["accuracy"] > 0
+    with pytest.raises(UserError, match=f"--{option} .* cannot be written: No space left"):
+        workflow.check_written(measured)
+
+
+def test_what_is_written_needs_no_error(evaluating: Any, bilstm_runs: Any, tmp_path: Path) -> None:
+    workflow.check_written(evaluate(evaluating(bilstm_runs[0], markdown=tmp_path / "summary.md")))
