@@ -1,9 +1,11 @@
 """Labels: a raw column to class ids with names, and two models' classes matched by name."""
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import combinations
 from typing import Any
 
@@ -18,6 +20,7 @@ from distilkit.errors import UserError
 _SAME = {"neg": "negative", "pos": "positive"}
 
 _WHOLE = re.compile(r"([+-]?(?:0|[1-9][0-9]*))(?:\.0*)?")  # not 007, which is a code
+_SCIENTIFIC = re.compile(r"[+-]?[0-9]+\.[0-9]*e[+-]?[0-9]+", re.IGNORECASE)  # as numpy writes text files
 _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _LARGEST_EXACT_FLOAT = 2.0**53
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
@@ -37,18 +40,24 @@ def normalize_label(value: object) -> str | None:
     """Return a label as its class is called, whatever else is in its column; `None` for one that is missing.
 
     A whole number is written without a point, a truth value in lower case, a text without outer blanks: 1,
-    1.0, "1.0" and "+1" are "1"; True and "TRUE" are "true".
+    1.0, "1.0", "+1" and "1.0e+00" are "1"; True and "TRUE" are "true".
     """
     if value is None or value != value:
         return None
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else repr(value)
+    if isinstance(value, float | Decimal):
+        return str(int(value)) if _is_whole(value) else str(value)
     text = str(value).strip()
+    if _SCIENTIFIC.fullmatch(text):
+        return normalize_label(float(text))
     if text.lower() in ("true", "false"):
         return text.lower()
     if whole := _WHOLE.fullmatch(text):
         return str(int(whole[1]))
     return text or None
+
+
+def _is_whole(value: float | Decimal) -> bool:
+    return math.isfinite(value) and value == int(value)
 
 
 @dataclass(frozen=True)
@@ -109,7 +118,7 @@ class DistinctLabels:
         for code, (value, name) in enumerate(zip(self.values, self.names, strict=True)):
             if name is None or _is_integer(name):
                 continue
-            if not isinstance(value, float) and not _FRACTION.fullmatch(name):
+            if not isinstance(value, float | Decimal) and not _FRACTION.fullmatch(name):
                 return []
             fractions.append(code)
         return fractions
@@ -120,9 +129,9 @@ class DistinctLabels:
         for code, (value, name) in enumerate(zip(self.values, self.names, strict=True)):
             if name is None:
                 faults[code] = "the label is missing. Fill it in or drop the row."
-            elif not isinstance(value, str | int | float):
+            elif not isinstance(value, str | int | float | Decimal):
                 faults[code] = f"label {_shorten(value)} is neither a number nor a text."
-            elif isinstance(value, float) and value.is_integer() and abs(value) > _LARGEST_EXACT_FLOAT:
+            elif isinstance(value, float) and _is_whole(value) and abs(value) > _LARGEST_EXACT_FLOAT:
                 faults[code] = f"label {value!r} is too large to be read exactly. Write it as a text."
         if faults:
             row, value = self.first(faults)
@@ -162,8 +171,8 @@ def distinct_names(labels: DistinctLabels, where: str, label_column: str) -> tup
     if fractions := labels.fractions():
         row, value = labels.first(fractions)
         raise UserError(
-            f"{where}, row {row}: label {value!r} is a measurement, not a class. "
-            f"Use whole numbers or names, such as 'grade {value}'."
+            f"{where}, row {row}: label {_shorten(value)} is a measurement, not a class. "
+            f"Use whole numbers or names, such as 'grade {labels.names[fractions[0]]}'."
         )
     if len(names) < 2:
         raise UserError(f"{where}: two classes or more are needed, but every label is {names.pop()!r}.")
@@ -444,7 +453,7 @@ def _join_first(parts: Sequence[str]) -> str:
 
 def show_name(name: str) -> str:
     """Return a name as messages show it: in quotation marks where blanks or marks would mislead, and cut."""
-    is_plain = name.isprintable() and name == name.strip() and name
+    is_plain = name.isprintable() and name == name.strip() and name and "," not in name
     return name if is_plain and len(name) <= SHOWN_CHARACTERS else _shorten(name)
 
 

@@ -133,7 +133,9 @@ def test_minus_one_is_a_class_where_the_names_say_so() -> None:
         ((0, -0.0, "0.0", "-0"), "0"),
         ((True, "True", "TRUE", "true "), "true"),
         (("01",), "01"),
-        (("0.5", 0.5), "0.5"),
+        (("0.5", 0.5, Decimal("0.5"), "5.0e-01"), "0.5"),
+        ((Decimal("3"), Decimal("3.00"), "3.000000000000000000e+00"), "3"),
+        (("1e5",), "1e5"),  # a code, as likely as a number
         (("1.10",), "1.10"),
         (("\u00a0a b ", "a b"), "a b"),
         ((None, float("nan"), "", " ", "\u00a0"), None),

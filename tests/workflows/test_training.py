@@ -119,7 +119,7 @@ def test_it_tells_the_classes_and_what_is_wrong_with_the_rows(config: Any, tmp_p
     run = train(config(epochs=1, output_dir=tmp_path / "own", **own), reporter := Notes())
     assert "classes: bad 8, good 8, nan 2" in reporter.notes
     findings = [note for note in reporter.notes if note.startswith(("warning", "error"))]
-    assert any("'nan' is taken for a class: a label that is missing?" in note for note in findings)
+    assert any("'nan' is taken for a class, and looks like a missing label" in note for note in findings)
     assert any("validation has no row of bad, nan (bad 0, good 8, nan 0)" in note for note in findings)
     assert any("validation rows are training rows too" in note for note in findings)
     assert run.metrics["validation"]["accuracy"] >= 0  # findings stop nothing

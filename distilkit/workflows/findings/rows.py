@@ -132,9 +132,17 @@ def doubtful_classes(names: Sequence[str]) -> Iterator[Finding]:
         yield Finding(
             "missing-labels",
             "warning",
-            f"{' and '.join(missing)} is taken for a class: a label that is missing?",
+            f"{' and '.join(missing)} is taken for a class, and looks like a missing label",
             "Tables write it where there is no value; a student would learn to tell such rows apart.",
             "drop these rows if they have no label, or give the class another name",
+        )
+    if {"false", "true"} <= set(names) and ({"0", "1"} <= set(names)):
+        yield Finding(
+            "label-spelling",
+            "warning",
+            "0, 1 and false, true are four classes",
+            "A student would learn to tell two ways of writing a label apart.",
+            "write one of the two in all rows, if they mean the same",
         )
     if joined := joined_names(names):
         yield Finding(

@@ -62,7 +62,8 @@ def test_scores_of_the_same_class_in_every_row_are_noted(evaluating: Any, tmp_pa
     assert any("4 of 8 scores are below 0.5" in note for note in reporter.notes)
     reporter = Notes()
     evaluate(evaluating(predictions=(write_predictions(tmp_path, LABELS, [0.9] * 8),)), reporter)
-    assert not reporter.notes
+    (note,) = reporter.notes
+    assert note.endswith("its labels 0, 1 … are taken for ids of the classes: 0 = negative, 1 = positive")
 
 
 def test_ten_classes_are_scored_on_a_split_without_class_names(make_bert: MakeModel, tmp_path: Path) -> None:

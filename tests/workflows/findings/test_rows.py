@@ -27,6 +27,12 @@ def test_minus_one_is_asked_about_unless_it_is_the_opposite_of_one(
     assert [finding.check for finding in doubtful_classes(names)] == ["hidden-labels"] * is_asked
 
 
+def test_truth_values_beside_0_and_1_are_asked_about() -> None:
+    (finding,) = doubtful_classes(("0", "1", "false", "true"))
+    assert finding.severity == "warning" and "four classes" in finding.what
+    assert not list(doubtful_classes(("false", "true")))
+
+
 def test_several_labels_in_one_are_told_from_names_with_commas() -> None:
     """Each combination is learned as a class of its own."""
     assert joined_names(("drama", "comedy", "drama, comedy", "comedy|horror", "horror")) == [
