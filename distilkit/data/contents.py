@@ -1,6 +1,7 @@
 """The content of files of rows: opened through its compression, and recognised where it is something else."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,12 +70,8 @@ def _alternates(head: bytes) -> bool:
     return len(head) > 8 and (b"\0" not in head[::2] or b"\0" not in head[1::2])
 
 
-def not_utf8(file: Path, row: int, column: str, value: bytes) -> UserError:
-    """Return the error about a value that is not UTF-8, with a guess at what it is, and the remedy.
-
-    Args:
-        row: the row's number, from 1.
-    """
+def not_utf8(file: Path, where: str, value: bytes) -> UserError:
+    """Return the error about a value that is not UTF-8, with a guess at what it is, and the remedy."""
     is_windows = any(0x80 <= byte < 0xA0 for byte in value)
     encoding, title = ("CP1252", "Windows-1252") if is_windows else ("LATIN1", "latin-1")
     start = max(0, next((i for i, byte in enumerate(value) if byte > 127), 0) - 10)
@@ -83,8 +80,7 @@ def not_utf8(file: Path, row: int, column: str, value: bytes) -> UserError:
     if split_name(file)[1] in (".parquet", ".arrow"):
         remedy = "Write the file again, with its texts decoded first."
     return UserError(
-        f"{file}, column {column}, row {row}: the text is not UTF-8. It may be {title}, in which it reads "
-        f"{shown!r}. {remedy}"
+        f"{file}, {where}: the text is not UTF-8. It may be {title}, in which it reads {shown!r}. {remedy}"
     )
 
 
@@ -113,4 +109,5 @@ def pick_columns(file: Path, column_names: Sequence[str], columns: Sequence[str]
 
 def unique_names(column_names: Sequence[str]) -> list[str]:
     """Return the names that only one column has."""
-    return [name for name in column_names if name and column_names.count(name) == 1]
+    counts = Counter(column_names)
+    return [name for name in column_names if name and counts[name] == 1]

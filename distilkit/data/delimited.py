@@ -11,8 +11,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from distilkit.data.contents import Table, check_content, open_bytes, open_text, pick_columns, unique_names
-from distilkit.data.formats import list_names, shorten, split_name
+from distilkit.data.contents import (
+    Table,
+    check_content,
+    not_utf8,
+    open_bytes,
+    open_text,
+    pick_columns,
+    unique_names,
+)
+from distilkit.data.formats import is_whole, list_names, shorten, split_name
 from distilkit.errors import UserError
 
 BLOCK_BYTES = (1 << 20, 1 << 24, 1 << 28, 1 << 30)  # the next is tried where a row is longer than a block
@@ -52,6 +60,8 @@ def open_delimited(file: Path, columns: Sequence[str], *, with_texts: bool, bloc
         }
     with open_text(file) as stream:
         header = stream.readline(1 << 16)
+    if not is_whole(header):
+        raise not_utf8(file, "in the header", header.encode("utf-8", "surrogateescape"))
     options = {
         "read_options": pyarrow.csv.ReadOptions(use_threads=False, block_size=block_bytes),
         "parse_options": pyarrow.csv.ParseOptions(**parsing),
@@ -60,7 +70,8 @@ def open_delimited(file: Path, columns: Sequence[str], *, with_texts: bool, bloc
         with open_bytes(file) as stream:
             names = pyarrow.csv.open_csv(stream, **options).schema.names
         picked = pick_columns(file, names, columns)
-        read = [name for name in names if name in picked or (with_texts and name in unique_names(names))]
+        texts = set(unique_names(names)) if with_texts else set()
+        read = [name for name in names if name in picked or name in texts]
         schema = pa.schema([(name, pa.string()) for name in read])
         batches: Iterator[pa.RecordBatch] = iter(())
         if read:
@@ -140,7 +151,9 @@ def _looks_like_data(name: str) -> bool:
 
 def _explain_separator(file: Path, header: str, columns: int) -> str:
     separators = [mark for mark in _SEPARATORS if mark in header]
-    if columns > 1 or not separators or split_name(file)[1] != ".csv":
+    if columns == 1 and "," in header and split_name(file)[1] == ".tsv":
+        return f"Its columns seem to be separated by commas: rename it to {split_name(file)[0]}.csv."
+    if columns > 1 or not separators or split_name(file)[1] == ".tsv":
         return ""
     mark = max(separators, key=header.count)
     remedy = _rewrite(file, f"sep={mark!r}")

@@ -18,7 +18,7 @@ import pyarrow.parquet
 
 from distilkit.data.contents import Table, check_content, not_utf8, open_text, pick_columns, unique_names
 from distilkit.data.delimited import BLOCK_BYTES, RowTooLong, open_delimited
-from distilkit.data.formats import list_names, shorten, split_name
+from distilkit.data.formats import is_whole, list_names, shorten, split_name
 from distilkit.data.json_lines import open_json
 from distilkit.errors import UserError
 
@@ -159,7 +159,8 @@ class _Reader:
             if match is None:
                 raise
             value = array.cast(pa.binary())[int(match[1])].as_py()
-            raise not_utf8(file, row + int(match[1]), field.name, value) from None
+            where = f"column {field.name}, row {row + int(match[1])}"
+            raise not_utf8(file, where, value) from None
         if array.type == field.type:
             return array
         if not is_selected:
@@ -328,15 +329,11 @@ def _pieces_of_lines(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
                 try:
                     batch = pa.RecordBatch.from_pydict({column: piece}, schema)
                 except UnicodeEncodeError:
-                    row, line = next((row, line) for row, line in enumerate(piece, 1) if not _is_whole(line))
+                    row, line = next((row, line) for row, line in enumerate(piece, 1) if not is_whole(line))
                     value = line.encode("utf-8", "surrogateescape")
-                    raise not_utf8(file, rows + row, column, value) from None
+                    raise not_utf8(file, f"column {column}, row {rows + row}", value) from None
                 yield batch
                 rows += len(piece)
-
-
-def _is_whole(text: str) -> bool:
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def check_is_text(column: pa.ChunkedArray, where: str) -> None:

@@ -37,6 +37,11 @@ def list_names(names: Sequence[str]) -> str:
     return listed + (f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else "")
 
 
+def is_whole(text: str) -> bool:
+    """Return whether a text has no lone surrogate, which also stands for a byte that is not UTF-8."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def shorten(text: str, letters: int = SHOWN_LETTERS) -> str:
     """Return a text cut to `letters` letters, in one line: for a message."""
     text = re.sub(r"\s+", " ", text) if "\n" in text else text

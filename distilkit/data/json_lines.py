@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from distilkit.data.contents import Table, check_content, not_utf8, open_text
-from distilkit.data.formats import list_names, shorten, split_name
+from distilkit.data.formats import is_whole, list_names, shorten, split_name
 from distilkit.errors import UserError
 
 PIECE_ROWS = 1024
@@ -68,7 +68,7 @@ class _Reader:
             name: self._read_column(name, [values.get(name) for values in piece]) for name in self.columns
         }
         for name in self.names if self.with_texts else ():
-            if name not in arrays:
+            if name not in arrays and is_whole(name):
                 array = _as_array([values.get(name) for values in piece])
                 is_text = array is not None and pa.types.is_string(array.type)
                 arrays[name] = array if is_text else pa.nulls(len(piece), pa.string())
@@ -111,7 +111,9 @@ class _Reader:
             )
         if isinstance(cell, str):
             if not _is_utf8(self.file):
-                return not_utf8(self.file, row, name, cell.encode("utf-8", "surrogateescape"))
+                return not_utf8(
+                    self.file, f"column {name}, row {row}", cell.encode("utf-8", "surrogateescape")
+                )
             half = next(letter for letter in cell if "\ud800" <= letter <= "\udfff")
             return UserError(
                 f"{self.file}, column {name}, row {row}: the text holds {half!r}, a lone surrogate: half "

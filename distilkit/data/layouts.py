@@ -79,13 +79,16 @@ def find_splits(location: Path) -> dict[str, SplitFiles]:
             f"--data-dir {location} is not there. Give a folder that holds train, validation or test "
             f"({READABLE}), or one such file."
         )
-    splits = _splits_in(location)
-    if not splits and (location / "data").is_dir():
-        splits = _splits_in(location / "data")
-    if not splits and (files := _parts_in(location, _PART)):
-        splits = {"train": SplitFiles(str(location), files)}
-    if not splits:
-        raise UserError(_nothing_found(location))
+    try:
+        splits = _splits_in(location)
+        if not splits and (location / "data").is_dir():
+            splits = _splits_in(location / "data")
+        if not splits and (files := _parts_in(location, _PART)):
+            splits = {"train": SplitFiles(str(location), files)}
+        if not splits:
+            raise UserError(_nothing_found(location))
+    except OSError as error:
+        raise UserError(f"--data-dir {location} cannot be read: {error}.") from None
     return splits
 
 
@@ -115,7 +118,7 @@ def _splits_in(folder: Path) -> dict[str, SplitFiles]:
         if path.is_dir():
             if split and (files := _parts_in(path)):
                 candidates.setdefault(split, []).append(SplitFiles(str(path), files))
-            elif split and any(_is_other_data(inner) for inner in path.iterdir()):
+            elif _is_stray_folder(path, split):
                 strays.append(path)
         elif split and ending in ENDINGS:
             candidates.setdefault(split, []).append(SplitFiles(str(path), (path,)))
@@ -160,7 +163,7 @@ def _stray_message(folder: Path, path: Path, candidates: dict[str, list[SplitFil
     assert match
     name = match[1].lower()
     split = SPLIT_OF_NAME.get(name, name.removesuffix("ing"))
-    if path.is_dir() or not is_readable(path):
+    if not is_readable(path) and (not path.is_dir() or name == path.name.lower()):
         remedy = f"Convert it to {split}.parquet, .csv, .tsv or .jsonl, or move it out of the folder"
         if path.suffix.lower() in (".zip", ".tar", ".tgz", ".xz", ".7z", ".rar"):
             remedy = "Unpack it, or move it out of the folder"
@@ -169,11 +172,21 @@ def _stray_message(folder: Path, path: Path, candidates: dict[str, list[SplitFil
         )
     remedy = "move it out of the folder"
     if split not in candidates:
-        remedy = f"rename it to {split}{split_name(path)[1]}{split_name(path)[2]}, or {remedy}"
+        remedy = f"rename it to {split}{''.join(split_name(path)[1:])}, or {remedy}"
     return (
         f"--data-dir {folder}: {path.name} begins like the split {split}, but is not named exactly so. "
         f"{remedy[0].upper()}{remedy[1:]}."
     )
+
+
+def _is_stray_folder(folder: Path, split: str | None) -> bool:
+    """Return whether a folder begins like a split and holds rows, but is not read."""
+    if not _BEGINS_LIKE_SPLIT.match(folder.name):
+        return False
+    paths = list(folder.iterdir())
+    if any(path.name == "state.json" or _PART.match(path.name) for path in paths):
+        return True
+    return split is not None and any(map(_is_other_data, paths))
 
 
 def _is_other_data(path: Path) -> bool:

@@ -280,7 +280,8 @@ class RawSource:
                 return fit_teacher(names, teacher_names)
         if teacher_names:
             return tuple(teacher_names)
-        split = "train" if "train" in splits and self.label in splits["train"].column_names else "validation"
+        is_in_train = "train" in splits and self.label in splits["train"].column_names
+        split = "validation" if "validation" in splits and not is_in_train else "train"
         column = self.raw_labels(split, splits[split])
         return self.declared_names(splits[split]) or self._named(split, column)
 

@@ -76,6 +76,17 @@ def test_another_separator_blanks_and_a_missing_header_are_recognised(
         assert text in str(error.value), error.value
 
 
+def test_a_header_that_is_not_utf8_names_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label,größe\na,b,c\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"in the header: the text is not UTF-8.*größe.* iconv -f LATIN1"):
+        read_file(tmp_path / "a.csv", COLUMNS)
+
+
+def test_commas_in_a_tsv_are_pointed_out(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"separated by commas: rename it to a\.csv"):
+        read(tmp_path / "a.tsv", "text,label\na film,pos\n")
+
+
 def test_a_row_of_more_columns_has_the_number_that_texts_and_labels_have(tmp_path: Path) -> None:
     """Arrow counts the header, all else here does not."""
     with pytest.raises(UserError, match=r"row 3 has 3 columns, the header 2 columns: 'c, d,0'"):

@@ -362,6 +362,12 @@ def test_alpha_0_needs_no_label_column_in_train(tmp_path: Path) -> None:
         load_for_training(config, None)
 
 
+def test_a_training_file_without_labels_and_without_validation_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", [{"text": "a"}, {"text": "b"}])
+    with pytest.raises(UserError, match="no column 'label', only 'text'"):
+        load_for_training(DataConfig(data_dir=tmp_path), None)
+
+
 def test_alpha_0_does_not_look_at_labels_that_are_there(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", [{"sentence": "a", "label": -1}, {"sentence": "b", "label": -1}])
     write(tmp_path / "validation.jsonl", many(4, 2, text="sentence"))
