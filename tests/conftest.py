@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 from torch import Tensor
@@ -30,19 +31,12 @@ from transformers import (
 )
 
 from distilkit.data import text_data
+from distilkit.hardware import precision
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.cuda,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-        ],
-    ),
-]
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, needs_cuda])]
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = Path(os.environ.get("DISTILKIT_DATA", ROOT.parent / "shared" / "data"))
 
@@ -104,6 +98,28 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISTILKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _device_of_the_environment() -> Iterator[None]:
+    """No test leaves the device that it has selected to the next."""
+    yield
+    precision.select_device(None)
+
+
+@pytest.fixture
+def device() -> torch.device:
+    """The device of a command without `--device`: CUDA where there is some."""
+    return precision.default_device()
+
+
+@pytest.fixture
+def cpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Whatever the test trains or predicts is computed on the CPU, also where there is CUDA."""
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cpu")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from distilkit.config.data import Precision, TextsConfig
+from distilkit.config.data import DEVICE_HELP, Device, Precision, TextsConfig
 from distilkit.config.fields import FilePath, ModelName, flag, option
 
 Candidates = Literal["mlm", "embeddings", "both"]
@@ -89,6 +89,7 @@ class AugmentConfig(TextsConfig):
     precision: Precision | None = option(
         None, panel="Augmentation", help="tinybert: of the forward pass; auto as in train. (default: auto)"
     )
+    device: Device = option(None, panel="Augmentation", help=f"tinybert: {DEVICE_HELP}")
     seed: int = option(42, ge=0, lt=2**32, panel="Augmentation", short="-s", help="Of all that is drawn.")
 
     @model_validator(mode="after")
@@ -145,5 +146,5 @@ class AugmentConfig(TextsConfig):
 # The options of one rule alone.
 RULE_OPTIONS: dict[str, tuple[str, ...]] = {
     "tang": ("p_mask", "p_pos", "p_ngram", "max_ngram", "mask_token"),
-    "tinybert": ("p_replace", "top_k", "candidates", "mlm", "embeddings", "precision"),
+    "tinybert": ("p_replace", "top_k", "candidates", "mlm", "embeddings", "precision", "device"),
 }

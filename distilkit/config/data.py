@@ -1,13 +1,24 @@
 """Options on which texts are read, and how much of them."""
 
-from typing import Any, Literal, TypeVar
+import re
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from distilkit.config.fields import Config, FilePath, option, replace_values
 
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def _check_device(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError("use cpu, cuda, or one of several GPUs, such as cuda:1")
+    return name
+
+
+Device = Annotated[str | None, AfterValidator(_check_device)]
+DEVICE_HELP = "cpu, cuda or cuda:N. (default: CUDA where there is some, else cpu)"
 
 
 class TextsConfig(Config):

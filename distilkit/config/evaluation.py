@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from distilkit.config.data import DataConfig, Precision
+from distilkit.config.data import DEVICE_HELP, DataConfig, Device, Precision
 from distilkit.config.fields import FilePath, ModelName, Strings, field_infos, flag, option, positional
 
 Split = Literal["train", "validation", "test"]
@@ -72,6 +72,7 @@ class EvaluateConfig(DataConfig):
         None, ge=1, panel="Speed", help="Cores that may compute. (default: those that torch takes)"
     )
     precision: Precision = option("auto", panel="Speed", help="Of the forward pass; auto as in train.")
+    device: Device = option(None, panel="Speed", help=DEVICE_HELP)
     endpoint_batch_size: int = option(16, ge=1, panel="Speed", help="Rows a request to an endpoint.")
     concurrency: int = option(8, ge=1, panel="Speed", help="Requests to an endpoint at a time.")
     timeout: float = option(30.0, gt=0, panel="Speed", help="Seconds an endpoint has for a request.")

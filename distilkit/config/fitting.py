@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from distilkit.config.data import DataConfig, Precision
+from distilkit.config.data import DEVICE_HELP, DataConfig, Device, Precision
 from distilkit.config.fields import FilePath, flag, option
 
 
@@ -45,6 +45,7 @@ class FitConfig(DataConfig):
         panel="Training",
         help="Of the forward pass. auto: bf16 where hardware is fast in it, fp16 on older CUDA, else fp32.",
     )
+    device: Device = option(None, panel="Training", help=DEVICE_HELP)
     seed: int = option(
         42, ge=0, lt=2**32, panel="Training", short="-s", help="Of weights, order and dropout."
     )
@@ -71,4 +72,5 @@ class FitConfig(DataConfig):
 
 # Names of models and splits that are no paths, whatever files there are.
 NO_PATHS = frozenset(("bilstm", "tinybert", "distilbert", "minilm", "unsupervised"))
+HARDWARE_FIELDS = ("device", "precision")  # shared by students that are distilled together
 FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}

@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
@@ -108,7 +108,12 @@ class Encoded:
         for name, values in self.flat.items():
             chosen = values[where].long() if len(values) else torch.zeros_like(where)
             batch[name] = chosen.masked_fill_(~real, self.padding[name]) if padded else chosen
-        batch["attention_mask"] = real.long() if padded else torch.ones_like(where)
+        if padded:
+            batch["attention_mask"] = real.long()
+        elif self.device.type != "cpu":  # to find out later would mean to wait
+            batch["attention_mask"] = make_full_mask(len(indices), longest, self.device)
+        else:
+            batch["attention_mask"] = torch.ones_like(where)
         return batch
 
     def batch(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -125,6 +130,30 @@ class Encoded:
         """Host numbers on the device of the rows, without waiting for it."""
         sent = torch.from_numpy(values)
         return sent.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else sent
+
+
+def make_full_mask(rows: int, length: int, device: torch.device) -> Tensor:
+    """Return an int64 mask `[rows, length]` of ones, all in one place, by which `is_full_mask` knows it."""
+    return torch.ones((), dtype=torch.int64, device=device).as_strided((rows, length), (0, 0))
+
+
+def is_full_mask(mask: Tensor) -> bool:
+    """Return whether a mask is one of `make_full_mask`, without waiting for the device."""
+    return mask.ndim == 2 and mask.stride() == (0, 0)
+
+
+def leave_out_full_mask(model: torch.nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of `model` without a mask that is known to hide nothing: attention is faster so.
+
+    Only models of transformers that use torch's attention go without. Some of the others then look for
+    padding in the ids, which makes the host wait for the device.
+    """
+    mask = inputs.get("attention_mask")
+    if mask is None or not is_full_mask(mask) or not isinstance(model, PreTrainedModel):
+        return dict(inputs)
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return dict(inputs)
+    return {name: values for name, values in inputs.items() if name != "attention_mask"}
 
 
 def encode(

@@ -1,5 +1,7 @@
 """Dropout whose random numbers are cheap: two bytes a value, where torch draws one number after another."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -67,3 +69,21 @@ class Dropout(nn.Module):
         copied.dropped, copied.seed, copied.training = self.dropped, self.seed, self.training
         copied._generators = {}  # noqa: SLF001  # a copy of this class
         return copied
+
+
+@contextmanager
+def keep_random_state(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Leave the random numbers that training will draw as they are, whatever is drawn within.
+
+    Those of torch, and those of each `Dropout` of `model`.
+    """
+    dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
+    generators = [dropout._generators for dropout in dropouts]  # noqa: SLF001  # a class of this module
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            for dropout in dropouts:
+                dropout._generators = {}  # noqa: SLF001
+            yield
+        finally:
+            for dropout, kept_generators in zip(dropouts, generators, strict=True):
+                dropout._generators = kept_generators  # noqa: SLF001

@@ -1,18 +1,53 @@
-"""The same numbers from a CPU's faster kernels, whatever model asks for them."""
+"""The same numbers from faster kernels, whatever model asks for them."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from distilkit.hardware.dropout import draw, drop
+from distilkit.hardware.precision import Resolved, autocast
 
 KEYS = 32  # the number of keys that torch's CPU attention is fastest with
+
+
+@contextmanager
+def forward_context(device: torch.device, precision: Resolved) -> Iterator[None]:
+    """Enter what every forward pass runs in: its number format, and on CUDA attention that starts at once."""
+    with autocast(device, precision), cuda_attention() if device.type == "cuda" else nullcontext():
+        yield
+
+
+@contextmanager
+def cuda_attention() -> Iterator[None]:
+    """Compute attention within it without cuDNN, and without reading a mask back from the device.
+
+    On compute capability 9.0 and 10.x torch prefers cuDNN, which plans every new shape for a few tenths of a
+    second, and most batches have a shape of their own. And transformers asks each mask whether it hides
+    anything: the answer has to wait for all that the device has still to do. Here a mask that is given is
+    used; one that hides nothing is better left out (`leave_out_full_mask`).
+    """
+    was_enabled, make_mask = torch.backends.cuda.cudnn_sdp_enabled(), ALL_MASK_ATTENTION_FUNCTIONS["sdpa"]
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = partial(_make_mask_unasked, make_mask)
+    try:
+        yield
+    finally:
+        ALL_MASK_ATTENTION_FUNCTIONS["sdpa"] = make_mask
+        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
+
+
+def _make_mask_unasked(make_mask: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Make a mask as transformers does, without asking whether it could be left out."""
+    if options.get("attention_mask") is not None:
+        options |= {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
+    return make_mask(*args, **options)
 
 
 class FastKernels(TorchFunctionMode):

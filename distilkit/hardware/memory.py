@@ -1,6 +1,7 @@
 """How much memory there is, how much of it a process has held, and giving back what it no longer needs."""
 
 import ctypes
+import gc
 import resource
 import sys
 import threading
@@ -14,6 +15,16 @@ import torch
 from distilkit.errors import UserError
 
 CGROUP = Path("/sys/fs/cgroup")
+
+
+# What errors say in which CUDA, cuBLAS and cuDNN find no memory. cuBLAS cannot even start without some.
+OUT_OF_MEMORY = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
 
 
 POLL_SECONDS = 0.005  # between two readings of the resident memory
@@ -94,11 +105,26 @@ def container_left(folder: Path) -> int | None:
     return max(0, int(limit) - used + cached)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether a device has run out of memory, which its libraries say in plain `RuntimeError`s."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(reason in str(error) for reason in OUT_OF_MEMORY)
+    )
+
+
+def release_cached() -> None:
+    """Give back what torch keeps of a CUDA device's memory, once nothing holds what was computed there."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 @contextmanager
 def explain_out_of_memory(advice: str) -> Iterator[None]:
     """Turn the device's running out of memory into what the user can do about it."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        reason = str(error).partition(".")[0]
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0].partition(". ")[0].removesuffix(".")
         raise UserError(f"{reason}. {advice}") from None

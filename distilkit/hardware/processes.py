@@ -2,10 +2,10 @@
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved, has_only_mps
+from distilkit.hardware.precision import Resolved, default_device, has_only_mps
 
 
 def make_accelerator(precision: Resolved) -> Accelerator:
@@ -16,6 +16,7 @@ def make_accelerator(precision: Resolved) -> Accelerator:
     Accelerate keeps the mixed precision of the first one for the whole process; a second call of the Python
     API may want another, so that state is dropped here.
     """
+    default_device()  # before Accelerate chooses
     AcceleratorState._reset_state()  # noqa: SLF001  # there is no public way
     accelerator = Accelerator(
         cpu=has_only_mps(),
@@ -24,9 +25,12 @@ def make_accelerator(precision: Resolved) -> Accelerator:
         # divide them once more.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
-    if accelerator.num_processes > 1:
+    # With one process too: for torchrun, Accelerate wraps the model in DDP, which fails where a loss leaves
+    # some of its parameters out.
+    if accelerator.distributed_type != DistributedType.NO:
+        count = accelerator.num_processes
         raise UserError(
-            f"{accelerator.num_processes} processes were started, but distilkit trains in one. "
-            "Start it without torchrun or accelerate launch."
+            f"{count} {'process was' if count == 1 else 'processes were'} started by torchrun or "
+            "accelerate launch, but distilkit trains in one of its own. Start it without them."
         )
     return accelerator

@@ -7,7 +7,7 @@ from accelerate.utils import set_seed
 from distilkit.config import TrainConfig, resolve
 from distilkit.data import sources
 from distilkit.engine.training.losses import DistillationLoss
-from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.precision import resolve_precision, select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_for_training, load_tokenizer
 from distilkit.models.locating import find_model
@@ -30,7 +30,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     """
     requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite, config.input_paths)
-    precision = resolve_precision(config.precision, default_device())
+    precision = resolve_precision(config.precision, select_device(config.device))
     source = find_model(config.model)
     data = sources.load_for_training(config, config.max_train_samples)
     reporter.note_all(data.notes)

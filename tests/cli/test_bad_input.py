@@ -179,6 +179,7 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*AUGMENT, "--p-mask", "2"), ("--p-mask", "2")),
     ((*AUGMENT, "--p-mask", "0.7", "--p-pos", "0.4"), ("--p-mask 0.7", "--p-pos 0.4")),
     ((*AUGMENT, "--top-k", "5"), ("--top-k", "tinybert")),
+    ((*AUGMENT, "--device", "cpu"), ("--device", "tinybert")),
     ((*TINYBERT, "--max-ngram", "5"), ("--max-ngram", "tang")),
     ((*TINYBERT, "--mlm", "teacher"), ("--mlm", "embeddings")),
     ((*AUGMENT, "--rule", "tinybert", "--candidates", "embeddings"), ("--embeddings", "glove")),
@@ -188,6 +189,17 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
 @pytest.mark.parametrize(("arguments", "named"), FLAGS, ids=[f"{a[0]} {' '.join(a[-2:])}" for a, _ in FLAGS])
 def test_a_wrong_flag(arguments: Sequence[str], named: tuple[str, ...], call: Call, here: Path) -> None:
     refused(call, here, arguments, *named)
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "cuda:one", "CPU", "1"])
+def test_a_device_of_no_kind(name: str, call: Call, here: Path) -> None:
+    refused(call, here, (*STUDENT, "--device", name), f"--device '{name}'", "cuda:1")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
+@pytest.mark.parametrize("arguments", [STUDENT, TEACHER, EVALUATE, GENERAL])
+def test_cuda_where_there_is_none(arguments: Sequence[str], call: Call, here: Path) -> None:
+    refused(call, here, (*arguments, "--device", "cuda:0"), "--device cuda:0", "no CUDA device", "cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is fine here: there is CUDA")

@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit.data import texts
-from distilkit.data.encoding import Encoded, encode, longest_input
+from distilkit.data.encoding import (
+    Encoded,
+    encode,
+    is_full_mask,
+    leave_out_full_mask,
+    longest_input,
+    make_full_mask,
+)
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 
@@ -201,3 +209,43 @@ def test_positions_that_are_not_for_tokens_are_not_counted(kind: str, limit: int
     with pytest.raises((IndexError, RuntimeError, ValueError)):
         more = torch.full((1, limit + 1), 5)
         model(input_ids=more, attention_mask=torch.ones_like(more))
+
+
+# --- masks that hide nothing -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (1, 5), (3, 1), (1, 1)])
+def test_a_full_mask_is_known_as_one_and_no_mask_of_ones_is(shape: tuple[int, int]) -> None:
+    """A padded row that was taken for a full one would be read with its padding."""
+    full = make_full_mask(*shape, torch.device("cpu"))
+    assert full.shape == shape and full.dtype == torch.int64 and bool((full == 1).all())
+    assert is_full_mask(full) and is_full_mask(full[:1])
+    assert not is_full_mask(torch.ones(shape, dtype=torch.int64))
+    assert not is_full_mask(torch.zeros(shape, dtype=torch.int64))
+
+
+def test_only_models_of_transformers_with_torchs_attention_go_without_a_mask() -> None:
+    """A BiLSTM takes none to mean that padding has to be looked for; any other module may require one."""
+    bert, ids = tiny_bert(), torch.full((2, 4), 5)
+    full = {"input_ids": ids, "attention_mask": make_full_mask(2, 4, ids.device)}
+    ones = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert set(leave_out_full_mask(bert, full)) == {"input_ids"}
+    keeping = (family("bilstm"), family("deberta-v2"), torch.nn.Linear(1, 1))
+    for model, inputs in ((bert, ones), *((model, full) for model in keeping)):
+        assert set(leave_out_full_mask(model, inputs)) == {"input_ids", "attention_mask"}
+    assert set(leave_out_full_mask(bert, {"input_ids": ids})) == {"input_ids"}
+
+
+def test_off_the_cpu_a_batch_says_whether_it_has_padding_without_being_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looked at later, every batch would make the host wait for the device."""
+    meta = torch.device("meta")  # torch for CPUs indexes no tensors of a CUDA device, fake ones neither
+    monkeypatch.setattr(Encoded, "_send", lambda rows, values: torch.from_numpy(values).to(rows.device))
+    flat = {"input_ids": torch.empty(8, dtype=torch.int32, device=meta)}
+    rows = Encoded(flat, np.array([0, 3, 6, 8, 8]), {"input_ids": 0})
+    for indices, is_full in (([0, 1], True), ([0, 1, 2], False), ([3], False), ([2], True)):
+        inputs = rows.inputs(np.array(indices))
+        assert is_full_mask(inputs["attention_mask"]) is is_full, indices
+        assert {values.device for values in inputs.values()} == {meta}
+        assert {values.dtype for values in inputs.values()} == {torch.int64}

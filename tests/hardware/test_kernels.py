@@ -1,14 +1,17 @@
 """The faster kernels answer what the ordinary ones do, and leave alone what they do not know."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
-from conftest import lively, tiny_bert, tiny_tokenizer
+from conftest import lively, needs_cuda, tiny_bert, tiny_tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import dropout, scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForSequenceClassification,
     DistilBertConfig,
@@ -17,8 +20,16 @@ from transformers import (
     T5Config,
 )
 
+from distilkit.data.encoding import leave_out_full_mask, make_full_mask
 from distilkit.hardware import kernels
-from distilkit.hardware.kernels import FastDropout, FastKernels, fast_dropout, packed_attention
+from distilkit.hardware.kernels import (
+    FastDropout,
+    FastKernels,
+    cuda_attention,
+    fast_dropout,
+    forward_context,
+    packed_attention,
+)
 
 SIZES: dict[str, Any] = {"vocab_size": 40, "pad_token_id": 0}
 NARROW = SIZES | {
@@ -313,3 +324,96 @@ def test_dropout_is_left_to_torch_where_it_must_be() -> None:
     assert not isinstance(fast_dropout(nn.Linear(2, 2), cpu), FastDropout)
     model.bert.encoder.layer[0].gradient_checkpointing = True
     assert not isinstance(fast_dropout(model, cpu), FastDropout)
+
+
+# --- CUDA --------------------------------------------------------------------------------------------------
+
+
+class Waits(TorchDispatchMode):
+    """Counts how often a value is read from the device, for which the host has to wait."""
+
+    READS = (torch.ops.aten._local_scalar_dense, torch.ops.aten.nonzero, torch.ops.aten.equal)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket in self.READS
+        return func(*args, **(kwargs or {}))
+
+
+def test_cudnns_attention_is_off_within_and_as_before_after_an_error_too() -> None:
+    """On an H100 it plans every new shape of a batch for a few tenths of a second."""
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    for device, expected in (("cuda", False), ("cpu", before)):
+        with pytest.raises(KeyError), forward_context(torch.device(device), "fp32"):
+            assert torch.backends.cuda.cudnn_sdp_enabled() is expected
+            raise KeyError
+        assert torch.backends.cuda.cudnn_sdp_enabled() is before
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra"])
+@pytest.mark.parametrize("padded", [True, False])
+def test_no_mask_is_read_back_and_logits_stay_the_same(kind: str, padded: bool) -> None:
+    """Reading it, the host waits in every pass for all that the device has still to do."""
+    model, inputs = tiny(kind), batch(6, 9, padded)
+    with torch.no_grad():
+        with Waits() as ordinary:
+            expected = model(**inputs).logits
+        with cuda_attention(), Waits() as waits:
+            logits = model(**inputs).logits
+    assert ordinary.count > 0, "transformers reads it"
+    assert waits.count == 0
+    torch.testing.assert_close(logits, expected)
+    with torch.no_grad(), Waits() as afterwards:
+        model(**inputs)
+    assert afterwards.count == ordinary.count, "and does so again"
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "roberta", "electra"])
+def test_a_batch_without_padding_is_attended_without_a_mask(kind: str) -> None:
+    """With one, CUDA's fast attention without a mask is not taken, for nine batches of ten of short texts."""
+    model, inputs = tiny(kind), batch(6, 9, padded=False)
+    full = inputs | {"attention_mask": make_full_mask(6, 9, torch.device("cpu"))}
+    masks: list[Any] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is scaled_dot_product_attention:
+                masks.append((kwargs or {}).get("attn_mask"))
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        with cuda_attention(), Waits() as waits, Watch():
+            logits = model(**leave_out_full_mask(model, full)).logits
+    assert masks == [None, None] and waits.count == 0
+    assert torch.equal(logits, expected)
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_cuda_takes_another_attention_than_cudnns() -> None:
+    """Named by torch itself: 0 math, 1 flash, 2 efficient, 3 cuDNN."""
+    query = torch.randn(3, 4, 17, 64, device="cuda", dtype=torch.bfloat16)
+    with cuda_attention():
+        assert torch._fused_sdp_choice(query, query, query) in (0, 1, 2)
+
+
+@pytest.mark.cuda
+@needs_cuda
+def test_a_shape_that_was_never_seen_takes_no_longer_than_a_launch() -> None:
+    """A plan of cuDNN's takes hundreds of times as long as the same shape again."""
+    query = torch.randn(3, 4, 18, 64, device="cuda", dtype=torch.bfloat16)
+    with cuda_attention():
+        scaled_dot_product_attention(query, query, query)
+        seconds = []
+        for rows in (5, 7, 11, 13):
+            values = torch.randn(rows, 4, 23 + rows, 64, device="cuda", dtype=torch.bfloat16)
+            torch.cuda.synchronize()
+            started = time.perf_counter()
+            scaled_dot_product_attention(values, values, values)
+            torch.cuda.synchronize()
+            seconds.append(time.perf_counter() - started)
+    assert sorted(seconds)[1] < 0.1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from distilkit.errors import UserError
 from distilkit.hardware import memory
 
 CPU = torch.device("cpu")
@@ -62,3 +63,31 @@ def test_gaps_between_what_is_still_held_are_given_back() -> None:
     """Else what a run holds grows with every size of batch that it has read."""
     result = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
     assert int(result.stdout) > 60_000 * 1_000
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_what_cuda_and_its_libraries_say_without_memory_is_recognised(
+    error: Exception, expected: bool
+) -> None:
+    """Else a run that a smaller batch would save ends in a traceback."""
+    assert memory.is_out_of_memory(error) is expected
+
+
+def test_the_explanation_names_the_librarys_error_in_one_line() -> None:
+    error = RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later.")
+    with pytest.raises(UserError) as explained, memory.explain_out_of_memory("Do this."):
+        raise error
+    assert str(explained.value) == "CUDA error: out of memory. Do this."
+    with pytest.raises(RuntimeError, match="shapes"), memory.explain_out_of_memory("Do this."):
+        raise RuntimeError("shapes differ")

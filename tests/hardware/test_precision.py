@@ -3,16 +3,19 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, state
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType
+from conftest import needs_cuda
 
 from distilkit.errors import UserError
 from distilkit.hardware.memory import explain_out_of_memory
-from distilkit.hardware.precision import autocast, resolve_precision
+from distilkit.hardware.precision import autocast, default_device, resolve_precision, select_device
 from distilkit.hardware.processes import make_accelerator
 
 
@@ -44,7 +47,7 @@ def test_accelerate_is_told_of_no_format_but_fp16(precision: Any) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@needs_cuda
 def test_fp16_comes_with_a_scaler() -> None:
     """Without one, small gradients are rounded to zero and the model learns less."""
     accelerator = make_accelerator("fp16")
@@ -89,3 +92,90 @@ def test_a_device_is_chosen_without_looking_for_other_processes() -> None:
         check=False,
     )
     assert result.stdout.strip() in ("cpu", "cuda"), result.stderr
+
+
+# --- which device ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two CUDA devices, on which nothing is computed."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(state, "check_cuda_p2p_ib_support", lambda: True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def state_of_its_own() -> Iterator[None]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda", "cuda:1"])
+def test_the_named_device_is_taken_until_the_next_command(name: str, two_gpus: None) -> None:
+    """Accelerate chooses once for a whole process: a second call of the Python API would get the first's."""
+    assert select_device(name) == torch.device(name) == default_device()
+    assert make_accelerator("fp32").device == torch.device(name)
+    assert select_device(None) == torch.device("cuda") == default_device()
+    assert make_accelerator("fp32").device == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"ACCELERATE_TORCH_DEVICE": "cuda:1"}, "cuda:1"),
+        ({"ACCELERATE_TORCH_DEVICE": "cpu"}, "cpu"),
+        ({"ACCELERATE_USE_CPU": "1"}, "cpu"),
+        ({"ACCELERATE_USE_CPU": "true", "WORLD_SIZE": "2"}, "cpu"),
+        ({}, "cuda"),
+    ],
+)
+def test_accelerates_variables_choose_where_no_device_is_named(
+    variables: dict[str, str], expected: str, two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert default_device() == torch.device(expected) == make_accelerator("fp32").device
+    assert select_device("cuda:0") == torch.device("cuda:0"), "an option wins"
+    assert make_accelerator("fp32").device == torch.device("cuda:0")
+
+
+def test_a_device_that_is_not_there_is_refused_with_what_is(
+    two_gpus: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else torch says so in a traceback, after the data is read."""
+    with pytest.raises(UserError, match=r"--device cuda:2: .*cuda:1"):
+        select_device("cuda:2")
+    assert select_device(None) == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"--device cuda: .*Use cpu"):
+        select_device("cuda")
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "cuda:1")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with pytest.raises(UserError, match=r"ACCELERATE_TORCH_DEVICE=cuda:1: "):
+        default_device()
+
+
+def test_a_process_of_torchrun_is_refused_even_if_it_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accelerate wraps its model in DDP, and a loss that leaves parameters out ends in an error of DDP's."""
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.MULTI_GPU)
+    with pytest.raises(UserError, match="1 process was started by torchrun"):
+        make_accelerator("fp32")
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
+def test_the_second_gpu_computes_and_the_first_stays_empty() -> None:
+    before = torch.cuda.memory_allocated(0)
+    model = make_accelerator_on("cuda:1").prepare(torch.nn.Linear(8, 8))
+    assert next(model.parameters()).device == torch.device("cuda:1")
+    assert torch.cuda.current_device() == 1 and torch.cuda.memory_allocated(0) == before
+
+
+def make_accelerator_on(name: str) -> Accelerator:
+    select_device(name)
+    return make_accelerator("fp32")

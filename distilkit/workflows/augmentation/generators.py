@@ -18,7 +18,7 @@ from distilkit.data.duplicates import REPEATED, UNCHANGED, SeenRows, content_key
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
-from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.precision import default_device, resolve_precision, select_device
 from distilkit.models.loading import fingerprint, load_embedding_table, load_masked_lm, load_tokenizer
 from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
@@ -75,6 +75,7 @@ def tinybert_generator(
     config: AugmentConfig, sides: list[list[str]], reporter: Reporter
 ) -> tuple[Make, dict[str, Any]]:
     """Return TinyBERT's generator for these texts, and the fingerprints of its models for the identity."""
+    select_device(config.device)
     words, top_k = Words.of(chain(*sides)), config.top_k or 0
     vocabulary, made_with = list(words.vocabulary), dict[str, Any]()
     lm, first_piece, near = None, len(vocabulary), np.ones(len(vocabulary), bool)

@@ -149,7 +149,7 @@ class _Tally:
 def describe_origin(config: AugmentConfig, data: TextData, made_with: dict[str, object]) -> str:
     """Return all that the rows depend on, as JSON: the config, the texts, and tagger or models."""
     values = TypeAdapter(AugmentConfig).dump_python(config, mode="json")
-    for name in ("output", "overwrite"):
+    for name in ("output", "overwrite", "device"):
         del values[name]
     texts = {split: data.fingerprint(split, labels=False) for split in data.splits}
     identity = {"distilkit": __version__, "config": values, "texts": texts, **made_with}

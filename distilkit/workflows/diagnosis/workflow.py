@@ -5,7 +5,7 @@ import torch
 from distilkit.config import DistillConfig, DoctorConfig, resolve
 from distilkit.data.raw import read_raw
 from distilkit.errors import FaultFound, UserError
-from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.precision import resolve_precision, select_device
 from distilkit.progress import SILENT, Reporter
 from distilkit.workflows.diagnosis.cost import estimate_run
 from distilkit.workflows.diagnosis.examination import Diagnosis, Examination
@@ -58,7 +58,7 @@ def check_findings(diagnosis: Diagnosis) -> None:
 
 
 def _begin(config: DistillConfig, reporter: Reporter) -> Examination:
-    device = default_device()
+    device = select_device(config.device)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Examination(
         requested=config,

@@ -13,7 +13,7 @@ from distilkit.data.encoding import Tokenizer
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.training.layers import LayerMatchingLoss
-from distilkit.hardware.precision import default_device, resolve_precision
+from distilkit.hardware.precision import resolve_precision, select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.classifier import Classifier
 from distilkit.models.loading import load_pretrained, load_tokenizer
@@ -42,7 +42,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     """
     requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite, config.input_paths)
-    precision = resolve_precision(config.precision, default_device())
+    precision = resolve_precision(config.precision, select_device(config.device))
     source = find_model(config.teacher[0])
     corpus = read_corpus(config.corpus)
     set_seed(config.seed)

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos, flag
+from distilkit.config.fitting import HARDWARE_FIELDS
 from distilkit.errors import UserError
+from distilkit.hardware.precision import select_device
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation import recipe
@@ -39,11 +41,12 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     """Distill several students that differ in alpha, in seed or in how they are trained.
 
     Data, encoding and teacher logits are shared; every run equals what `distill` makes of its config alone.
-    On a CPU, BiLSTMs train side by side, one per core. On CUDA, those that differ only in alpha and seed are
-    computed as one model (equal up to rounding; not in fp16). All others train one after another.
+    On a CPU, BiLSTMs train side by side, one per core. On CUDA, four or more that differ only in alpha and
+    seed are computed as one model (equal up to rounding; not in fp16). All others train one after another.
 
     Args:
-        configs: equal but for fields of the panels Loss, Training and Output (and in `precision`).
+        configs: equal but for fields of the panels Loss, Training and Output; equal in `device` and
+            `precision` too.
 
     Returns:
         The runs, in the order of `configs`.
@@ -57,6 +60,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         raise UserError("--method general makes one student at a time. Distill these one after the other.")
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite, config.input_paths)
+    select_device(configs[0].device)
     home = configs[0].output_dir.parent  # texts that a recipe generates lie next to the first run
     configs = [recipe.apply_recipe(config, home, reporter) if config.recipe else config for config in configs]
     _check_shared_options(configs)  # again: at alpha 1 the recipe adds no text
@@ -67,7 +71,7 @@ def _check_shared_options(configs: Sequence[DistillConfig]) -> None:
     if not configs:
         raise UserError("there is nothing to distill: give at least one config")
     for name, info in field_infos(DistillConfig).items():
-        if info.json_schema_extra["panel"] in ("Loss", "Training", "Output") and name != "precision":
+        if info.json_schema_extra["panel"] in ("Loss", "Training", "Output") and name not in HARDWARE_FIELDS:
             continue
         values = [getattr(config, name) for config in configs]
         if different := [value for value in values if value != values[0]]:

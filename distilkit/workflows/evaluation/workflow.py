@@ -13,7 +13,7 @@ from distilkit.data.inputs import measure_inputs
 from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved, default_device, resolve_precision
+from distilkit.hardware.precision import Resolved, name_device, resolve_precision, select_device
 from distilkit.hardware.threads import using_threads
 from distilkit.progress import SILENT, Reporter
 from distilkit.reports.document import InDomainScore
@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     Raises:
         UserError: when options, data or models do not fit; labels of -1 are refused.
     """
-    device = default_device()
+    device = select_device(config.device)
     precision = resolve_precision(config.precision, device)
     _check_outputs(config)
     baseline = read_baseline(config.baseline) if config.baseline else None
@@ -75,7 +75,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
         split=config.split,
         rows=len(data.labels_of[config.split]),
         fingerprint=data.fingerprint(config.split),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        device=name_device(device),
         precision=precision if contestants.models else None,
         threads=threads,
         seed=config.seed,

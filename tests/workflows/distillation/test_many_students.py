@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from distilkit import DistillConfig, UserError, distill
 from distilkit.config.fields import field_infos, replace_values
+from distilkit.config.fitting import HARDWARE_FIELDS
 from distilkit.models.loading import fingerprint
 from distilkit.runs import folder as runs
 from distilkit.runs.run import Run, writing
@@ -97,7 +98,7 @@ def facts(run: Run) -> dict[str, Any]:
 
 @pytest.mark.parametrize("student", ["bilstm", "encoder"])
 def test_each_run_is_to_the_byte_what_distill_makes_of_its_config_alone(
-    config: Make, student: str, cores: int, fresh_cache: Path
+    config: Make, student: str, cores: int, fresh_cache: Path, cpu: None
 ) -> None:
     """Random numbers, schedules or rows shared by mistake change every student, and nothing fails."""
     options = ENCODER if student == "encoder" else {}
@@ -122,7 +123,9 @@ def test_the_fingerprint_of_the_data_does_not_depend_on_the_company(config: Make
         assert one.environment["dataset"] == other.environment["dataset"], one.path.name
 
 
-def test_the_order_of_the_configs_and_their_company_do_not_matter(config: Make, two_cores: None) -> None:
+def test_the_order_of_the_configs_and_their_company_do_not_matter(
+    config: Make, two_cores: None, cpu: None
+) -> None:
     """The first student is made before the others, and learns the words: it must not be another for it."""
     forth = {run.path.name: weights(run) for run in distill_many(grid(config, "forth"))}
     back = {run.path.name: weights(run) for run in distill_many(grid(config, "back")[::-1])}
@@ -131,7 +134,9 @@ def test_the_order_of_the_configs_and_their_company_do_not_matter(config: Make, 
     assert few == {name: forth[name] for name in few}
 
 
-def test_students_that_are_trained_in_other_ways_may_go_together(config: Make, two_cores: None) -> None:
+def test_students_that_are_trained_in_other_ways_may_go_together(
+    config: Make, two_cores: None, cpu: None
+) -> None:
     ways: list[dict[str, Any]] = [
         {"epochs": 3, "patience": 1},
         {"batch_size": 4, "gradient_accumulation_steps": 2},
@@ -266,6 +271,7 @@ OTHERS: dict[str, Any] = {
     "pooling": "last",
     "word_dropout": 0.1,
     "precision": "bf16",
+    "device": "cpu",
 }
 
 
@@ -276,7 +282,7 @@ def test_every_option_of_data_and_model_is_tried_below() -> None:
         if info.json_schema_extra["panel"] in ("Data", "Model", "BiLSTM")
         and name != "corpus"  # of `--method general`, which makes one student at a time
     ]
-    assert set(OTHERS) == {*shared, "precision"}
+    assert set(OTHERS) == {*shared, *HARDWARE_FIELDS}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -344,7 +350,7 @@ def test_interrupted_students_leave_nothing_unfinished_behind(
 
 
 def test_one_student_that_diverges_lets_the_others_finish(
-    config: Make, tmp_path: Path, two_cores: None
+    config: Make, tmp_path: Path, two_cores: None, cpu: None
 ) -> None:
     """One learning rate too high must not cost a sweep."""
     configs = [
@@ -364,7 +370,7 @@ def test_the_callers_threads_are_as_before(config: Make, two_cores: None) -> Non
     assert torch.get_num_threads() == 2
 
 
-def test_a_run_says_on_how_many_threads_it_was_trained(config: Make, two_cores: None) -> None:
+def test_a_run_says_on_how_many_threads_it_was_trained(config: Make, two_cores: None, cpu: None) -> None:
     """Whoever repeats it on another number gets numbers that differ in the last digits."""
     together = distill_many(grid(config, "runs")[:2])
     alone = distill(config("alone"))
