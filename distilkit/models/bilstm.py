@@ -1,6 +1,7 @@
 """A bidirectional LSTM classifier after Tang et al. 2019, as an ordinary `transformers` model."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
 
 from distilkit.config import Pooling
+from distilkit.data.encoding import is_full_mask
 from distilkit.hardware.dropout import Dropout, leave_out
 from distilkit.hardware.threads import make_spare_core
 
@@ -132,9 +134,15 @@ class _AtOnce(torch.autograd.Function):
 
 def _read(turn: Turn, pick: Turn, states: Tensor, *weights: Tensor) -> Tensor:
     """One direction of one layer: `pick` of what an LSTM makes of `states` `[N, L, width]` in `turn`."""
-    zero = states.new_zeros(1, len(states), weights[1].shape[1])
-    # As nn.LSTM calls it, but with weights that may be leaves of another graph.
-    output, _, _ = torch.lstm(turn(states), (zero, zero), weights, True, 1, 0.0, True, False, True)
+    on_cuda = states.device.type == "cuda"
+    # There autocast would run an LSTM in fp16, whatever its format, and without a loss scale.
+    with torch.autocast("cuda", enabled=False) if on_cuda else nullcontext():
+        inputs = turn(states).to(weights[0].dtype) if on_cuda else turn(states)
+        zero = inputs.new_zeros(1, len(inputs), weights[1].shape[1])
+        # cuDNN keeps what a backward pass reads wherever it is told to train.
+        trains = torch.is_grad_enabled() or not on_cuda
+        # As nn.LSTM calls it, but with weights that may be leaves of another graph.
+        output, _, _ = torch.lstm(inputs, (zero, zero), weights, True, 1, 0.0, trains, False, True)
     return pick(output)
 
 
@@ -304,7 +312,9 @@ def compared(first: Tensor, second: Tensor) -> Tensor:
 
 def _is_full(mask: Tensor) -> bool:
     """Return whether there is no padding, as far as that is known without waiting for a GPU."""
-    return mask.device.type == "cpu" and mask.shape[1] > 0 and bool(mask.all())
+    if mask.device.type == "cpu":
+        return mask.shape[1] > 0 and bool(mask.all())
+    return is_full_mask(mask)
 
 
 def compact(input_ids: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -104,6 +104,7 @@ class Environment(Record):
     """The content of `environment.json`: what a run was made of and where.
 
     `train` sets `model`; `distill` sets `student`, and `teachers` and `matched_layers` where it uses them.
+    `lstm_precision` is set where cuDNN computes an LSTM, in another format than `precision` says of the rest.
     """
 
     command: str
@@ -115,6 +116,7 @@ class Environment(Record):
     threads: int
     trained_together: int = 1
     precision: str
+    lstm_precision: str | None = None
     seed: int
     loss: str
     dataset: DatasetFacts

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModel, AutoModelForSequenceClassification
 
+from distilkit.data.encoding import make_full_mask
+from distilkit.hardware.dropout import keep_random_state
 from distilkit.models import bilstm
 from distilkit.models.bilstm import (
     BiLSTMConfig,
@@ -532,3 +534,131 @@ def test_dropout_comes_back_from_disk_and_leaves_no_trace_in_the_weights(tmp_pat
     model.save_pretrained(tmp_path)
     again: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     assert again.dropout.dropped == model.dropout.dropped == 2**14
+
+
+# --- CUDA --------------------------------------------------------------------------------------------------
+
+
+class PretendedCuda(Tensor):
+    """A tensor of the CPU that says it is on CUDA, as does all that is made of it."""
+
+    device = torch.device("cuda:0")
+
+
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_on_cuda_autocast_leaves_the_lstm_in_fp32(
+    trains: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast to bf16 would run it in fp16 without a loss scale, and the run would still say bf16.
+
+    Told to train where nothing does, cuDNN would keep what a backward pass reads.
+    """
+    calls: list[tuple[Any, ...]] = []
+
+    def record(inputs: Tensor, states: Any, weights: Any, *rest: Any) -> Any:
+        dtypes = {inputs.dtype, *(state.dtype for state in states), *(weight.dtype for weight in weights)}
+        calls.append((dtypes, torch.is_autocast_enabled("cuda"), rest[3]))
+        return inputs.new_zeros(*inputs.shape[:2], weights[1].shape[1]), *states
+
+    monkeypatch.setattr(torch, "lstm", record)
+    weights = tuple(torch.nn.LSTM(6, 5).parameters())
+    states = torch.ones(4, 9, 6, dtype=dtype).as_subclass(PretendedCuda)
+    enabled, before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    try:  # `torch.autocast` refuses where there is no CUDA
+        torch.set_autocast_enabled("cuda", True)
+        torch.set_autocast_dtype("cuda", dtype)
+        with torch.set_grad_enabled(trains):
+            bilstm._read(bilstm._flip, bilstm._last, states, *weights)
+        assert torch.is_autocast_enabled("cuda"), "the rest is autocast"
+    finally:
+        torch.set_autocast_enabled("cuda", enabled)
+        torch.set_autocast_dtype("cuda", before)
+    assert calls == [({torch.float32}, False, trains)]
+    with torch.no_grad():
+        bilstm._read(bilstm._flip, bilstm._last, torch.ones(4, 9, 6), *weights)
+    assert calls[1] == ({torch.float32}, False, True), "on a CPU nothing changes"
+
+
+def test_on_cuda_a_batch_known_to_be_full_is_not_sorted() -> None:
+    """Nothing waits for the device either way; known to be full, it takes a dozen kernels less."""
+    model = small()
+    full = make_full_mask(4, 9, torch.device("cpu"))
+    meta = torch.device("meta")
+    assert bilstm._is_full(make_full_mask(4, 9, meta))
+    assert not bilstm._is_full(torch.ones(4, 9, device=meta))
+    rows = torch.stack(sentences([9] * 4))
+    expected = logits_of(model, {"input_ids": rows, "attention_mask": torch.ones_like(rows)})
+    assert torch.equal(logits_of(model, {"input_ids": rows, "attention_mask": full}), expected)
+
+
+@pytest.mark.parametrize("hidden", [128, 150, 192, 256, 300])
+def test_gradients_at_real_sizes_are_those_of_float64(hidden: int, device: torch.device) -> None:
+    """cuDNN takes other kernels at these sizes, and another forward than backward at some of them."""
+    torch.manual_seed(0)
+    config = BiLSTMConfig(vocab_size=50, embedding_size=hidden, hidden_size=hidden, dropout=0.0)
+    model = BiLSTMForSequenceClassification(config)
+    batch = padded(sentences([12, 3, 30, 7]), 30)
+    gradients = []
+    for copied, where in ((copy.deepcopy(model).double(), torch.device("cpu")), (model, device)):
+        copied.to(where)
+        logits = copied(**{name: values.to(where) for name, values in batch.items()}).logits
+        (logits.double() * torch.tensor([[1.0, -2.0]], device=where).double()).sum().backward()
+        gradients.append({name: p.grad.double().cpu() for name, p in copied.named_parameters()})
+    within = 1e-4 if device.type == "cpu" else 2e-2  # TF32 keeps 10 bits
+    for name, exact in gradients[0].items():
+        assert (gradients[1][name] - exact).norm() <= within * exact.norm() + 1e-9, name
+
+
+def test_an_lstm_that_cudnn_has_flattened_saves_and_loads(tmp_path: Path, device: torch.device) -> None:
+    """Flattened, its weights are views of one tensor, which safetensors would refuse as shared memory."""
+    model = small(num_layers=2).to(device)
+    if device.type == "cpu":  # as cuDNN leaves them
+        for lstm in (*model.encoder.forwards, *model.encoder.backwards):
+            flat = torch.cat([weight.detach().flatten() for weight in lstm._flat_weights])
+            for weight, part in zip(
+                lstm._flat_weights, flat.split([w.numel() for w in lstm._flat_weights]), strict=True
+            ):
+                weight.data = part.view_as(weight)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    for name, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value.cpu()), name
+
+
+@pytest.mark.parametrize("device_name", DEVICES)
+def test_dropout_draws_from_its_seed_and_not_from_torchs_generators(device_name: str) -> None:
+    """Students trained at once would otherwise draw other numbers than each alone."""
+    values = torch.ones(64, 32, device=device_name)
+    torch.manual_seed(1)
+    first = Dropout(0.5).train()
+    torch.manual_seed(1)
+    second = Dropout(0.5).train()
+    results = []
+    for dropout in (first, second):
+        torch.rand(7, device=device_name)
+        results.append([dropout(values), dropout(values)])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+    assert not torch.equal(*results[0])
+    assert torch.equal(copy.deepcopy(first)(values), results[0][0]), "a copy starts again"
+
+
+@pytest.mark.parametrize("device_name", DEVICES)
+def test_a_rehearsal_leaves_the_random_numbers_of_training_as_they_are(device_name: str) -> None:
+    """Drawn from, they would make the trained student depend on how much memory was tried out."""
+    values, where = torch.ones(64, device=device_name), torch.device(device_name)
+    dropouts = torch.nn.Sequential(Dropout(0.5), torch.nn.Dropout(0.5)).train()
+    expected = copy.deepcopy(dropouts)
+    for model in (dropouts, expected):
+        model[0](values)
+        if model is dropouts:
+            with keep_random_state(model, where):
+                assert not torch.equal(model(values), values)
+        torch.manual_seed(3)
+        if model is dropouts:
+            with keep_random_state(model, where):
+                model(values)
+        results = [model(values) for _ in range(2)]
+        if model is dropouts:
+            rehearsed = results
+    assert all(torch.equal(one, other) for one, other in zip(rehearsed, results, strict=True))

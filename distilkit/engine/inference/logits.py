@@ -12,20 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilkit.data.encoding import Encoded, Tokenizer, encode
+from distilkit.data.encoding import Encoded, Tokenizer, encode, leave_out_full_mask
 from distilkit.data.texts import Texts
-from distilkit.hardware.kernels import FastKernels
-from distilkit.hardware.memory import explain_out_of_memory, trim_heap
-from distilkit.hardware.precision import Resolved, autocast
+from distilkit.hardware.kernels import FastKernels, forward_context
+from distilkit.hardware.memory import explain_out_of_memory, is_out_of_memory, trim_heap
+from distilkit.hardware.precision import Resolved
 from distilkit.hardware.threads import prefetch
 
 # Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
-TOKENS = {"cpu": 4096, "cuda": 1 << 16}
+TOKENS = {"cpu": 4096, "cuda": 1 << 14}
 LANES = 8  # batches at a time on a CPU: Python serves no more
 FIRST = np.zeros(1, np.int64)
 EXACT = "inv_freq"  # of rotary positions: multiplied by a position, a rounded one is another angle
 GIVE_BACK = 32  # batches after which unused memory goes back to the system; no slower, and it stays flat
-CHUNK = 8192  # texts that are tokenized, and sorted by length, together
+# Texts that are tokenized, and sorted by length, together: enough for many batches, each of like lengths.
+CHUNK = {"cpu": 8192, "cuda": 1 << 16}
 
 
 def predict_logits(
@@ -64,7 +65,7 @@ def predict_texts(
     precision: Resolved,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-    """Yield `positions` and their logits, float32 `[n, C]` on the CPU, in chunks of 8192 texts.
+    """Yield `positions` and their logits, float32 `[n, C]` on the CPU, in chunks of texts (`CHUNK`).
 
     What is in memory at a time does not grow with the number of texts. The next chunk is tokenized while the
     device computes.
@@ -73,14 +74,15 @@ def predict_texts(
         positions: which of `texts` are read, in any order.
         advance: called with the number of finished rows.
     """
-    chunks = [np.asarray(positions[i : i + CHUNK], np.int64) for i in range(0, len(positions), CHUNK)]
+    size = CHUNK.get(next(model.parameters()).device.type, CHUNK["cpu"])
+    chunks = [np.asarray(positions[i : i + size], np.int64) for i in range(0, len(positions), size)]
 
     def encoded(chunk: NDArray[np.int64]) -> Encoded:
         return encode(tokenizer, texts.take(chunk), max_length=max_length, model=model)
 
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
         for i, rows in enumerate(prefetch(map(encoded, chunks), ahead)):
-            yield chunks[i], _predict(low, rows, precision, None, partial(_add, i * CHUNK, advance))
+            yield chunks[i], _predict(low, rows, precision, None, partial(_add, i * size, advance))
 
 
 @contextmanager
@@ -96,7 +98,7 @@ def answering(
 
         def answer(request: Texts) -> Tensor:
             row = encode(tokenizer, request, max_length=max_length, model=low).to(device)
-            logits: Tensor = low(**row.inputs(FIRST)).logits
+            logits: Tensor = low(**leave_out_full_mask(low, row.inputs(FIRST))).logits
             return logits[0].float().cpu()
 
         with _computing(device, "fp32" if precision == "bf16" else precision):
@@ -119,13 +121,22 @@ def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[n
         start = stop
 
 
-def low_precision_copy(model: torch.nn.Module, precision: Resolved) -> torch.nn.Module:
+def low_precision_copy(
+    model: torch.nn.Module, precision: Resolved, device: torch.device | None = None
+) -> torch.nn.Module:
     """Return a copy of the model with bf16 weights where that is the precision, else the model itself.
 
     Weights in the format cost less than autocast, which casts activations to and fro. fp16 keeps autocast:
-    its range is too small for what some models hold.
+    its range is too small for what some models hold. A model with an LSTM stays fp32 on CUDA: cuDNN wants an
+    LSTM's weights in one piece, and torch puts them so in no bf16.
+
+    Args:
+        device: the one that will run it; by default the one that holds it.
     """
-    if precision != "bf16" or next(model.parameters()).dtype == torch.bfloat16:
+    first = next(model.parameters())
+    if precision != "bf16" or first.dtype == torch.bfloat16:
+        return model
+    if (device or first.device).type == "cuda" and has_lstm(model):
         return model
     low: dict[int, Any] = {}  # what deepcopy takes in the place of each tensor
     for parameter in model.parameters():
@@ -134,6 +145,11 @@ def low_precision_copy(model: torch.nn.Module, precision: Resolved) -> torch.nn.
         exact = EXACT in name or not buffer.is_floating_point()
         low[id(buffer)] = buffer.clone() if exact else buffer.bfloat16()
     return copy.deepcopy(model, low)
+
+
+def has_lstm(model: torch.nn.Module) -> bool:
+    """Return whether part of the model is an LSTM, or another of torch's recurrent layers."""
+    return any(isinstance(module, torch.nn.RNNBase) for module in model.modules())
 
 
 @contextmanager
@@ -172,9 +188,9 @@ def _predict(
                     advance(sum(map(len, parts)))
                     if device.type == "cpu" and len(parts) % GIVE_BACK == 0:
                         trim_heap()
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
                 waiting = batches[len(parts) :]
-                if len(waiting[0]) == 1:
+                if not is_out_of_memory(error) or len(waiting[0]) == 1:
                     raise
                 rest = np.concatenate(waiting)
                 budget //= 2
@@ -199,7 +215,7 @@ def _forward(
     """
 
     def run(indices: NDArray[np.int64]) -> Tensor:
-        logits: Tensor = model(**rows.inputs(indices)).logits.float()
+        logits: Tensor = model(**leave_out_full_mask(model, rows.inputs(indices))).logits.float()
         return logits
 
     def run_in_lane(indices: NDArray[np.int64]) -> Tensor:
@@ -226,7 +242,7 @@ def _forward(
 def _computing(device: torch.device, precision: Resolved) -> Iterator[None]:
     """Enter what the forward passes of a thread run in."""
     fast = FastKernels() if device.type == "cpu" else nullcontext()
-    with torch.inference_mode(), autocast(device, precision), fast:
+    with torch.inference_mode(), forward_context(device, precision), fast:
         yield
 
 

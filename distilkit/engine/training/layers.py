@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from distilkit.data.encoding import Encoded
+from distilkit.data.encoding import Encoded, leave_out_full_mask
 from distilkit.engine.inference.logits import token_batches
 from distilkit.engine.training.layer_losses import LayerLosses, Layers, layer_losses, patient_loss
 from distilkit.engine.training.losses import Batch, DistillationLoss, Losses
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved, autocast
+from distilkit.hardware.kernels import forward_context
+from distilkit.hardware.precision import Resolved
 from distilkit.models.loading import hushed
 
 MAX_SCORED_TOKENS = 4096  # of a batch that is scored: the output of all its layers is in memory at once
@@ -51,7 +52,7 @@ def run_layers(model: nn.Module, batch: Mapping[str, Tensor], *, scores: bool = 
         raise UserError(f"a {who} has no layers that can be matched. Use --method logits.")
     with _yielding_scores(model) if scores else nullcontext():
         output: Any = model(
-            **{name: values for name, values in inputs.items() if name in taken},
+            **leave_out_full_mask(model, {name: values for name, values in inputs.items() if name in taken}),
             output_hidden_states=True,
             output_attentions=scores,
         )
@@ -124,7 +125,7 @@ class LayerPair:
         self.student.eval()
         for indices in token_batches(rows.lengths, MAX_SCORED_TOKENS):
             batch = rows.inputs(indices)
-            with autocast(device, precision):
+            with forward_context(device, precision):
                 output = self.forward(self.student, batch)
             sums += torch.stack(self.losses(output, batch)) * len(indices)
         self.student.train(training)

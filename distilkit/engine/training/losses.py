@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distilkit.data.encoding import leave_out_full_mask
+
 Batch = dict[str, Tensor]
 
 
@@ -176,7 +178,7 @@ class DistillationLoss:
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
         """Run `model` on the inputs of `batch`; return its logits, float32 `[N, C]`."""
-        logits: Tensor = model(**model_inputs(batch)).logits
+        logits: Tensor = model(**leave_out_full_mask(model, model_inputs(batch))).logits
         return logits.float()
 
     def __call__(self, logits: Tensor, batch: Batch, progress: float = 0.0) -> Losses:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilkit.data.encoding import Encoded, Tokenizer, longest_input
+from distilkit.data.encoding import Encoded, Tokenizer, leave_out_full_mask, longest_input
 from distilkit.engine.inference.logits import low_precision_copy, predict_logits
 from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved
@@ -176,7 +176,8 @@ class _Proposer(torch.nn.Module):
         return output
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
-        scores: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        scores: Tensor = self.model(**leave_out_full_mask(self.model, inputs)).logits
         if scores.shape[:2] != (len(input_ids), 1):
             raise ValueError(
                 f"the head of a {type(self.model).__name__} does not read its body's last states"

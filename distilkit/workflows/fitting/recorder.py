@@ -13,9 +13,11 @@ from torch import Tensor
 from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
 from distilkit.data.encoding import Encoded
-from distilkit.engine.inference.logits import predict_logits
+from distilkit.engine.inference.logits import has_lstm, predict_logits
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
 from distilkit.errors import UserError
+from distilkit.hardware.kernels import forward_context
+from distilkit.hardware.precision import lstm_precision, name_device
 from distilkit.models.loading import count_parameters, save_model
 from distilkit.models.locating import weight_bytes
 from distilkit.progress import Reporter
@@ -193,7 +195,7 @@ class RunRecorder:
         inputs = self._validation_rows.inputs(np.arange(min(8, len(self._validation_rows))))
         device = next(job.model.parameters()).device
         inputs = {name: values.to(device) for name, values in inputs.items()}
-        with divided_logits(job.model, inputs, temperature) as is_divided:
+        with forward_context(device, "fp32"), divided_logits(job.model, inputs, temperature) as is_divided:
             if is_divided:
                 self._save_model()
         if not is_divided:
@@ -217,10 +219,11 @@ class RunRecorder:
             {
                 "command": job.command,
                 **environment_facts.describe_environment(),
-                "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+                "device": name_device(device),
                 "threads": torch.get_num_threads(),
                 "trained_together": self._together,
                 "precision": job.precision,
+                **self._lstm_facts(),
                 "seed": job.config.seed,
                 "loss": job.formula,
                 "dataset": DatasetFacts(
@@ -237,6 +240,12 @@ class RunRecorder:
                 "end": environment_facts.now(),
             }
         )
+
+    def _lstm_facts(self) -> dict[str, str]:
+        """Return the format of an LSTM that cuDNN computes; a stack's is written out, in that of the rest."""
+        if self._device.type != "cuda" or self._together > 1 or not has_lstm(self.job.model):
+            return {}
+        return {"lstm_precision": lstm_precision(self._device)}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, GOOD, family, lively, tiny_bert, tiny_tokenizer
+from conftest import BAD, GOOD, family, lively, needs_cuda, tiny_bert, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -46,9 +46,6 @@ def read_alone(model: Any, texts: Sequence[str], pairs: Sequence[str] | None = N
 def state(model: Any) -> dict[str, Tensor]:
     """Copies of all that a model is made of."""
     return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -175,13 +172,16 @@ def test_the_model_is_given_no_more_tokens_than_asked_for(bert: Any, rows: Encod
     assert tokens < 20 or max(shape[0] for shape in shapes) > 1
 
 
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+
+
 @contextmanager
-def little_memory(model: Any, fits: int) -> Iterator[list[tuple[int, ...]]]:
+def little_memory(model: Any, fits: int, error: Exception = OUT_OF_MEMORY) -> Iterator[list[tuple[int, ...]]]:
     """A device on which batches of more than `fits` tokens run out of memory; the shapes that were tried."""
 
     def refuse(module: Any, arguments: Any, inputs: dict[str, Tensor]) -> None:
         if inputs["input_ids"].numel() > fits:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.")
+            raise error
 
     with watched(model) as shapes:
         hook = model.register_forward_pre_hook(refuse, with_kwargs=True)
@@ -204,6 +204,25 @@ def test_out_of_memory_halves_the_budget_for_the_rest_and_loses_no_row(
     assert len(failed) == 2 and failed[0] > 80 >= failed[1], "160, then 80, then 40"
     assert sizes[: len(failed)] == failed, "and no batch is too large again"
     assert told == sorted(set(told)) and told[-1] == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "CUDA error: out of memory\nCUDA kernel errors might be reported later.",
+    ],
+)
+def test_what_libraries_call_out_of_memory_halves_the_budget_too(
+    bert: Any, rows: Encoded, alone: Tensor, message: str
+) -> None:
+    with little_memory(bert, 40, RuntimeError(message)) as tried:
+        logits = predict_logits(bert, rows, tokens=160, precision="fp32")
+    torch.testing.assert_close(logits, alone, atol=1e-5, rtol=1e-4)
+    assert tried[0][0] * tried[0][1] > 40
+    with little_memory(bert, 40, RuntimeError("mat1 and mat2")), pytest.raises(RuntimeError, match="mat1"):
+        predict_logits(bert, rows, tokens=160, precision="fp32")
 
 
 def test_memory_that_runs_out_later_than_at_the_first_batch_keeps_what_is_done(
@@ -264,6 +283,14 @@ def test_a_model_is_copied_only_where_its_weights_must_change(bert: Any) -> None
     assert low_precision_copy(low, "bf16") is low
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+def test_an_lstm_keeps_its_weights_on_cuda(layers: int) -> None:
+    """In bf16 cuDNN would find them scattered, warn, and put them together in every call."""
+    model, cuda = family("bilstm", num_layers=layers), torch.device("cuda")
+    assert low_precision_copy(model, "bf16", cuda) is model
+    assert low_precision_copy(model, "bf16") is not model
+
+
 def test_the_angles_of_rotary_positions_stay_exact_in_bf16() -> None:
     """At position 500 a frequency that is off by 0.4 % is off by two radians."""
     rotary = family("modernbert", layer_types=["full_attention"])
@@ -304,7 +331,7 @@ def test_texts_in_chunks_are_answered_as_their_encoded_rows_are(
     bert: Any, rows: Encoded, chunk: int, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Chunks joined to other positions than they were read from would give each row another's logits."""
-    monkeypatch.setattr(inference, "CHUNK", chunk)
+    monkeypatch.setattr(inference, "CHUNK", {"cpu": chunk})
     expected = predict_logits(bert, rows, precision="fp32")
     positions = [7, 2, 9, 0, 1, 8, 3, 6, 5, 4]
     told: list[int] = []
@@ -331,7 +358,7 @@ def test_pairs_stay_together_and_only_the_positions_asked_for_are_read(
     bert: Any, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second text taken by its place in the chunk, and not in the data, is another pair's."""
-    monkeypatch.setattr(inference, "CHUNK", 2)
+    monkeypatch.setattr(inference, "CHUNK", {"cpu": 2})
     pairs = TEXTS[3:] + TEXTS[:3]
     expected = read_alone(bert, TEXTS, pairs)
     positions = np.asarray([5, 1, 8, 2, 6])
@@ -367,7 +394,7 @@ def test_texts_tokenized_ahead_on_cuda_are_answered_as_on_the_cpu(
     bert: Any, alone: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next chunk is tokenized while this one is computed: mixed up, they would change places."""
-    monkeypatch.setattr(inference, "CHUNK", 3)
+    monkeypatch.setattr(inference, "CHUNK", {"cpu": 3, "cuda": 3})
     try:
         parts = predict_texts(
             bert.cuda(), tiny_tokenizer(), Texts(TEXTS), range(10), max_length=32, precision="fp32"

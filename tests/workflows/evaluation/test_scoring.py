@@ -1,5 +1,6 @@
 """Scores of models, predictions files and endpoints, and what they cost."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from distilkit import EvaluateConfig, UserError, evaluate
 from distilkit.engine.inference import latency
 from distilkit.runs.run import Run
 from distilkit.scores.statistics import Answers, quality
+from distilkit.workflows.evaluation import scoring
 
 
 def test_a_predictions_file_is_scored_row_by_row(evaluating: Any, tmp_path: Path) -> None:
@@ -83,3 +85,22 @@ def test_ten_classes_are_scored_on_a_split_without_class_names(make_bert: MakeMo
     file = write_predictions(tmp_path, [value["label"] for value in values], [0.5] * 20)
     (alone,) = evaluate(EvaluateConfig(predictions=(file,), **common)).scores
     assert alone.value("accuracy") == 1.0 and alone.value("loss") is None and alone.value("ece") == 0.5
+
+
+@pytest.mark.parametrize(("name", "short", "passes"), [("cpu", 2.0, 1), ("cuda", 2.0, 2), ("cuda", 0.0, 1)])
+def test_a_short_pass_on_cuda_is_timed_when_it_is_warm(
+    name: str, short: float, passes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one allocates memory for every new shape: rows per second would be those of the allocator."""
+    monkeypatch.setattr(scoring, "SHORT_PASS_SECONDS", short)
+    durations = [0.2, 0.0]
+    calls: list[int] = []
+
+    def read() -> torch.Tensor:
+        time.sleep(durations[len(calls)])
+        calls.append(1)
+        return torch.tensor([float(len(calls))])
+
+    logits, seconds = scoring._time_pass(read, torch.device(name))
+    assert len(calls) == passes and logits.item() == passes
+    assert (seconds < 0.2) is (passes == 2)
