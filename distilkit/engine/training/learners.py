@@ -1,7 +1,8 @@
 """Learners: what the loop drives, one model (`ModelLearner`) or K small ones as one (`StackedLearner`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,8 +14,10 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from distilkit.engine.training.losses import Batch, DistillationLoss, Losses, model_inputs, stack_losses
 from distilkit.engine.training.optimizer import BETAS, EPS, clip_each_student, decay_groups, parameter_groups
 from distilkit.engine.training.sparse_adamw import SparseRowAdamW
-from distilkit.hardware.kernels import fast_dropout
-from distilkit.hardware.precision import Resolved, autocast
+from distilkit.hardware.dropout import keep_random_state
+from distilkit.hardware.kernels import fast_dropout, forward_context
+from distilkit.hardware.memory import is_out_of_memory, release_cached
+from distilkit.hardware.precision import Resolved
 
 
 class Loss(Protocol):
@@ -85,6 +88,10 @@ class OptimizerSettings:
 class ModelLearner:
     """Train one model in place.
 
+    Attributes:
+        max_batch_rows: rows that a forward pass may read, halved whenever the device runs out of memory;
+            `None` before it ever does. A step then takes more passes, and stays the same up to rounding.
+
     Args:
         model: any module that `loss.forward` can run; without more, one that returns `.logits` `[N, C]`.
         loss: what is minimised.
@@ -114,8 +121,13 @@ class ModelLearner:
         )
         self._fast_dropout = fast_dropout(model, accelerator.device)
         self._schedule = settings.schedule(self._optimizer)
-        self._model, self._prepared_optimizer = accelerator.prepare(model, self._optimizer)
+        self._has_scaler = accelerator.mixed_precision == "fp16"
+        if self._has_scaler:
+            self._model, self._scaled_optimizer = accelerator.prepare(model, self._optimizer)
+        else:  # Accelerate's optimizer does nothing more then, and takes a BiLSTM's step a tenth of its time
+            self._model = accelerator.prepare(model)
         self._accelerator, self._precision, self._loss = accelerator, precision, loss
+        self.max_batch_rows: int | None = None
         self._max_grad_norm = settings.max_grad_norm
         self.students: Sequence[nn.Module] = [self._model]
         self.unweighed_parts: Sequence[frozenset[str]] = [frozenset()]
@@ -131,28 +143,92 @@ class ModelLearner:
 
     def step(self, batches: Sequence[Batch], progress: float) -> Losses:
         """Take one step, its batches weighted by their rows: cutting a step differently changes nothing."""
-        step_rows = self.count_rows(batches)
         self._optimizer.activate(*[batch["input_ids"] for batch in batches])
-        parts = []
+        parts = self._add_gradients_within_memory(batches, progress)
+        self._update()
+        return mean_losses(parts)
+
+    def rehearse(self, batches: Sequence[Batch]) -> None:
+        """Take the passes of a step without its update, beside as much memory as the optimizer will hold.
+
+        Given the longest rows before the first step, memory runs out here or not at all. No parameter and no
+        random number of the training changes.
+        """
+        trained = self._optimizer.trained_parameters()
+        with keep_random_state(self._model, self._accelerator.device), standing_in_for_moments(trained):
+            self._add_gradients_within_memory(batches, 0.0)
+            self._optimizer.zero_grad()
+
+    def _add_gradients_within_memory(
+        self, batches: Sequence[Batch], progress: float
+    ) -> list[tuple[Losses, float]]:
+        """Call `_add_gradients` on batches that are cut smaller until they fit on the device."""
+        while True:
+            cut = [part for batch in batches for part in cut_batch(batch, self.max_batch_rows)]
+            largest = max(len(batch["input_ids"]) for batch in cut)
+            try:
+                return self._add_gradients(cut, progress)
+            except RuntimeError as error:
+                if not is_out_of_memory(error) or largest == 1:
+                    raise
+            # Outside of `except`: the error holds the frames of the pass, and they what it has computed.
+            self._optimizer.zero_grad()
+            self.max_batch_rows = -(-largest // 2)
+            release_cached()
+
+    def _add_gradients(self, batches: Sequence[Batch], progress: float) -> list[tuple[Losses, float]]:
+        """Add the gradients of a step's batches; return their losses with their shares of its rows."""
+        step_rows, parts = self.count_rows(batches), []
         for batch in batches:
             share = len(batch["input_ids"]) / step_rows
-            with autocast(self._accelerator.device, self._precision), self._fast_dropout:
+            with forward_context(self._accelerator.device, self._precision), self._fast_dropout:
                 output = self._loss.forward(self._model, batch)
             losses = self._loss(output, batch, progress)
-            self._accelerator.backward(losses.total * share)
+            weighted = losses.total * share
+            if self._has_scaler:
+                self._accelerator.backward(weighted)
+            else:
+                weighted.backward()
             parts.append((losses, share))
-        # Accelerate's clipping unscales fp16's gradients first.
-        self._accelerator.clip_grad_norm_(self._optimizer.trained_parameters(), self._max_grad_norm)
-        self._prepared_optimizer.step()
-        self._prepared_optimizer.zero_grad()
+        return parts
+
+    def _update(self) -> None:
+        """Clip the gradients, and step optimizer and schedule."""
         self.learning_rate = float(self._schedule.get_last_lr()[0])
-        if not self._accelerator.optimizer_step_was_skipped:
-            self._schedule.step()
-        return mean_losses(parts)
+        trained = self._optimizer.trained_parameters()
+        if self._has_scaler:
+            self._accelerator.clip_grad_norm_(trained, self._max_grad_norm)  # unscales the gradients first
+            self._scaled_optimizer.step()
+            self._scaled_optimizer.zero_grad()
+            if self._accelerator.optimizer_step_was_skipped:
+                return
+        else:
+            nn.utils.clip_grad_norm_(trained, self._max_grad_norm)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        self._schedule.step()
 
     def flush(self, students: Sequence[int]) -> None:
         """Bring every row of the tables up to date."""
         self._optimizer.flush()
+
+
+def cut_batch(batch: Batch, rows: int | None) -> Iterator[Batch]:
+    """Cut a batch into parts of at most `rows` rows; `None` leaves it whole."""
+    total = len(batch["input_ids"])
+    if rows is None or total <= rows:
+        yield batch
+        return
+    for start in range(0, total, rows):
+        yield {name: values[start : start + rows] for name, values in batch.items()}
+
+
+@contextmanager
+def standing_in_for_moments(parameters: Iterable[Tensor]) -> Iterator[None]:
+    """Hold as much memory within it as AdamW's two moments will take."""
+    moments = [torch.empty_like(parameter) for parameter in parameters for _ in range(2)]
+    yield
+    del moments
 
 
 class Stack(Protocol):
@@ -220,12 +296,31 @@ class StackedLearner:
 
     def step(self, batches: Sequence[Sequence[Batch]], progress: float) -> Losses:
         """Take one step of all students; return losses `[K]`."""
-        step_rows = self.count_rows(batches)
-        parts = []
+        parts = self._add_gradients(batches, progress)
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        clip_each_student(gradients, self._max_grad_norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.learning_rate = float(self._schedule.get_last_lr()[0])
+        self._schedule.step()
+        return mean_losses(parts)
+
+    def rehearse(self, batches: Sequence[Sequence[Batch]]) -> None:
+        """Do as `ModelLearner.rehearse`, but raise what the device says when it runs out of memory."""
+        models = nn.ModuleList(self.students)
+        with keep_random_state(models, self._device), standing_in_for_moments(self._weights):
+            self._add_gradients(batches, 0.0)
+            self._optimizer.zero_grad()
+
+    def _add_gradients(
+        self, batches: Sequence[Sequence[Batch]], progress: float
+    ) -> list[tuple[Losses, float]]:
+        """Add the gradients of a step's batches; return their losses `[K]` with their shares of its rows."""
+        step_rows, parts = self.count_rows(batches), []
         for student_batches in batches:
             share = len(student_batches[0]["input_ids"]) / step_rows
             inputs = {id(batch): model_inputs(batch) for batch in student_batches}
-            with autocast(self._device, self._precision):
+            with forward_context(self._device, self._precision):
                 logits = self._stack([inputs[id(batch)] for batch in student_batches])
             targets: Batch = {
                 name: torch.stack([batch[name] for batch in student_batches])
@@ -235,13 +330,7 @@ class StackedLearner:
             losses = self._loss(logits.float(), targets, progress)
             (losses.total.sum() * share).backward()
             parts.append((losses, share))
-        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
-        clip_each_student(gradients, self._max_grad_norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self.learning_rate = float(self._schedule.get_last_lr()[0])
-        self._schedule.step()
-        return mean_losses(parts)
+        return parts
 
     def flush(self, students: Sequence[int]) -> None:
         """Copy the stacked weights into these students."""

@@ -5,7 +5,6 @@ students on a core each train nearly twice as fast. Threads that wait for each o
 fall far behind when another process wants a core.
 """
 
-import gc
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
@@ -16,7 +15,9 @@ import torch
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos
+from distilkit.config.fitting import HARDWARE_FIELDS
 from distilkit.errors import UserError
+from distilkit.hardware.memory import is_out_of_memory, release_cached
 from distilkit.hardware.precision import Resolved
 from distilkit.hardware.threads import single_threaded, training_threads
 from distilkit.progress import NamedReporter, Reporter
@@ -24,7 +25,9 @@ from distilkit.runs.run import Run
 from distilkit.workflows.distillation.inputs import DistillationInputs, prepare_job
 from distilkit.workflows.fitting.fit import fit_into_run, fit_into_runs
 
-MAX_STACKED = 64  # students that are computed as one model
+# Students that are computed as one model. A stack sends more kernels than cuDNN's LSTM has, so few students
+# are trained sooner one after the other: by count of kernels up to three on short texts, five on long ones.
+MIN_STACKED, MAX_STACKED = 4, 64
 
 Result = TypeVar("Result")
 
@@ -148,31 +151,50 @@ def _train_stack(
     inputs: DistillationInputs, indices: Sequence[int], reporter: Reporter
 ) -> dict[int, Run | UserError]:
     """Train students as one model; where all do not fit on the device, half of them at a time."""
+    if len(indices) < MIN_STACKED:
+        return {i: _train_apart(inputs, i, reporter) for i in indices}
+    outcomes = _try_stack(inputs, indices, reporter)
+    if outcomes is not None:
+        return outcomes
+    release_cached()
+    half = len(indices) // 2
+    size = half if half >= MIN_STACKED else 1
+    reporter.note(f"memory: {len(indices)} students do not fit together, trying {size} at a time")
+    first = _train_stack(inputs, indices[:half], reporter)
+    return first | _train_stack(inputs, indices[half:], reporter)
+
+
+def _try_stack(
+    inputs: DistillationInputs, indices: Sequence[int], reporter: Reporter
+) -> dict[int, Run | UserError] | None:
+    """Train students as one model; return `None`, and hold nothing, where they do not fit on the device."""
     try:
-        if len(indices) == 1:
-            return {indices[0]: train_one(inputs, indices[0], reporter)}
         jobs, rows = zip(*(prepare_job(inputs, i) for i in indices), strict=True)
         runs = fit_into_runs(jobs, rows, inputs.rows.validation, inputs.accelerator.device, reporter)
         return dict(zip(indices, runs, strict=True))
     except UserError as error:
         return dict.fromkeys(indices, UserError(str(error)))
-    except torch.OutOfMemoryError:
-        half = len(indices) // 2
-    gc.collect()
-    torch.cuda.empty_cache()
-    reporter.note(f"memory: {len(indices)} students do not fit together, trying {half} at a time")
-    first = _train_stack(inputs, indices[:half], reporter)
-    return first | _train_stack(inputs, indices[half:], reporter)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+
+
+def _train_apart(inputs: DistillationInputs, i: int, reporter: Reporter) -> Run | UserError:
+    try:
+        return train_one(inputs, i, reporter)
+    except UserError as error:
+        return UserError(str(error))  # without the frames, which hold the model
 
 
 def stackable(device: torch.device, precision: Resolved) -> bool:
-    """Return whether several BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
+    """Return whether many BiLSTMs are best computed as one model: on a GPU, which one leaves idle."""
     return device.type == "cuda" and precision != "fp16"
 
 
 def _stacks(configs: Sequence[DistillConfig]) -> list[list[int]]:
     """Group the indices of configs that differ only in alphas, seed and output folder."""
-    free_fields = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", "precision")
+    free_fields = ("alpha", "alpha_end", "calibrate", "seed", "output_dir", "overwrite", *HARDWARE_FIELDS)
     shared_fields = [name for name in field_infos(DistillConfig) if name not in free_fields]
     groups: dict[str, list[int]] = {}
     for i, config in enumerate(configs):

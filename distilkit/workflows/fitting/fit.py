@@ -5,6 +5,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from functools import partial
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from distilkit.data.batching import StepLoader, step_loader
 from distilkit.data.encoding import Encoded
 from distilkit.engine.training.learners import ModelLearner, OptimizerSettings, StackedLearner, StackedLoader
 from distilkit.engine.training.loop import StepRecord, StudentRecord, fit
-from distilkit.engine.training.losses import DistillationLoss
+from distilkit.engine.training.losses import Batch, DistillationLoss
 from distilkit.engine.training.sparse_adamw import can_be_table
 from distilkit.errors import UserError
 from distilkit.hardware.memory import explain_out_of_memory
@@ -30,8 +31,9 @@ LOOK_UP_THEIR_INPUT = frozenset(
     ("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 )
 LESS_MEMORY = (
-    "Use a lower --batch-size (with --gradient-accumulation-steps for the same steps) "
-    "or a lower --max-length."
+    "Training needs less memory with a lower --max-length or --batch-size, or a smaller model. Where others "
+    "use the same GPU, wait for them, or choose another with --device; where memory is left in pieces, set "
+    "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True."
 )
 
 
@@ -51,6 +53,7 @@ def fit_into_run(
     Raises:
         UserError: when `output_dir` cannot receive the run or training diverges.
     """
+    validation_rows = validation_rows.to(accelerator.device)  # once, and not in every epoch
     recorder = RunRecorder(job, train_rows, validation_rows, accelerator.device, reporter)
     with explain_out_of_memory(LESS_MEMORY):
         try:
@@ -88,11 +91,28 @@ def _epochs(
     spare_core: Executor | None,
 ) -> Iterator[EpochRecord]:
     """Train one model with `fit`, report its steps and yield its epochs."""
+    try:
+        yield from _train(job, train_rows, validate, accelerator, reporter, spare_core)
+    finally:
+        accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
+        if job.pair:
+            job.pair.teacher.cpu()
+
+
+def _train(
+    job: Job,
+    train_rows: Encoded,
+    validate: Callable[[], dict[str, float]],
+    accelerator: Accelerator,
+    reporter: Reporter,
+    spare_core: Executor | None,
+) -> Iterator[EpochRecord]:
     device = accelerator.device
     model: nn.Module = job.pair.student if job.pair else job.model
     if job.pair:
         job.pair.teacher.to(device)
-    loader = _loader(job, train_rows.to(device))
+    rows = train_rows.to(device)
+    loader = _loader(job, rows)
     learner = ModelLearner(
         model,
         job.loss,
@@ -102,6 +122,10 @@ def _epochs(
         tables=_sparse_tables(job, train_rows, device),
         spare_core=spare_core,
     )
+    if device.type == "cuda":
+        learner.start_epoch()
+        learner.rehearse(_longest_batches(job, rows))
+    batch_rows = _note_batch_rows(learner, job.config.batch_size, reporter)
     records = fit(
         learner,
         loader,
@@ -119,10 +143,27 @@ def _epochs(
         elif isinstance(record.outcome, UserError):
             raise record.outcome
         else:
+            batch_rows = _note_batch_rows(learner, batch_rows, reporter)
             yield record.outcome
-    accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
-    if job.pair:
-        job.pair.teacher.cpu()
+
+
+def _longest_batches(job: Job, rows: Encoded) -> list[Batch]:
+    """Return the batch of the longest rows; twice where a step has several, and so gradients to keep."""
+    config = job.config
+    assert config.batch_size
+    longest = np.argsort(-rows.lengths, kind="stable")[: config.batch_size]
+    return [rows.batch(longest.tolist())] * min(2, config.gradient_accumulation_steps)
+
+
+def _note_batch_rows(learner: ModelLearner, batch_rows: int | None, reporter: Reporter) -> int | None:
+    """Report when a forward pass may read fewer than `batch_rows`; return how many it may read."""
+    limit = learner.max_batch_rows
+    if limit is None or limit == batch_rows:
+        return batch_rows
+    reporter.note(
+        f"memory: {batch_rows} rows do not fit on the device at a time, so a step now reads {limit} at a time"
+    )
+    return limit
 
 
 def fit_into_runs(
@@ -144,6 +185,7 @@ def fit_into_runs(
         torch.OutOfMemoryError: when they do not fit on the device together. Nothing is left of them.
     """
     outcomes: dict[int, Run | UserError] = {}
+    validation_rows = validation_rows.to(device)  # once, and not for every student in every epoch
     with ExitStack() as drafts:
         recorders = []
         for job, rows in zip(jobs, train_rows, strict=True):
@@ -205,6 +247,8 @@ def _fit_stack(
         device=device,
         precision=jobs[0].precision,
     )
+    if device.type == "cuda":
+        learner.rehearse([[batch] * len(jobs) for batch in _longest_batches(jobs[0], rows)])
     return fit(
         learner,
         loader,
@@ -257,8 +301,8 @@ def _optimizer_settings(job: Job, loader: StepLoader | StackedLoader) -> Optimiz
 def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[nn.Embedding]:
     """Return the word table, where updating only the rows that a step reads saves most of the work.
 
-    On a CPU that is so unless a step has more tokens than the table has rows; a GPU updates all of a table
-    in less time than it takes to find out which rows were read.
+    On a CPU that is so unless a step has more tokens than the table has rows. On a GPU, all of one student's
+    table is updated in less time than it takes to find out which rows were read.
     """
     table = job.model.get_input_embeddings()
     if job.model.config.model_type not in LOOK_UP_THEIR_INPUT or device.type != "cpu":

@@ -19,7 +19,7 @@ from distilkit.engine.training.loop import LOG_STEPS, StepRecord, StudentRecord,
 from distilkit.engine.training.losses import DistillationLoss, Losses, model_inputs
 from distilkit.engine.training.optimizer import clip_each_student
 from distilkit.errors import UserError
-from distilkit.hardware.precision import autocast
+from distilkit.hardware.precision import autocast, select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from distilkit.models.bilstm_stack import BiLSTMStack
@@ -84,6 +84,7 @@ def alone(
     terms = pop(known, "alpha_end", "temperature", "labelled_share")
     fitting = pop(known, "epochs", "metric", "patience")
     validate = known.pop("validate")
+    select_device(device)
     learner = ModelLearner(
         model,
         DistillationLoss(alpha=alpha, **terms),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import family, needs_cuda, tiny_bert
 from torch import Tensor
 
 from distilkit.data.batching import step_loader
@@ -22,11 +23,12 @@ from distilkit.engine.training.losses import DistillationLoss, Losses
 from distilkit.engine.training.optimizer import parameter_groups
 from distilkit.engine.training.sparse_adamw import SparseRowAdamW
 from distilkit.errors import UserError
+from distilkit.hardware.dropout import Dropout
+from distilkit.hardware.precision import select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.runs.records import EpochRecord
 
 VOCABULARY = 30
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 class Bag(torch.nn.Module):
@@ -402,7 +404,7 @@ def test_gradients_within_the_norm_are_left_alone_and_do_not_pile_up(optimizers:
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(8, 1), (3, 3)])
 @pytest.mark.parametrize("max_grad_norm", [0.05, 1e9])
 def test_a_table_updated_by_its_rows_trains_the_same_model(
-    batch_size: int, accumulate: int, max_grad_norm: float
+    batch_size: int, accumulate: int, max_grad_norm: float, cpu: None
 ) -> None:
     """Rows that miss an update, a schedule or the clipping train another student, and nothing says so.
 
@@ -420,7 +422,7 @@ def test_a_table_updated_by_its_rows_trains_the_same_model(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_every_row_of_a_table_is_up_to_date_when_the_model_is_validated_or_saved() -> None:
+def test_every_row_of_a_table_is_up_to_date_when_the_model_is_validated_or_saved(cpu: None) -> None:
     """Validated behind its time, the best epoch would be another; saved so, the run would be none of them."""
     rows, seen = encoded(40), []
 
@@ -511,7 +513,7 @@ def test_the_caller_may_save_before_training_goes_on() -> None:
 # --- losses that are no numbers ----------------------------------------------------------------------------
 
 
-def test_what_is_dropped_depends_on_the_seed_and_on_nothing_that_runs_beside() -> None:
+def test_what_is_dropped_depends_on_the_seed_and_on_nothing_that_runs_beside(cpu: None) -> None:
     """On a CPU dropout is our own, whose numbers nobody else draws."""
 
     def train(seed: int, drawn: int) -> Tensor:
@@ -617,26 +619,18 @@ def test_a_plain_module_learns_from_a_teacher_and_both_parts_are_told() -> None:
 @pytest.mark.cuda
 @needs_cuda
 def test_fit_on_cuda_equals_fit_on_the_cpu() -> None:
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-
     rows, models = encoded(77), (Bag(), Bag())
     epochs_of(run(models[0], rows, epochs=2))
     assert next(models[0].parameters()).is_cuda
-    AcceleratorState._reset_state()
-    PartialState._reset_state()
-    try:
-        epochs_of(run(models[1], rows, epochs=2, accelerator=Accelerator(cpu=True)))
-    finally:
-        AcceleratorState._reset_state()
-        PartialState._reset_state()
+    select_device("cpu")
+    epochs_of(run(models[1], rows, epochs=2))
     torch.testing.assert_close(parameters(models[0]), parameters(models[1]), atol=1e-4, rtol=1e-3)
 
 
 # --- a core to spare ---------------------------------------------------------------------------------------
 
 
-def test_a_second_core_changes_no_bit_of_a_training() -> None:
+def test_a_second_core_changes_no_bit_of_a_training(cpu: None) -> None:
     rows, models = encoded(40), (Bag(words=300), Bag(words=300))
     with ThreadPoolExecutor(1) as executor:
         for model, spare_core in zip(models, (None, executor), strict=True):
@@ -644,7 +638,7 @@ def test_a_second_core_changes_no_bit_of_a_training() -> None:
     assert torch.equal(parameters(models[0]), parameters(models[1]))
 
 
-def test_a_training_that_is_left_early_leaves_a_whole_model() -> None:
+def test_a_training_that_is_left_early_leaves_a_whole_model(cpu: None) -> None:
     """A caller who catches the error, or stops listening, goes on with the model."""
     model = Bag(words=300)
 
@@ -655,3 +649,128 @@ def test_a_training_that_is_left_early_leaves_a_whole_model() -> None:
         list(run(model, encoded(40), loss=loss, epochs=1, tables=[model.words]))
     assert "forward" not in vars(model.words)
     copy.deepcopy(model)(torch.tensor([[250]]), torch.ones(1, 1))
+
+
+# --- memory that runs out ----------------------------------------------------------------------------------
+
+
+class Hungry(Bag):
+    """Runs out of memory on batches of more than `fits` rows, in the backward pass."""
+
+    def __init__(
+        self, fits: int, message: str = "CUDA error: CUBLAS_STATUS_ALLOC_FAILED", **sizes: Any
+    ) -> None:
+        super().__init__(**sizes)
+        self.fits, self.message, self.tried = fits, message, list[int]()
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        output = super().forward(input_ids, attention_mask)
+        self.tried.append(len(input_ids))
+        if len(input_ids) > self.fits:
+            output.logits.register_hook(self.refuse)
+        return output
+
+    def refuse(self, gradient: Tensor) -> None:
+        raise RuntimeError(self.message)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_batch_that_does_not_fit_is_halved_and_the_steps_stay_the_same(
+    accumulate: int, optimizers: list[Any]
+) -> None:
+    """Rows left out or counted twice would train another model; an error would end the run hours in."""
+    rows, hungry, model = encoded(77), Hungry(fits=5), Bag()
+    shape: dict[str, Any] = {"batch_size": 16, "accumulate": accumulate, "epochs": 2, "max_grad_norm": 1e9}
+    records = [epochs_of(run(trained, rows, **shape)) for trained in (hungry, model)]
+    torch.testing.assert_close(parameters(hungry), parameters(model), atol=1e-5, rtol=1e-4)
+    for one, other in zip(*(optimizer.gradients for optimizer in optimizers), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert [record.loss for record in records[0]] == pytest.approx([r.loss for r in records[1]], rel=1e-4)
+    assert [record.step for record in records[0]] == [record.step for record in records[1]]
+    too_many = [count for count in hungry.tried if count > 5]
+    assert too_many == [16, 8] and max(hungry.tried[hungry.tried.index(8) + 1 :]) == 4
+
+
+def test_a_single_row_that_does_not_fit_and_any_other_error_end_the_training() -> None:
+    """Halved for ever, training would never end."""
+    hungry = Hungry(fits=0)
+    with pytest.raises(RuntimeError, match="CUBLAS"):
+        epochs_of(run(hungry, encoded(16)))
+    assert hungry.tried == [8, 4, 2, 1]
+    with pytest.raises(RuntimeError, match="mat1"):
+        epochs_of(run(Hungry(fits=3, message="mat1 and mat2 differ"), encoded(20)))
+
+
+@pytest.mark.parametrize("fits", [100, 3])
+def test_a_rehearsal_changes_nothing_but_how_many_rows_are_read_at_a_time(fits: int) -> None:
+    rows, models = encoded(40), (Hungry(fits), Hungry(fits))
+    for model in models:
+        torch.manual_seed(5)
+        model.out = torch.nn.Sequential(Dropout(0.3), model.out)  # type: ignore[assignment]
+    trained = []
+    for rehearses, model in zip((True, False), models, strict=True):
+        loader = step_loader(rows, batch_size=8, gradient_accumulation_steps=1, seed=0)
+        learner = ModelLearner(
+            model,
+            ChangingLoss(lambda _: labels_only),
+            OptimizerSettings(steps=2 * len(loader), learning_rate=1e-2),
+            accelerator=make_accelerator("fp32"),
+        )
+        if rehearses:
+            before = parameters(model)
+            learner.start_epoch()
+            learner.rehearse([rows.to(next(model.parameters()).device).batch(range(8))] * 2)
+            assert learner.max_batch_rows == (None if fits == 100 else 2)
+            assert torch.equal(parameters(model), before)
+            assert all(parameter.grad is None for parameter in model.parameters())
+            assert not learner._optimizer.state
+        else:
+            learner.max_batch_rows = None if fits == 100 else 2
+        batches = [loader.collate_fn(list(range(i, i + 8))) for i in range(0, 40, 8)]
+        for batch in batches:
+            learner.step([{name: v.to(next(model.parameters()).device) for name, v in batch[0].items()}], 0.0)
+        trained.append(parameters(model))
+    torch.testing.assert_close(*trained, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(trained[0], before, atol=1e-3)
+
+
+@pytest.mark.parametrize("rows", [None, 1, 3, 5, 9])
+def test_parts_of_a_batch_are_its_rows_in_their_order(rows: int | None) -> None:
+    batch = encoded(5).batch(range(5))
+    parts = list(learners.cut_batch(batch, rows))
+    assert max(len(part["input_ids"]) for part in parts) <= (rows or 5)
+    for name, values in batch.items():
+        assert torch.equal(torch.cat([part[name] for part in parts]), values)
+    assert rows is not None or parts[0] is batch
+
+
+def test_accelerates_optimizer_takes_no_step_but_in_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks through the file system for a library in every step, for nothing without a scaler."""
+    from accelerate.optimizer import AcceleratedOptimizer
+
+    monkeypatch.delattr(AcceleratedOptimizer, "step")
+    epochs_of(run(Bag(), encoded(8)))
+
+
+@pytest.mark.cuda
+@needs_cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_step_on_cuda_waits_for_the_device(precision: Any) -> None:
+    """A value that is read in every step leaves the GPU idle while Python prepares the next kernels."""
+    rows = encoded(200).to(torch.device("cuda"))
+    for model in (Bag(), tiny_bert(), family("bilstm"), family("bilstm", num_layers=2)):
+        loader = step_loader(rows, batch_size=8, gradient_accumulation_steps=1, seed=0)
+        learner = ModelLearner(
+            model,
+            DistillationLoss(alpha=1.0),
+            OptimizerSettings(steps=len(loader), learning_rate=1e-3),
+            accelerator=make_accelerator(precision),
+            precision=precision,
+        )
+        learner.start_epoch()
+        for i, batches in enumerate(loader):
+            torch.cuda.set_sync_debug_mode("error" if i >= 2 else "default")
+            try:
+                learner.step(batches, 0.0)
+            finally:
+                torch.cuda.set_sync_debug_mode("default")

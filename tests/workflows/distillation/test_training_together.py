@@ -27,6 +27,7 @@ def as_one(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     """CUDA chooses this way by itself; a CPU is told to take it."""
     if request.param == "cpu":
         monkeypatch.setattr(scheduling, "stackable", lambda device, precision: True)
+    monkeypatch.setattr(scheduling, "MIN_STACKED", 2)
     monkeypatch.setattr(scheduling, "MAX_STACKED", 4)
 
 
@@ -213,14 +214,29 @@ def test_a_folder_filled_meanwhile_costs_only_its_own_run(config: Make, tmp_path
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize(("count", "expected"), [(3, [1, 1, 1]), (4, [4] * 4)])
+def test_a_few_students_are_trained_one_after_another(
+    config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch, count: int, expected: list[int]
+) -> None:
+    """A stack of two takes longer than the two, each with cuDNN's LSTM."""
+    monkeypatch.setattr(scheduling, "MIN_STACKED", 4)
+    runs = distill_many([config(f"{seed}", seed=seed, epochs=1) for seed in range(count)])
+    assert [run.environment["trained_together"] for run in runs] == expected
+
+
 def test_fp16_and_cpus_train_in_other_ways() -> None:
     cuda, cpu = torch.device("cuda"), torch.device("cpu")
     assert scheduling.stackable(cuda, "bf16") and scheduling.stackable(cuda, "fp32")
     assert not scheduling.stackable(cuda, "fp16") and not scheduling.stackable(cpu, "fp32")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("out of memory"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when …")],
+    ids=["torch", "cuBLAS"],
+)
 def test_students_that_do_not_fit_together_are_halved_until_they_do(
-    config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch
+    config: Make, as_one: None, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     """Memory that runs out in the second epoch must not leave half-trained students behind as a start."""
     original, sizes = fit.fit, []
@@ -229,7 +245,7 @@ def test_students_that_do_not_fit_together_are_halved_until_they_do(
         sizes.append(len(learner.students))
         for record in original(learner, *arguments, **options):
             if len(learner.students) > 2 and isinstance(record, tuple) and record[1].epoch == 2:
-                raise torch.OutOfMemoryError("out of memory")
+                raise error
             yield record
 
     monkeypatch.setattr(fit, "fit", hungry)
