@@ -117,13 +117,15 @@ def _explain(file: Path, header: str, error: pa.ArrowInvalid) -> Exception:
         return RowTooLong(str(error)) if "straddl" in str(error) else error
     where = f"row {int(match['row']) - 1:,}" if match["row"] else "a row"  # the header is none of the rows
     expected, actual = int(match["expected"]), int(match["actual"])
+    remedy = "Put quotation marks around a text that holds a separator, and double those within a text."
+    if actual < expected and match["text"].count('"') % 2:
+        remedy = "Its quotation mark is never closed: close it, or double it where it is part of the text."
+    elif '\\"' in match["text"]:
+        remedy = 'Double the quotation marks within a text (""): a backslash before them is not enough.'
     return UserError(
         f"{file} cannot be read as {split_name(file)[1][1:]}: {where} has {_columns(actual)}, the header "
         f"{_columns(expected)}: {shorten(match['text'], 80)!r}. "
-        + (
-            _explain_separator(file, header, expected)
-            or "Put quotation marks around a text that holds a separator, and double those within a text."
-        )
+        f"{_explain_separator(file, header, expected) or remedy}"
     )
 
 

@@ -59,6 +59,7 @@ def test_quotation_marks_in_glues_files_are_characters(texts: list[str], tmp_pat
         ("text;label\na film;pos\n", ["no column 'text', only 'text;label'", "semicolons", "sep=';'"]),
         ("text;label\na film, long;pos\n", ["row 1 has 2 columns", "semicolons", "sep=';'"]),
         ("text\tlabel\na film\tpos\n", ["tabs", "a.tsv"]),
+        ('text,label\n"a \\"so, so\\" film",pos\n', ["row 1 has 3 columns", "a backslash"]),
         ("text|label\na film|pos\n", ["bars", "sep='|'"]),
         ("text, label\na film, pos\n", ["no column 'label', only 'text', ' label'", "skipinitialspace=True"]),
         ('text, label\n"a film", "pos"\n', ["' label'", "skipinitialspace=True"]),
@@ -102,5 +103,5 @@ def test_a_header_that_comes_up_again_is_no_row(tmp_path: Path) -> None:
 def test_a_quotation_mark_that_is_never_closed_is_refused(tmp_path: Path) -> None:
     rows = "".join(f"row {i},0\n" for i in range(200_000))
     for start in ('text,label\n"a,0\n', 'text,label\na,0\n"b'):
-        with pytest.raises(UserError, match=r"a\.csv"):
+        with pytest.raises(UserError, match=r"a\.csv .*row [12] has 1 column.* never closed"):
             read(tmp_path / "a.csv", start + rows)
