@@ -17,6 +17,7 @@ from distilkit.errors import UserError
 
 Tokenizer = PreTrainedTokenizerBase
 NO_LABEL = -100  # in `labels`: what torch's cross-entropy leaves out
+NEEDS_EQUAL_LENGTHS = "needs_equal_lengths"  # attribute of models whose answers padding changes
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Encoded:
     `flat` holds per input name one integer tensor of all rows' values, on the device that is to read them;
     row i is `offsets[i]:offsets[i + 1]`. The offsets stay on the host, so that making a batch never waits
     for a device.
+
+    Attributes:
+        pads_left: whether padding comes before a row instead of after it.
+        needs_equal_lengths: whether padding changes the model's answers, so that rows of different lengths
+            must not share a batch of inference.
     """
 
     flat: dict[str, Tensor]
@@ -33,6 +39,8 @@ class Encoded:
     padding: dict[str, int]
     labels: Tensor | None = None
     teacher_logits: Tensor | None = None
+    pads_left: bool = False
+    needs_equal_lengths: bool = False
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -73,6 +81,8 @@ class Encoded:
             flat={name: torch.cat([values, appended.flat[name]]) for name, values in self.flat.items()},
             offsets=np.concatenate([self.offsets, self.offsets[-1] + appended.offsets[1:]]),
             padding=self.padding,
+            pads_left=self.pads_left,
+            needs_equal_lengths=self.needs_equal_lengths,
         )
 
     def with_inputs_of(self, encoding: "Encoded") -> "Encoded | None":
@@ -94,7 +104,7 @@ class Encoded:
         )
 
     def inputs(self, indices: NDArray[np.int64]) -> dict[str, Tensor]:
-        """Model inputs of these rows, int64 `[n, longest]`, padded on the right."""
+        """Model inputs of these rows, int64 `[n, longest]`, padded on the right, or on the left."""
         ends = self.offsets[indices + 1]
         lengths = ends - self.offsets[indices]
         longest = max(1, int(lengths.max()))
@@ -102,7 +112,11 @@ class Encoded:
         position = torch.arange(longest, device=self.device)
         where = starts[:, None] + position
         if padded := bool(lengths.min() < longest):
-            real = position < real_lengths[:, None]
+            if self.pads_left:
+                shift = longest - real_lengths[:, None]
+                where, real = where - shift, position >= shift
+            else:
+                real = position < real_lengths[:, None]
             where = where.masked_fill_(~real, 0)
         batch = {}
         for name, values in self.flat.items():
@@ -167,7 +181,7 @@ def encode(
     """Tokenize rows for `model`, cut at `max_length`; only inputs that its `forward` takes are kept.
 
     Raises:
-        UserError: when `max_length` is more than the model reads.
+        UserError: when `max_length` is more than the model reads, or a text holds a token that it lacks.
     """
     check_length(max_length, tokenizer, model)
     names = input_names(tokenizer, model)
@@ -181,10 +195,14 @@ def encode(
             ids = itertools.chain.from_iterable(output[name])
             parts[name].append(np.fromiter(ids, stored[name], count=sum(lengths[start:])))
         advance(len(lengths))
+    flat = {name: np.concatenate(rows) for name, rows in parts.items()}
+    check_ids(flat, tokenizer, model)
     return Encoded(
-        flat={name: torch.from_numpy(np.concatenate(rows)) for name, rows in parts.items()},
+        flat={name: torch.from_numpy(values) for name, values in flat.items()},
         offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
         padding=padding_of(tokenizer, names),
+        pads_left=pads_left(tokenizer, model),
+        needs_equal_lengths=bool(getattr(model, NEEDS_EQUAL_LENGTHS, False)),
     )
 
 
@@ -193,6 +211,39 @@ def check_length(max_length: int, tokenizer: Tokenizer, model: torch.nn.Module) 
     limit = longest_input(tokenizer, model)
     if limit is not None and max_length > limit:
         raise UserError(f"--max-length {max_length} is more than the model reads: use {limit} or less.")
+
+
+def check_ids(flat: Mapping[str, NDArray[Any]], tokenizer: Tokenizer, model: torch.nn.Module) -> None:
+    """Raise `UserError` when the token ids `flat["input_ids"]` are more than the model's table has rows."""
+    rows, ids = count_embeddings(model), flat["input_ids"]
+    largest = int(ids.max(initial=0))
+    if rows is None or largest < rows:
+        return
+    name = getattr(model, "name_or_path", "") or type(model).__name__
+    raise UserError(
+        f"{name}: its tokenizer gives {str(tokenizer.convert_ids_to_tokens(largest))[:40]!r} the id "
+        f"{largest}, but its embedding table has {rows:,} rows, for ids below {rows}. Use the tokenizer "
+        "that it was trained with; after adding tokens, call model.resize_token_embeddings(len(tokenizer))."
+    )
+
+
+def count_embeddings(model: Any) -> int | None:
+    """Return the rows of a model's embedding table; `None` for a model without one."""
+    try:
+        table = model.get_input_embeddings().weight
+    except (AttributeError, NotImplementedError):
+        return None
+    return len(table)
+
+
+def pads_left(tokenizer: Tokenizer, model: Any) -> bool:
+    """Return whether rows are padded on the left.
+
+    Only where the head reads the last position, as XLNet's does: there, padding on the right would be the
+    answer. Other heads find the last token by themselves, and absolute positions begin at the first token.
+    """
+    summary = getattr(model, "sequence_summary", None)
+    return getattr(summary, "summary_type", None) == "last" and tokenizer.padding_side == "left"
 
 
 def tokenized(tokenizer: Tokenizer, texts: Texts, **options: object) -> Iterator[Any]:
@@ -204,6 +255,9 @@ def tokenized(tokenizer: Tokenizer, texts: Texts, **options: object) -> Iterator
 def input_names(tokenizer: Tokenizer, model: torch.nn.Module) -> list[str]:
     """Return which of a tokenizer's outputs a model takes, besides the mask."""
     taken = set(inspect.signature(model.forward).parameters)
+    types = getattr(getattr(model, "config", None), "type_vocab_size", None)
+    if isinstance(types, int) and types < 2:
+        taken.discard("token_type_ids")  # its table has no row for the second text of a pair
     return [
         name
         for name in ("input_ids", "token_type_ids")
@@ -219,16 +273,18 @@ def padding_of(tokenizer: Tokenizer, names: Sequence[str]) -> dict[str, int]:
 
 
 def longest_input(tokenizer: Tokenizer, model: torch.nn.Module) -> int | None:
-    """Return the most tokens that a model with position embeddings reads; `None` for an LSTM.
+    """Return the most tokens that a model with position embeddings reads.
 
-    The tokenizer's own limit counts too.
+    The tokenizer's own limit counts too. `None` for an LSTM, and where the config says -1, as XLNet's does.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return min(int(positions) - _not_for_tokens(model), tokenizer.model_max_length) if positions else None
+    if not positions or positions < 1:
+        return None
+    return min(int(positions) - count_padding_positions(model), tokenizer.model_max_length)
 
 
-def _not_for_tokens(model: torch.nn.Module) -> int:
-    """Positions up to that of padding, behind which RoBERTa and its kin begin to count."""
+def count_padding_positions(model: torch.nn.Module) -> int:
+    """Return how many positions come before the first token's: in RoBERTa and its kin, up to padding's."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
             return int(module.padding_idx) + 1

@@ -1,5 +1,6 @@
 """`Classifier`, the one type of teachers, students and loaded models."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,16 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from distilkit.data.encoding import Tokenizer
+from distilkit.errors import list_names
+from distilkit.models.checkpoints import LoadedModel
 from distilkit.models.heads import model_names
-from distilkit.models.loading import embedding_table, fingerprint, load_tokenizer, load_trained
+from distilkit.models.loading import (
+    embedding_table,
+    fingerprint,
+    load_fine_tuned,
+    load_tokenizer,
+    match_tokenizer,
+)
 from distilkit.models.locating import Source, weight_bytes
 from distilkit.runs.run import Run
 
@@ -72,12 +81,14 @@ class Classifier(NamedTokenizer):
         folder: where its weights lie; `None` for a model that was made in memory.
         run: the run that trained it, if distilkit did.
         max_length: how many tokens of a text it reads; `None` where a training's config decides.
+        notes: what a user should know of its checkpoint.
     """
 
     model: PreTrainedModel
     folder: Path | None = None
     run: Run | None = None
     max_length: int | None = None
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -125,8 +136,29 @@ def load_classifier(source: Source) -> Classifier:
     Raises:
         UserError: when the folder cannot be loaded or its classification head was never trained.
     """
-    model = load_trained(source)
-    return Classifier(source.name, load_tokenizer(source), model, source.folder, source.run)
+    loaded, tokenizer = load_fine_tuned(source), load_tokenizer(source)
+    match_tokenizer(loaded.model, tokenizer, source.name)
+    return Classifier(
+        source.name,
+        tokenizer,
+        loaded.model,
+        source.folder,
+        source.run,
+        notes=tuple(_describe_oddities(source.name, loaded)),
+    )
+
+
+def _describe_oddities(name: str, loaded: LoadedModel) -> Iterator[str]:
+    if loaded.unused:
+        yield (
+            f"{name}: its checkpoint holds weights that the model does not use, as if it were of a larger "
+            f"one: {list_names(loaded.unused)}"
+        )
+    if loaded.model.config.problem_type == "multi_label_classification":
+        yield (
+            f"{name}: it was trained to give a text several labels at once (multi_label_classification); "
+            "here a text has one, and its scores are compared by softmax"
+        )
 
 
 def load_named_tokenizer(source: Source) -> NamedTokenizer:

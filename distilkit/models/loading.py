@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -22,11 +22,18 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER as LARGEST
 
-from distilkit.data.encoding import Tokenizer
+from distilkit.data.encoding import Tokenizer, count_embeddings, count_padding_positions
 from distilkit.errors import UserError
+from distilkit.models.checkpoints import LoadedModel, check_head, compare_with_checkpoint
+from distilkit.models.folder_faults import check_config_file, check_tokenizer_file, explain_failure
 from distilkit.models.heads import config_names, label_config, reorder_head
 from distilkit.models.locating import Source
+
+# Code that comes with a model is never run, and the terminal never asks whether it should be.
+NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
+LENGTH_BEFORE_TRAINING = "model_max_length_before_training"  # of a saved tokenizer's config
 
 
 @contextmanager
@@ -45,63 +52,106 @@ def hushed() -> Iterator[None]:
 
 
 @contextmanager
-def _telling(source: Source, what: str) -> Iterator[None]:
+def _explaining(source: Source, what: str) -> Iterator[None]:
     """Turn what a damaged or foreign folder makes of transformers into one clear error."""
     try:
         with hushed():
             yield
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{source.name}: its {what} cannot be loaded. {reason}") from None
+    except UserError:
+        raise
+    # Weights, configs and tokenizers are parsed by six libraries, whose errors have no common base class.
     except Exception as error:
-        # huggingface_hub's strict configs and tokenizers' Rust errors have no narrower public base class.
-        if type(error).__module__.partition(".")[0] not in ("huggingface_hub", "builtins"):
-            raise
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{source.name}: its {what} cannot be loaded. {reason}") from None
+        raise explain_failure(source, what, error) from None
 
 
 def load_config(source: Source) -> Any:
-    """Load the `PreTrainedConfig` of a model."""
-    with _telling(source, "config.json"):
-        return AutoConfig.from_pretrained(source.folder)
+    """Load the `PreTrainedConfig` of a model, without the options that change what the model returns."""
+    with _explaining(source, "config.json"):
+        check_config_file(source)
+        config = AutoConfig.from_pretrained(source.folder, **NO_REMOTE_CODE)
+        config.return_dict = True
+        config.output_attentions = config.output_hidden_states = False
+    return config
 
 
 def load_tokenizer(source: Source) -> Tokenizer:
     """Load the tokenizer of a model.
 
     Raises:
-        UserError: when there is none that can pad.
+        UserError: when there is none that can pad, or its config is damaged.
     """
-    with _telling(source, "tokenizer"):
-        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source.folder)
-    # Where there are no files, transformers may make up a tokenizer of special tokens alone.
-    if tokenizer.pad_token_id is None or len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(
-            f"{source.name}: it has no tokenizer that can pad. Put its tokenizer files into {source.folder}."
-        )
+    with _explaining(source, "tokenizer"):
+        check_tokenizer_file(source)
+        tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source.folder, **NO_REMOTE_CODE)
+        _check_tokenizer(source, tokenizer)
+    limit = tokenizer.init_kwargs.get(LENGTH_BEFORE_TRAINING)
+    if isinstance(limit, int):
+        tokenizer.model_max_length = limit
     return tokenizer
 
 
+def _check_tokenizer(source: Source, tokenizer: Tokenizer) -> None:
+    # Where there are no files, transformers may make up a tokenizer of special tokens alone.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(
+            f"{source.name}: it has no tokenizer that can pad. Put its tokenizer files into {source.folder}."
+        )
+    if tokenizer.pad_token_id is None:
+        token = "eos_token" if tokenizer.eos_token_id is not None else "unk_token"
+        raise UserError(
+            f"{source.name}: its tokenizer has no pad token, so that texts cannot share a batch. Set one, in "
+            f"Python: t = transformers.AutoTokenizer.from_pretrained({str(source.folder)!r}); "
+            f"t.pad_token = t.{token}; t.save_pretrained({str(source.folder)!r})"
+        )
+    tokenizer.model_max_length = min(int(min(tokenizer.model_max_length, LARGEST)), LARGEST)
+
+
+def match_tokenizer(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:
+    """Hold a model and its tokenizer against each other: the model learns which id is padding.
+
+    A decoder's head takes the last token that is not `config.pad_token_id`: with another id there, padding
+    would be its answer.
+
+    Raises:
+        UserError: when the model has no embedding for padding.
+    """
+    pad, rows = tokenizer.pad_token_id, count_embeddings(model)
+    assert isinstance(pad, int)
+    if rows is not None and pad >= rows:
+        raise UserError(
+            f"{name}: its tokenizer pads with {str(tokenizer.pad_token)[:40]!r}, id {pad}, but its embedding "
+            f"table has {rows:,} rows, for ids below {rows}. Set the pad_token in its tokenizer_config.json "
+            "to a token that the model knows."
+        )
+    if count_padding_positions(model):
+        return  # its positions are counted from the id that it was made with
+    for config in (model.config, model.config.get_text_config()):
+        if getattr(config, "pad_token_id", None) != pad:
+            config.pad_token_id = pad
+
+
 def load_trained(source: Source) -> PreTrainedModel:
-    """Load a classifier that is already fine-tuned, in eval mode.
+    """Load a classifier that is already fine-tuned, in eval mode. Raises `UserError` as `load_fine_tuned`."""
+    return load_fine_tuned(source).model
+
+
+def load_fine_tuned(source: Source) -> LoadedModel:
+    """Load a classifier that is already fine-tuned, in eval mode, and list what it does not use.
 
     Raises:
         UserError: when the folder cannot be loaded or its classification head was never trained.
     """
-    model: PreTrainedModel
-    config_names(load_config(source), source.name)
-    with _telling(source, "model"):
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            source.folder, output_loading_info=True, dtype=torch.float32
-        )
-    if missing := sorted(report["missing_keys"]):
+    config = load_config(source)
+    config_names(config, source.name)
+    loaded, report = _load_classifier(source, config)
+    check_head(source.name, loaded.model, report)
+    if loaded.new:
         raise UserError(
-            f"{source.name} is not fine-tuned: its checkpoint has no {missing[0]}. "
+            f"{source.name} is not fine-tuned: its checkpoint has no {loaded.new[0]}. "
             f"Fine-tune it first: distilkit train --model {source.name}"
         )
-    model.eval()
-    return model
+    loaded.model.eval()
+    return loaded._replace(unused=[key for key in sorted(report["unexpected_keys"]) if ".pooler." not in key])
 
 
 def load_pretrained(source: Source, names: Sequence[str]) -> PreTrainedModel:
@@ -110,38 +160,40 @@ def load_pretrained(source: Source, names: Sequence[str]) -> PreTrainedModel:
     Raises:
         UserError: when the folder cannot be loaded or does not hold all of the encoder.
     """
-    model, new = load_for_training(source, names)
-    inside = f"{model.base_model_prefix}."
-    if missing := [name for name in new if name.startswith(inside) and ".pooler." not in name]:
-        raise UserError(f"{source.name} is not pre-trained: its checkpoint has no {missing[0]}.")
+    model = load_for_training(source, names).model
     model.eval()
     return model
 
 
-def load_for_training(
-    source: Source, names: Sequence[str], config: Any = None
-) -> tuple[PreTrainedModel, list[str]]:
-    """Load a model to fine-tune on classes `names`, and list which of its weights are new.
+def load_for_training(source: Source, names: Sequence[str], config: Any = None) -> LoadedModel:
+    """Load a model to fine-tune on classes `names`.
 
     A trained head for the same classes in another order is put into theirs; one for another number of
     classes is replaced by a new one.
+
+    Raises:
+        UserError: when the folder cannot be loaded or does not hold all of the encoder.
     """
     config = load_config(source) if config is None else config
     trained_names = config_names(config, source.name)
-    model: PreTrainedModel
-    with _telling(source, "model"):
+    loaded, _ = _load_classifier(source, label_config(config, names))
+    if not loaded.new:
+        reorder_head(loaded.model, trained_names, names)
+    return loaded
+
+
+def _load_classifier(source: Source, config: Any) -> tuple[LoadedModel, dict[str, Any]]:
+    """Load a classifier with `config`, and the report of transformers on its weights."""
+    with _explaining(source, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.folder,
-            config=label_config(config, names),
+            config=config,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
+            **NO_REMOTE_CODE,
         )
-    replaced = [key[0] if isinstance(key, tuple) else key for key in report["mismatched_keys"]]
-    new = sorted({*report["missing_keys"], *replaced})
-    if not new:
-        reorder_head(model, trained_names, names)
-    return model, new
+    return compare_with_checkpoint(source.name, model, report), report
 
 
 def load_masked_lm(source: Source) -> PreTrainedModel:
@@ -155,9 +207,9 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
     missing = [] if type(config) in MODEL_FOR_MASKED_LM_MAPPING else [f"head for a {config.model_type}"]
     if not missing:
         model: PreTrainedModel
-        with _telling(source, "model"):
+        with _explaining(source, "model"):
             model, report = AutoModelForMaskedLM.from_pretrained(
-                source.folder, output_loading_info=True, dtype=torch.float32
+                source.folder, output_loading_info=True, dtype=torch.float32, **NO_REMOTE_CODE
             )
         missing = sorted(report["missing_keys"])
     if missing:
@@ -171,9 +223,9 @@ def load_masked_lm(source: Source) -> PreTrainedModel:
 
 def load_embedding_table(source: Source) -> Tensor:
     """Load the trained input embeddings of a model, float32 `[vocabulary, width]`."""
-    with _telling(source, "model"):
+    with _explaining(source, "model"):
         model, report = AutoModel.from_pretrained(
-            source.folder, output_loading_info=True, dtype=torch.float32
+            source.folder, output_loading_info=True, dtype=torch.float32, **NO_REMOTE_CODE
         )
     table = embedding_table(model)
     names = {name for name, parameter in model.named_parameters() if parameter is table}
@@ -182,13 +234,19 @@ def load_embedding_table(source: Source) -> Tensor:
     return table.detach()
 
 
-def save_model(model: PreTrainedModel, tokenizer: Tokenizer, folder: Path) -> None:
+def save_model(
+    model: PreTrainedModel, tokenizer: Tokenizer, folder: Path, max_length: int | None = None
+) -> None:
     """Write weights (safetensors), config and tokenizer; `from_pretrained(folder)` reads them back.
+
+    Args:
+        max_length: how many tokens of a text the model was trained with: whoever loads the tokenizer cuts
+            texts there. distilkit itself goes on to read what the model can (`load_tokenizer`).
 
     Raises:
         OSError: when the disk refuses.
     """
-    with hushed(), _raising_disk_errors():
+    with hushed(), _raising_disk_errors(), _as_saved(tokenizer, max_length):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):
@@ -208,6 +266,48 @@ def _raising_disk_errors() -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from None
 
 
+@contextmanager
+def _as_saved(tokenizer: Tokenizer, max_length: int | None) -> Iterator[None]:
+    """Give a tokenizer the settings that are saved, and put its own back afterwards."""
+    settings, limit = dict(tokenizer.init_kwargs), tokenizer.model_max_length
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    truncation, padding = (backend.truncation, backend.padding) if backend else (None, None)
+    if max_length is not None and max_length < limit:
+        tokenizer.init_kwargs[LENGTH_BEFORE_TRAINING] = limit
+        tokenizer.model_max_length = max_length
+    if tokenizer.truncation_side != "right":  # otherwise only the state of the last call would tell
+        tokenizer.init_kwargs["truncation_side"] = tokenizer.truncation_side
+    if backend:
+        backend.no_truncation()
+        backend.no_padding()
+    try:
+        yield
+    finally:
+        tokenizer.init_kwargs, tokenizer.model_max_length = settings, limit
+        if truncation:
+            backend.enable_truncation(**truncation)
+        if padding:
+            backend.enable_padding(**padding)
+
+
+def check_savable(model: PreTrainedModel, folder: Path) -> None:
+    """Find out, before any training, whether the model's config can be saved.
+
+    Args:
+        folder: a temporary folder is made in it.
+
+    Raises:
+        UserError: when transformers refuses to write the config.
+    """
+    with TemporaryDirectory(dir=folder) as draft:
+        try:
+            model.config.save_pretrained(draft)
+        except OSError:
+            raise
+        except Exception as error:
+            raise UserError(f"the config of this {type(model).__name__} cannot be saved. {error}") from None
+
+
 def fingerprint(model: torch.nn.Module) -> str:
     """SHA-256 of the weights by name: the same for the same model wherever it is stored."""
     digest = sha256()
@@ -218,9 +318,9 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 def count_parameters(model: PreTrainedModel) -> tuple[int, int]:
-    """Parameters of a model, with and without its input embedding table."""
+    """Count the parameters of a model, with and without its input embedding table."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    return total, total - embedding_table(model).numel()
+    return total, total - (embedding_table(model).numel() if count_embeddings(model) else 0)
 
 
 def embedding_table(model: PreTrainedModel) -> Tensor:

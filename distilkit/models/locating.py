@@ -26,6 +26,9 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
+ADAPTER = "adapter_config.json"  # of PEFT
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a model comes from: the name that was typed, the folder it means, and its run if it has one."""
@@ -41,6 +44,22 @@ def weight_bytes(folder: Path) -> int:
         if files := list(folder.glob(pattern)):
             return sum(file.stat().st_size for file in files)
     return 0
+
+
+def is_adapter(folder: Path) -> bool:
+    """Return whether a folder holds a PEFT adapter and no whole model."""
+    return (folder / ADAPTER).is_file() and not any(
+        file for pattern in WEIGHTS for file in folder.glob(pattern) if not file.name.startswith("adapter_")
+    )
+
+
+def describe_adapter(folder: Path) -> str:
+    """Say what an adapter folder lacks, and how it becomes a model."""
+    return (
+        f"it is a PEFT adapter ({ADAPTER}) without its base model. Merge the two first, with peft: "
+        f"AutoPeftModelForSequenceClassification.from_pretrained({str(folder)!r}).merge_and_unload()"
+        ".save_pretrained(FOLDER), and save the tokenizer there too."
+    )
 
 
 def find_model(name: str) -> Source:
@@ -62,6 +81,8 @@ def find_model(name: str) -> Source:
         if path.name == MODEL and is_run(path.parent):
             return Source(name, path, Run.load(path.parent))
         if not (path / "config.json").is_file():
+            if is_adapter(path):
+                raise UserError(f"{name}: {describe_adapter(path)}")
             raise UserError(
                 f"{name} is neither a run nor a model: it has no config.json and no model folder."
             )

@@ -19,7 +19,13 @@ from distilkit.models.architectures import (
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student
 from distilkit.models.heads import label_config
-from distilkit.models.loading import embedding_table, load_config, load_for_training, load_tokenizer
+from distilkit.models.loading import (
+    embedding_table,
+    load_config,
+    load_for_training,
+    load_tokenizer,
+    match_tokenizer,
+)
 from distilkit.models.locating import find_model
 from distilkit.models.teacher_layers import student_from_teacher
 from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
@@ -46,11 +52,16 @@ def make_student(
     if config.student == "bilstm":
         return _bilstm(config, names, teacher, training_texts, existing_tokenizer)
     if config.init == "pretrained":
-        return _pretrained(config, names)
-    if config.init == "teacher":
+        student = _pretrained(config, names)
+    elif config.init == "teacher":
         assert isinstance(teacher, Classifier)
-        return student_from_teacher(config, names, teacher)
-    return _random(config, names, teacher)
+        student = student_from_teacher(config, names, teacher)
+    else:
+        student = _random(config, names, teacher)
+    if teacher is not None:  # a student that reads the start of a text cannot learn what its end says
+        student.tokenizer.truncation_side = teacher.tokenizer.truncation_side
+    match_tokenizer(student.model, student.tokenizer, config.student)
+    return student
 
 
 def _bilstm(
@@ -63,20 +74,8 @@ def _bilstm(
     assert config.max_length and config.hidden_size and config.layers and config.dropout is not None
     assert config.pooling and config.word_dropout is not None
     pairs = config.is_pair
-    tokenizer: Tokenizer
-    if config.vocabulary == "teacher":
-        assert teacher is not None
-        tokenizer = existing_tokenizer or piece_tokenizer(
-            teacher.tokenizer, pairs=pairs, max_length=config.max_length
-        )
-        rows = len(tokenizer)
-    else:
-        assert config.vocabulary_size
-        size, max_length = config.vocabulary_size, config.max_length
-        tokenizer = existing_tokenizer or word_tokenizer(
-            training_texts, size, pairs=pairs, max_length=max_length
-        )
-        rows = len(tokenizer)
+    tokenizer = existing_tokenizer or _bilstm_tokenizer(config, teacher, training_texts)
+    rows = len(tokenizer)
     origin = f"random weights, {rows:,} words of the training text"
     table = None
     if config.init == "teacher":
@@ -109,6 +108,24 @@ def _bilstm(
             weight.copy_(table * (0.1 / table.std()))  # directions transfer; this scale suits an LSTM
             weight[tokenizer.pad_token_id] = 0
     return Student(config.student, tokenizer, model, origin=origin)
+
+
+def _bilstm_tokenizer(
+    config: DistillConfig, teacher: NamedTokenizer | None, training_texts: Iterable[str]
+) -> Tokenizer:
+    assert config.max_length
+    pairs, max_length = config.is_pair, config.max_length
+    if config.vocabulary == "teacher":
+        assert teacher is not None
+        return piece_tokenizer(teacher.tokenizer, pairs=pairs, max_length=max_length)
+    assert config.vocabulary_size
+    return word_tokenizer(
+        training_texts,
+        config.vocabulary_size,
+        pairs=pairs,
+        max_length=max_length,
+        truncation_side=teacher.tokenizer.truncation_side if teacher else "right",
+    )
 
 
 def _piece_vectors(teacher: Classifier, size: int | None) -> tuple[Tensor, str]:
@@ -151,9 +168,9 @@ def _pretrained(config: DistillConfig, names: Sequence[str]) -> Student:
             f"--layers {config.layers}: {name} has {model_config.num_hidden_layers}. "
             "Leave it out, or use --init teacher or --init random."
         )
-    model, new = load_for_training(source, names, model_config)
-    origin = f"pretrained {name}" + (f"; new: {', '.join(new)}" if new else "")
-    return Student(config.student, load_tokenizer(source), model, origin=origin)
+    loaded = load_for_training(source, names, model_config)
+    origin = f"pretrained {name}{loaded.remarks}"
+    return Student(config.student, load_tokenizer(source), loaded.model, origin=origin)
 
 
 def _random(config: DistillConfig, names: Sequence[str], teacher: NamedTokenizer | None) -> Student:

@@ -14,11 +14,16 @@ PAD, UNK = "[PAD]", "[UNK]"
 
 
 def word_tokenizer(
-    texts: Iterable[str], size: int, *, pairs: bool, max_length: int
+    texts: Iterable[str], size: int, *, pairs: bool, max_length: int, truncation_side: str = "right"
 ) -> PreTrainedTokenizerFast:
-    """Lower-case words and marks: the `size` most frequent of `texts`, `[PAD]` and `[UNK]` among them.
+    """Make a tokenizer of lower-case words and marks: the `size` most frequent, with `[PAD]` and `[UNK]`.
 
-    `texts` must be the training split's alone: having read validation text would flatter the scores.
+    Args:
+        texts: those of the training split alone: having read validation text would flatter the scores.
+        truncation_side: where a text that is too long is cut, as its teacher's is.
+
+    Raises:
+        UserError: when there is no word in the texts.
     """
     backend = Backend(models.WordLevel(unk_token=UNK))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True, strip_accents=False)
@@ -27,7 +32,12 @@ def word_tokenizer(
         _batches(texts),
         trainers.WordLevelTrainer(vocab_size=size, special_tokens=[PAD, UNK], show_progress=False),
     )
-    return _wrap(backend, PAD, UNK, pairs=pairs, max_length=max_length)
+    if backend.get_vocab_size() <= 2:
+        raise UserError(
+            "the training texts hold no word to make a vocabulary of. Use --vocabulary teacher, or "
+            "other texts."
+        )
+    return _wrap(backend, PAD, UNK, pairs=pairs, max_length=max_length, truncation_side=truncation_side)
 
 
 def piece_tokenizer(teacher: Tokenizer, *, pairs: bool, max_length: int) -> PreTrainedTokenizerFast:
@@ -43,16 +53,23 @@ def piece_tokenizer(teacher: Tokenizer, *, pairs: bool, max_length: int) -> PreT
             "Use --vocabulary words."
         )
     copy = Backend.from_str(json.dumps(json.loads(backend.to_str()) | {"truncation": None, "padding": None}))
-    return _wrap(copy, str(teacher.pad_token), teacher.unk_token, pairs=pairs, max_length=max_length)
+    return _wrap(
+        copy,
+        str(teacher.pad_token),
+        teacher.unk_token,
+        pairs=pairs,
+        max_length=max_length,
+        truncation_side=teacher.truncation_side,
+    )
 
 
 def _wrap(
-    backend: Backend, pad: str, unk: str | None, *, pairs: bool, max_length: int
+    backend: Backend, pad: str, unk: str | None, *, pairs: bool, max_length: int, truncation_side: str
 ) -> PreTrainedTokenizerFast:
     # No special tokens: the two texts of a pair are told apart by their type ids, 0 and 1.
     backend.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
     inputs = ["input_ids", "token_type_ids", "attention_mask"] if pairs else ["input_ids", "attention_mask"]
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=pad,
         unk_token=unk,
@@ -60,6 +77,8 @@ def _wrap(
         model_max_length=max_length,
         padding_side="right",
     )
+    tokenizer.truncation_side = truncation_side
+    return tokenizer
 
 
 def _batches(texts: Iterable[str], size: int = 1000) -> Iterator[list[str]]:

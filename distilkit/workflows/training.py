@@ -9,7 +9,7 @@ from distilkit.data import sources
 from distilkit.engine.training.losses import DistillationLoss
 from distilkit.hardware.precision import resolve_precision, select_device
 from distilkit.hardware.processes import make_accelerator
-from distilkit.models.loading import load_for_training, load_tokenizer
+from distilkit.models.loading import load_for_training, load_tokenizer, match_tokenizer
 from distilkit.models.locating import find_model
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.run import Run, check_output_dir
@@ -37,8 +37,9 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     reporter.note(describe_classes(data))
     set_seed(config.seed)
     tokenizer = load_tokenizer(source)
-    model, new = load_for_training(source, data.names)
-    origin = f"{source.name}" + (f"; new: {', '.join(new)}" if new else "")
+    loaded = load_for_training(source, data.names)
+    model, origin = loaded.model, f"{source.name}{loaded.remarks}"
+    match_tokenizer(model, tokenizer, source.name)
     reporter.note(f"model: {type(model).__name__} from {origin}")
     config = clamp_max_length(requested, config, [(tokenizer, model)])
     accelerator = make_accelerator(precision)

@@ -5,10 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BAD, DEVICES, GOOD, family, tiny_bert, tiny_tokenizer
+from conftest import BAD, DEVICES, GOOD, family, lively, tiny_bert, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification, XLNetConfig
 
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit.data import texts
@@ -209,6 +210,50 @@ def test_positions_that_are_not_for_tokens_are_not_counted(kind: str, limit: int
     with pytest.raises((IndexError, RuntimeError, ValueError)):
         more = torch.full((1, limit + 1), 5)
         model(input_ids=more, attention_mask=torch.ones_like(more))
+
+
+@pytest.mark.parametrize("kind", ["roberta", "deberta-v2"])
+def test_token_types_are_left_out_where_the_model_has_no_two_of_them(kind: str) -> None:
+    """Of a BERT's tokenizer the second text of a pair has type 1, for which such a model has no embedding."""
+    model = family(kind, type_vocab_size=int(kind == "roberta")).eval()
+    encoded = encode(tiny_tokenizer(), Texts(TEXTS, PAIRS), max_length=16, model=model)
+    assert list(encoded.flat) == ["input_ids"]
+    assert model(**encoded.inputs(np.arange(len(encoded)))).logits.isfinite().all()
+
+
+def test_a_token_that_the_model_has_no_embedding_for_is_named() -> None:
+    """Added to a tokenizer alone, it is an IndexError in the first batch that holds it."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens(["wow"])
+    assert len(encode(tokenizer, Texts(["a film"]), max_length=8, model=tiny_bert())) == 1
+    with pytest.raises(UserError, match=r"gives 'wow' the id \d+, but its embedding table has \d+ rows"):
+        encode(tokenizer, Texts(["a film", "wow"]), max_length=8, model=tiny_bert())
+
+
+def xlnet() -> Any:
+    sizes = {"vocab_size": 60, "d_model": 8, "n_layer": 2, "n_head": 2, "d_inner": 8, "pad_token_id": 0}
+    return lively(AutoModelForSequenceClassification.from_config(XLNetConfig(**sizes))).eval()
+
+
+def test_a_limit_of_minus_one_is_no_limit() -> None:
+    assert longest_input(tiny_tokenizer(), xlnet()) is None
+
+
+def test_an_xlnet_that_pads_on_the_left_answers_as_for_the_row_alone() -> None:
+    """Its head reads the last position: padded on the right, padding is what it answers for."""
+    model, tokenizer = xlnet(), tiny_tokenizer()
+    tokenizer.padding_side = "left"
+    encoded = encode(tokenizer, Texts(TEXTS), max_length=16, model=model)
+    assert (
+        encoded.pads_left and not encode(tokenizer, Texts(TEXTS), max_length=16, model=tiny_bert()).pads_left
+    )
+    with torch.no_grad():
+        together = model(**encoded.inputs(np.arange(len(encoded)))).logits
+        for row in range(len(encoded)):
+            alone = model(**encoded.inputs(np.array([row]))).logits[0]
+            torch.testing.assert_close(together[row], alone, rtol=1e-4, atol=1e-5)
+    mask = encoded.inputs(np.arange(len(encoded)))["attention_mask"]
+    assert (mask[:, -1] == 1).all() and (mask[:, 0] == 0).any()
 
 
 # --- masks that hide nothing -------------------------------------------------------------------------------

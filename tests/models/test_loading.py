@@ -9,23 +9,32 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MakeModel, lively, tiny_bert, tiny_tokenizer
+from conftest import MakeModel, family, lively, tiny_bert, tiny_tokenizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
     BertModel,
     DistilBertConfig,
     ElectraConfig,
+    GPT2Config,
+    GPT2ForSequenceClassification,
     RobertaConfig,
 )
 
+from distilkit.data.encoding import encode
+from distilkit.data.texts import Texts
+from distilkit.engine.inference.logits import predict_logits
+from distilkit.engine.teacher_logits.keys import describe_teacher
 from distilkit.errors import UserError
 from distilkit.models import BiLSTMConfig, heads, locating
+from distilkit.models.classifier import load_classifier
 from distilkit.models.heads import model_names
 from distilkit.models.loading import (
+    check_savable,
     count_parameters,
     fingerprint,
     load_embedding_table,
@@ -221,7 +230,7 @@ def test_a_damaged_tokenizer_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_a_head_of_another_size_is_replaced_and_named(make_bert: MakeModel) -> None:
     three = ("bad", "fine", "good")
-    model, new = load_for_training(find_model(str(make_bert(names=NAMES))), three)
+    model, new, _ = load_for_training(find_model(str(make_bert(names=NAMES))), three)
     assert new == ["classifier.bias", "classifier.weight"]
     assert model.classifier.weight.shape == (3, 24)
     assert model.classifier.weight.isfinite().all() and model.classifier.weight.std() > 0
@@ -230,7 +239,7 @@ def test_a_head_of_another_size_is_replaced_and_named(make_bert: MakeModel) -> N
 
 
 def test_everything_but_a_replaced_head_is_kept(bert_dir: Path) -> None:
-    model, _ = load_for_training(find_model(str(bert_dir)), ("bad", "fine", "good"))
+    model, _, _ = load_for_training(find_model(str(bert_dir)), ("bad", "fine", "good"))
     given = load_file(bert_dir / "model.safetensors")
     for name, value in model.state_dict().items():
         assert name.startswith("classifier") or torch.equal(value, given[name]), name
@@ -239,13 +248,13 @@ def test_everything_but_a_replaced_head_is_kept(bert_dir: Path) -> None:
 def test_a_body_gets_a_new_head_and_the_classes_of_the_data(tmp_path: Path) -> None:
     tiny_bert().bert.save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    model, new = load_for_training(find_model(str(tmp_path)), ("neg", "pos"))
+    model, new, _ = load_for_training(find_model(str(tmp_path)), ("neg", "pos"))
     assert new == ["classifier.bias", "classifier.weight"]
     assert model_names(model) == ("neg", "pos")
 
 
 def test_a_trained_head_of_the_same_classes_is_kept(bert_dir: Path) -> None:
-    model, new = load_for_training(find_model(str(bert_dir)), NAMES)
+    model, new, _ = load_for_training(find_model(str(bert_dir)), NAMES)
     assert new == []
     assert torch.equal(
         model.classifier.weight, load_file(bert_dir / "model.safetensors")["classifier.weight"]
@@ -277,7 +286,7 @@ def test_a_trained_head_of_the_same_classes_in_another_order_is_put_in_the_datas
     model_config = heads.label_config(HEADS[architecture](), NAMES[::-1])
     given = lively(AutoModelForSequenceClassification.from_config(model_config)).eval()
     save_model(given, tiny_tokenizer(), tmp_path)
-    model, new = load_for_training(find_model(str(tmp_path)), NAMES)
+    model, new, _ = load_for_training(find_model(str(tmp_path)), NAMES)
     ids = torch.tensor([[2, 7, 15, 13, 3], [2, 9, 30, 21, 3]])
     with torch.no_grad():
         before, after = given(input_ids=ids).logits, model.eval()(input_ids=ids).logits
@@ -292,11 +301,11 @@ def test_a_head_whose_classes_are_in_the_datas_order_is_left_alone(
 ) -> None:
     given = lively(tiny_bert(names=names))
     save_model(given, tiny_tokenizer(), tmp_path)
-    model, _ = load_for_training(find_model(str(tmp_path)), NAMES)
+    model, _, _ = load_for_training(find_model(str(tmp_path)), NAMES)
     assert torch.equal(model.classifier.weight, given.classifier.weight)
 
 
-# --- masked language models and embeddings ---------------------------------------------------------------
+# --- masked language models and embeddings -----------------------------------------------------------------
 
 
 def test_a_masked_language_model_is_loaded_whole_and_in_eval_mode(tmp_path: Path) -> None:
@@ -445,3 +454,119 @@ def test_an_error_that_is_not_the_disks_stays_what_it_is(
     monkeypatch.setattr(type(tokenizer), "save_pretrained", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         save_model(tiny_bert(), tokenizer, tmp_path)
+
+
+# --- model and tokenizer held against each other -----------------------------------------------------------
+
+
+def decoder(folder: Path, pad: int | None, tokenizer: Any = None) -> Path:
+    """A GPT-2 whose config says `pad`, and a tokenizer that pads with id 0."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=60, n_embd=8, n_layer=2, n_head=2, n_positions=64, pad_token_id=pad)
+    config.id2label, config.label2id = dict(enumerate(NAMES)), {name: i for i, name in enumerate(NAMES)}
+    save_model(lively(GPT2ForSequenceClassification(config)), tokenizer or tiny_tokenizer(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("pad", [None, 7, 0])
+def test_a_decoder_learns_from_its_tokenizer_which_token_is_padding(pad: int | None, tmp_path: Path) -> None:
+    """Its head takes the last token that is not padding: with another id, padding is its answer."""
+    classifier = load_classifier(find_model(str(decoder(tmp_path, pad))))
+    assert classifier.model.config.pad_token_id == 0
+    texts = Texts(["fun", "a great film", "a moving story , well told"])
+    rows = encode(classifier.tokenizer, texts, max_length=16, model=classifier.model)
+    logits = predict_logits(classifier.model, rows, precision="fp32")
+    for row, text in enumerate(texts.first):
+        with torch.no_grad():
+            alone = classifier.model(**tiny_tokenizer()(text, return_tensors="pt")).logits[0]
+        torch.testing.assert_close(logits[row], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_position_that_is_counted_from_padding_keeps_its_pad_id(tmp_path: Path) -> None:
+    """A RoBERTa saved with another pad id would begin to count its positions elsewhere when it is loaded."""
+    model = family("roberta", type_vocab_size=1, max_position_embeddings=66)
+    save_model(model, tiny_tokenizer(), tmp_path)
+    classifier = load_classifier(find_model(str(tmp_path)))
+    assert classifier.tokenizer.pad_token_id == 0 and classifier.model.config.pad_token_id == 1
+
+
+def test_a_tokenizer_without_padding_says_how_to_set_it(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    with pytest.raises(UserError, match=r"no pad token.*t\.pad_token = t\.eos_token; t\.save_pretrained"):
+        load_classifier(find_model(str(decoder(tmp_path, None, tokenizer))))
+
+
+def test_a_pad_token_without_an_embedding_is_refused(tmp_path: Path) -> None:
+    """`add_special_tokens` without resizing the model: every batch with padding would be an IndexError."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    save_model(tiny_bert(), tokenizer, tmp_path)
+    with pytest.raises(UserError, match=r"pads with '<pad>', id \d+, but its embedding table has \d+ rows"):
+        load_classifier(find_model(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "values", [{"return_dict": False}, {"output_attentions": True}, {"output_hidden_states": True}]
+)
+@pytest.mark.parametrize("load", ["trained", "training"])
+def test_what_a_config_makes_a_model_return_is_reset(
+    values: dict[str, bool], load: str, tmp_path: Path
+) -> None:
+    """Without it: a tuple without logits, or a config that cannot be saved after the first epoch."""
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | values))
+    source = find_model(str(tmp_path))
+    model = load_trained(source) if load == "trained" else load_for_training(source, NAMES).model
+    answer = model(input_ids=torch.tensor([[2, 5, 3]]))
+    assert answer.logits.shape == (1, 2) and not answer.attentions and not answer.hidden_states
+    save_model(model, tiny_tokenizer(), tmp_path / "again")
+
+
+def test_a_config_is_loaded_as_transformers_loads_it(bert_dir: Path) -> None:
+    """Anything else in it would change the cache key of every teacher."""
+    ours = load_trained(find_model(str(bert_dir)))
+    plain = AutoModelForSequenceClassification.from_pretrained(bert_dir)
+    assert ours.config.to_dict() == plain.config.to_dict()
+
+
+# --- what a saved tokenizer remembers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [64, int(1e30)])
+def test_a_saved_tokenizer_cuts_where_the_model_was_trained_to(limit: int, tmp_path: Path) -> None:
+    """`pipeline(run)` would otherwise read past what the model saw in training, or past its positions."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_max_length = limit
+    tokenizer(["a great film"], truncation=True, max_length=3, padding="max_length")
+    facts = describe_teacher("a", tiny_bert(), tokenizer, "", 8, "fp32")
+    save_model(tiny_bert(), tokenizer, tmp_path, 16)
+    saved = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert saved["truncation"] is None and saved["padding"] is None
+    plain = AutoTokenizer.from_pretrained(tmp_path)
+    assert plain.model_max_length == 16
+    assert len(plain("fun " * 100, truncation=True)["input_ids"]) == 16
+    ours = load_tokenizer(find_model(str(tmp_path)))
+    assert ours.model_max_length == tokenizer.model_max_length == limit
+    assert describe_teacher("a", tiny_bert(), ours, "", 8, "fp32") == facts
+    save_model(tiny_bert(), ours, tmp_path / "again", 32)
+    assert AutoTokenizer.from_pretrained(tmp_path / "again").model_max_length == 32
+
+
+def test_a_saved_tokenizer_still_cuts_on_the_left(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.truncation_side = "left"
+    save_model(tiny_bert(), tokenizer, tmp_path, 16)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert again.truncation_side == "left"
+    assert again.decode(again("a great film", truncation=True, max_length=3)["input_ids"][1:2]) == "film"
+
+
+def test_a_config_that_cannot_be_saved_is_refused_before_training(tmp_path: Path) -> None:
+    model = tiny_bert()
+    model.config.layer_types = ["full_attention"] * 5
+    with pytest.raises(UserError, match="BertForSequenceClassification cannot be saved"):
+        check_savable(model, tmp_path)
+    check_savable(tiny_bert(), tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
-from conftest import BAD, GOOD, tiny_tokenizer
+from conftest import BAD, GOOD, tiny_bert, tiny_tokenizer
 from transformers import AutoTokenizer, BertTokenizerFast, PreTrainedTokenizerFast
 
+from distilkit.errors import UserError
+from distilkit.models.loading import save_model
 from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
 
 TRAINING = ["A great film, great FUN!", "the film is great", "no fun"]
@@ -102,3 +104,24 @@ def test_a_truncation_the_teacher_was_saved_with_does_not_come_along(tmp_path: P
     teacher.backend_tokenizer.enable_padding(length=12)
     tokenizer = piece_tokenizer(teacher, pairs=False, max_length=16)
     assert len(tokenizer("a great film , a great film")["input_ids"]) == 7
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_text_is_cut_on_the_side_where_its_teacher_cuts_it(side: str, tmp_path: Path) -> None:
+    """A student that reads the start of long texts cannot learn what its teacher says of their ends."""
+    teacher = tiny_tokenizer()
+    teacher.truncation_side = side
+    pieces = piece_tokenizer(teacher, pairs=False, max_length=2)
+    counted = word_tokenizer(TRAINING, 100, pairs=False, max_length=2, truncation_side=side)
+    for tokenizer in (pieces, counted):
+        save_model(tiny_bert(), tokenizer, tmp_path)
+        again = AutoTokenizer.from_pretrained(tmp_path)
+        for reader in (tokenizer, again):
+            ids = reader("great film no fun", truncation=True)["input_ids"]
+            assert reader.decode(ids) == ("no fun" if side == "left" else "great film")
+
+
+def test_texts_without_a_word_are_refused() -> None:
+    """The student would be saved with a tokenizer that nothing can load."""
+    with pytest.raises(UserError, match="hold no word"):
+        word_tokenizer(["\u200b", " "], 100, pairs=False, max_length=8)

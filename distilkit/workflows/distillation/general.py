@@ -16,7 +16,7 @@ from distilkit.engine.training.layers import LayerMatchingLoss
 from distilkit.hardware.precision import resolve_precision, select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.classifier import Classifier
-from distilkit.models.loading import load_pretrained, load_tokenizer
+from distilkit.models.loading import load_pretrained, load_tokenizer, match_tokenizer
 from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
@@ -48,6 +48,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     set_seed(config.seed)
     model = load_pretrained(source, NAMES)
     teacher = Classifier(source.name, load_tokenizer(source), model)
+    match_tokenizer(model, teacher.tokenizer, source.name)
     student = make_student(config, NAMES, teacher, ())
     reporter.note(f"student: {type(student.model).__name__} without its head, {student.origin}")
     encoder: Any = student.model.base_model  # without the head

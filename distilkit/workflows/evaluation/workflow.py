@@ -61,6 +61,8 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
         config, config.split, [model.class_names for model in contestants.models]
     )
     reporter.note_all(data.notes)
+    for model in contestants.models:
+        reporter.note_all(model.notes)
     if baseline:
         check_baseline(baseline, config, data)
     unwritten: list[str] = []

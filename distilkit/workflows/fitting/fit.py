@@ -304,9 +304,9 @@ def _sparse_tables(job: Job, rows: Encoded, device: torch.device) -> list[nn.Emb
     On a CPU that is so unless a step has more tokens than the table has rows. On a GPU, all of one student's
     table is updated in less time than it takes to find out which rows were read.
     """
-    table = job.model.get_input_embeddings()
     if job.model.config.model_type not in LOOK_UP_THEIR_INPUT or device.type != "cpu":
         return []
+    table = job.model.get_input_embeddings()
     assert job.config.batch_size
     step_rows = job.config.batch_size * job.config.gradient_accumulation_steps
     tokens = step_rows * float(rows.lengths.mean())

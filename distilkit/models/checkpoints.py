@@ -1,0 +1,106 @@
+"""A checkpoint's weights held against those of the model that reads them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
+
+from distilkit.errors import UserError, list_names
+
+# What wrappers put before the names of the weights, and how the model in them is reached.
+WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+
+
+class LoadedModel(NamedTuple):
+    """A model, which of its weights are new, and which weights of the checkpoint it does not use."""
+
+    model: PreTrainedModel
+    new: list[str]
+    unused: list[str]
+
+    @property
+    def remarks(self) -> str:
+        """Return new and unused weights in words, to follow the name of the model."""
+        new = f"; new: {list_names(self.new)}" if self.new else ""
+        return new + (f"; weights it does not use: {list_names(self.unused)}" if self.unused else "")
+
+
+def compare_with_checkpoint(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -> LoadedModel:
+    """Refuse a checkpoint that does not hold all of the encoder, and list what it has too little or too much.
+
+    Args:
+        name: what the user calls the model.
+        report: `output_loading_info` of `from_pretrained`, with `ignore_mismatched_sizes=True`.
+
+    Raises:
+        UserError: when weights of the encoder are missing or of another shape: they would be noise.
+    """
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    mismatched = {key: (tuple(stored), tuple(wanted)) for key, stored, wanted in report["mismatched_keys"]}
+    for key, (stored, wanted) in sorted(mismatched.items()):
+        if is_encoder_weight(key, model):
+            raise UserError(
+                f"{name}: its weights and its config.json are of different models: {key} is "
+                f"{_describe_shape(stored)} in the weights and {_describe_shape(wanted)} by the config."
+            )
+    lacking = [key for key in missing if is_encoder_weight(key, model)]
+    if lacking:
+        raise UserError(
+            f"{name}: its checkpoint lacks {len(lacking):,} weights of the encoder "
+            f"({list_names(lacking)}), which would be random. "
+            + _explain_missing(lacking, unexpected, model.base_model_prefix)
+        )
+    unused = [key for key in unexpected if is_encoder_weight(key, model) or _is_of_a_layer(key)]
+    return LoadedModel(model, sorted({*missing, *mismatched}), unused)
+
+
+def check_head(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -> None:
+    """Raise `UserError` where a trained head has another number of outputs than config.json has classes."""
+    for key, stored, _ in sorted(report["mismatched_keys"]):
+        names = [str(label) for label in (model.config.id2label or {}).values()]
+        raise UserError(
+            f"{name}: its head ({key}) has {stored[0]} outputs, but its config.json names {len(names)} "
+            f"classes ({list_names([label[:40] for label in names])}). Name {stored[0]} in id2label and "
+            "label2id, and remove num_labels."
+        )
+
+
+def is_encoder_weight(key: str, model: PreTrainedModel) -> bool:
+    """Return whether a weight belongs to the encoder: not to a head, nor to a pooler, which is part of it."""
+    return key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key
+
+
+def find_prefix(missing: Sequence[str], unexpected: Sequence[str], base: str) -> str | None:
+    """Return what the checkpoint has before the names of missing weights; `None` where that is not the fault.
+
+    Args:
+        base: the model's `base_model_prefix`, which a checkpoint of an encoder alone does without.
+    """
+    endings = {*missing, *(key.removeprefix(f"{base}.") for key in missing)}
+    for key in unexpected:
+        parts = key.split(".")
+        for i in range(1, len(parts)):
+            if ".".join(parts[i:]) in endings:
+                return ".".join(parts[:i]) + "."
+    return None
+
+
+def _explain_missing(missing: Sequence[str], unexpected: Sequence[str], base: str) -> str:
+    prefix = find_prefix(missing, unexpected, base)
+    if prefix is None:
+        return "Put the config.json and the weights of one model together."
+    wrapper = next((WRAPPERS[name] for name in WRAPPERS if prefix.startswith(name)), None)
+    if wrapper is None:
+        return f"Its names begin with {prefix!r}: take that away in the weights file."
+    return (
+        f"Its names begin with {prefix!r}, as {wrapper} leaves them. Save the model inside: "
+        f"model.{prefix.split('.')[0]}.save_pretrained(FOLDER)"
+    )
+
+
+def _is_of_a_layer(key: str) -> bool:
+    return any(part.isdecimal() for part in key.split("."))
+
+
+def _describe_shape(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))

@@ -1,0 +1,120 @@
+"""A checkpoint that does not hold all of the model is refused, and what the model does not use is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import family, tiny_bert, tiny_tokenizer
+from safetensors.torch import load_file, save_file
+
+from distilkit.errors import UserError
+from distilkit.models.checkpoints import find_prefix
+from distilkit.models.classifier import load_classifier
+from distilkit.models.loading import load_for_training, load_trained, save_model
+from distilkit.models.locating import Source, find_model
+
+NAMES = ("negative", "positive")
+KEYS = ("bert.embeddings.word_embeddings.weight", "classifier.weight")
+
+
+def saved(folder: Path, model: Any = None, **renamed: Any) -> Source:
+    """A folder with a BERT, its weights named by `rename(key)`, without those that become `None`."""
+    save_model(model or tiny_bert(), tiny_tokenizer(), folder)
+    rename = renamed.get("rename", lambda key: key)
+    weights = {rename(key): value for key, value in load_file(folder / "model.safetensors").items()}
+    kept = {key: value for key, value in weights.items() if key is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return find_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "advice"),
+    [
+        ("_orig_mod.", "torch.compile"),
+        ("module.", "DataParallel"),
+        ("module._orig_mod.", "DataParallel"),
+        ("net.", "take that away"),
+    ],
+)
+@pytest.mark.parametrize("load", ["trained", "training"])
+def test_a_wrappers_prefix_is_named_and_nothing_is_trained_from_noise(
+    load: str, prefix: str, advice: str, tmp_path: Path
+) -> None:
+    """No key matches then: all weights would be random, and training would start from them without a word."""
+    source = saved(tmp_path, rename=lambda key: prefix + key)
+    with pytest.raises(UserError) as refused:
+        if load == "trained":
+            load_trained(source)
+        else:
+            load_for_training(source, NAMES)
+    message = str(refused.value)
+    assert str(tmp_path) in message and repr(prefix) in message and advice in message
+    assert len(message) < 1000
+
+
+def test_the_prefix_is_found_where_the_checkpoint_is_of_an_encoder_alone() -> None:
+    """DataParallel around a bare encoder: `module.embeddings` stands for `bert.embeddings`."""
+    assert find_prefix(KEYS, ["module.embeddings.word_embeddings.weight"], "bert") == "module."
+    assert find_prefix(KEYS, [f"_orig_mod.{KEYS[0]}"], "bert") == "_orig_mod."
+    assert find_prefix(KEYS, ["cls.predictions.bias"], "bert") is None
+
+
+@pytest.mark.parametrize("load", ["trained", "training"])
+def test_a_layer_that_the_checkpoint_lacks_is_refused(load: str, tmp_path: Path) -> None:
+    """Random weights in one layer of an encoder cost accuracy that nobody would ever miss."""
+    source = saved(tmp_path, rename=lambda key: None if ".layer.1." in key else key)
+    with pytest.raises(
+        UserError, match=r"lacks 16 weights of the encoder \(bert\.encoder\.layer\.1.* 13 more"
+    ):
+        if load == "trained":
+            load_trained(source)
+        else:
+            load_for_training(source, NAMES)
+
+
+def test_encoder_weights_of_another_shape_are_refused_before_training(tmp_path: Path) -> None:
+    """`ignore_mismatched_sizes` is meant for heads; it would fill an encoder with noise as gladly."""
+    config = saved(tmp_path / "wide").folder / "config.json"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('"intermediate_size": 48', '"intermediate_size": 32'), encoding="utf-8")
+    with pytest.raises(UserError, match=r"intermediate\.dense\.(bias|weight) is 48.* and 32"):
+        load_for_training(find_model(str(tmp_path / "wide")), NAMES)
+
+
+def test_a_missing_pooler_and_head_are_new_and_no_fault(tmp_path: Path) -> None:
+    """A checkpoint of masked language modelling has neither; refusing it would refuse most of the Hub."""
+    source = saved(tmp_path, rename=lambda key: None if "pooler" in key or "classifier" in key else key)
+    loaded = load_for_training(source, NAMES)
+    assert len(loaded.new) == 4 and not loaded.unused
+
+
+def test_layers_that_the_config_leaves_out_are_named(tmp_path: Path) -> None:
+    """A model cut by its config.json answers as another model, and its scores would pass for the whole's."""
+    source = saved(tmp_path, tiny_bert(layers=3))
+    config = source.folder / "config.json"
+    text = config.read_text(encoding="utf-8")
+    config.write_text(text.replace('"num_hidden_layers": 3', '"num_hidden_layers": 2'), encoding="utf-8")
+    (note,) = load_classifier(source).notes
+    assert "bert.encoder.layer.2.attention" in note and "and 8 more" in note
+    loaded = load_for_training(source, NAMES)
+    assert len(loaded.unused) == 16 and "and 8 more" in loaded.remarks
+
+
+def test_a_head_of_another_size_than_the_classes_is_named_with_both(tmp_path: Path) -> None:
+    source = saved(tmp_path, tiny_bert(names=("a", "b", "c")))
+    config = source.folder / "config.json"
+    text = config.read_text(encoding="utf-8").replace(',\n    "2": "c"', "").replace(',\n    "c": 2', "")
+    config.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"head \(classifier.*\) has 3 outputs, .* names 2 classes \(a, b\)"):
+        load_trained(source)
+
+
+@pytest.mark.parametrize("kind", ["roberta", "distilbert", "electra", "mpnet", "bilstm"])
+def test_what_was_saved_by_a_class_of_its_own_loads_without_remarks(kind: str, tmp_path: Path) -> None:
+    model = family(kind, pad_token_id=0) if kind != "roberta" else family(kind)
+    source = saved(tmp_path, model)
+    assert not load_classifier(source).notes
+    loaded = load_for_training(source, ("LABEL_0", "LABEL_1"))
+    assert not loaded.new and not loaded.unused and not loaded.remarks
+    assert torch.equal(next(loaded.model.parameters()), next(model.parameters()))

@@ -1,0 +1,87 @@
+"""A folder that transformers cannot load is refused with what it is, not with a message of transformers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Call, tiny_bert, tiny_tokenizer
+
+from distilkit.errors import UserError
+from distilkit.models.classifier import load_classifier
+from distilkit.models.loading import load_config, load_tokenizer, save_model
+from distilkit.models.locating import Source, find_model
+
+
+def edited(folder: Path, file: str = "config.json", **values: Any) -> Source:
+    """A BERT with these values in one of its JSON files."""
+    save_model(tiny_bert(), tiny_tokenizer(), folder)
+    content = json.loads((folder / file).read_text(encoding="utf-8"))
+    (folder / file).write_text(json.dumps(content | values), encoding="utf-8")
+    return find_model(str(folder))
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_git_lfs_pointer_is_named_with_the_command_that_fetches_the_file(file: str, tmp_path: Path) -> None:
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    (tmp_path / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n")
+    with pytest.raises(UserError, match=rf"{file} is a Git LFS pointer.*git lfs pull"):
+        load_classifier(find_model(str(tmp_path)))
+
+
+@pytest.mark.parametrize("has_config", [False, True])
+def test_an_adapter_without_its_base_model_is_named(has_config: bool, tmp_path: Path) -> None:
+    save_model(tiny_bert(), tiny_tokenizer(), tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "adapter_model.safetensors")
+    base = {"peft_type": "LORA", "base_model_name_or_path": "bert"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(base), encoding="utf-8")
+    if not has_config:
+        (tmp_path / "config.json").unlink()
+    with pytest.raises(UserError, match=r"PEFT adapter .*merge_and_unload"):
+        load_classifier(find_model(str(tmp_path)))
+
+
+def test_code_of_a_models_own_is_never_run_nor_asked_about(
+    tmp_path: Path, console: Call, sst2_dir: Path
+) -> None:
+    """On a terminal transformers would ask, and `y` would run whatever came with the folder."""
+    auto = {"AutoConfig": "code.Config", "AutoModelForSequenceClassification": "code.Model"}
+    edited(tmp_path, model_type="no-such", auto_map=auto)
+    (tmp_path / "code.py").write_text("raise SystemExit('ran')\n", encoding="utf-8")
+    answer = console("evaluate", str(tmp_path), "--data-dir", str(sst2_dir), "--dataset", "sst2")
+    assert answer.code == 2 and not answer.out
+    assert "code that comes with it" in answer.err and "trust_remote_code" not in answer.err
+
+
+@pytest.mark.parametrize("value", [["negative", "positive"], "negative", 2])
+def test_id2label_that_is_no_mapping_is_shown_with_one_that_is(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r'id2label.*"0": "negative"'):
+        load_config(edited(tmp_path, id2label=value))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model_input_names": ["attention_mask"]}, "input_ids"),
+        ({"model_input_names": "input_ids"}, "list"),
+        ({"model_input_names": 3}, "model_input_names"),
+        ({"model_max_length": "long"}, "model_max_length"),
+        ({"model_max_length": -1}, "model_max_length"),
+        ({"model_max_length": 0}, "model_max_length"),
+        ({"model_max_length": [64]}, "model_max_length"),
+        ({"padding_side": "up"}, "tokenizer cannot be loaded"),
+        ({"truncation_side": 3}, "tokenizer cannot be loaded"),
+    ],
+)
+def test_an_edited_tokenizer_config_is_named_with_the_key(
+    values: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    """Otherwise it is a KeyError or a TypeError where rows are encoded."""
+    with pytest.raises(UserError, match=words):
+        load_tokenizer(edited(tmp_path, "tokenizer_config.json", **values))
+
+
+def test_a_limit_that_json_writes_as_a_float_is_a_number_of_tokens(tmp_path: Path) -> None:
+    for value, limit in ((64.0, 64), (1e30, int(1e30))):
+        tokenizer = load_tokenizer(edited(tmp_path, "tokenizer_config.json", model_max_length=value))
+        assert tokenizer.model_max_length == limit and isinstance(tokenizer.model_max_length, int)
