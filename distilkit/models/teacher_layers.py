@@ -9,8 +9,15 @@ import torch
 from transformers import DistilBertConfig, PreTrainedModel
 
 from distilkit.config import DistillConfig
-from distilkit.errors import UserError
-from distilkit.models.architectures import PRETRAINED, build_model, student_tokenizer
+from distilkit.errors import UserError, list_names
+from distilkit.models.architectures import (
+    PRETRAINED,
+    build_model,
+    evenly_spaced,
+    layer_settings,
+    resize_layers,
+    student_tokenizer,
+)
 from distilkit.models.classifier import Classifier, Student
 from distilkit.models.heads import label_config, reorder_head
 from distilkit.models.loading import load_config
@@ -34,17 +41,25 @@ def student_from_teacher(config: DistillConfig, names: Sequence[str], teacher: C
     layers = config.layers or own_layers
     if layers > own_layers:
         raise UserError(f"--layers {layers}: the teacher {who} has only {own_layers}. Use fewer.")
-    model_config = _shape_of_teacher(config, teacher_config, who)
-    model_config.num_hidden_layers = layers
-    student = build_model(label_config(model_config, names))
+    if getattr(teacher_config, "is_encoder_decoder", False):
+        raise UserError(
+            f"--init teacher: {who} is a {teacher_config.model_type}, an encoder with a decoder, of which "
+            "layers cannot be taken. Use --init random."
+        )
     copied_layers = evenly_spaced(own_layers, layers)
+    model_config = _shape_of_teacher(config, teacher_config, who)
+    resize_layers(model_config, layers, who)
+    for key, values in layer_settings(teacher_config).items():
+        if hasattr(model_config, key):  # each copy keeps the settings of its layer
+            setattr(model_config, key, [values[layer] for layer in copied_layers])
+    student = build_model(label_config(model_config, names))
     new = copy_layers(teacher.model, student, copied_layers)
     if not any(name.startswith("classifier") for name in new):
         reorder_head(student, teacher.class_names, names)
     layer_numbers = ", ".join(str(index + 1) for index in copied_layers)
     origin = f"embeddings and layers {layer_numbers} (of {own_layers}) of {who}"
     tokenizer = student_tokenizer(teacher.tokenizer, model_config, who)
-    origin += f"; new: {', '.join(new)}" if new else ""
+    origin += f"; new: {list_names(new)}" if new else ""
     return Student(config.student, tokenizer, student, origin=origin, copied_layers=tuple(copied_layers))
 
 
@@ -75,17 +90,6 @@ def _shape_of_teacher(config: DistillConfig, teacher_config: Any, who: str) -> A
         )
     model_config.vocab_size = teacher_config.vocab_size
     return model_config
-
-
-def evenly_spaced(teacher_layers: int, student_layers: int) -> list[int]:
-    """Choose the teacher's layers, from 0, that a student takes: first, last, and evenly between.
-
-    6 of 12 gives 0, 2, 4, 7, 9, 11, the choice of DistilBERT (Sanh et al. 2019, `scripts/extract.py`).
-    """
-    if student_layers == 1:
-        return [0]
-    step = (teacher_layers - 1) / (student_layers - 1)
-    return [round(index * step) for index in range(student_layers)]
 
 
 # BERT's names for DistilBERT's modules.

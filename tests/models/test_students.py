@@ -9,14 +9,20 @@ import torch
 from conftest import BAD, GOOD, MakeModel, family, lively, tiny_bert, tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import BertForSequenceClassification, DistilBertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    DistilBertForSequenceClassification,
+    FunnelConfig,
+)
 
 from distilkit.config import DistillConfig, resolve
 from distilkit.errors import UserError
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
-from distilkit.models.classifier import Classifier, NamedTokenizer, Student
+from distilkit.models.classifier import Classifier, NamedTokenizer, Student, load_classifier
 from distilkit.models.heads import model_names
 from distilkit.models.loading import save_model
+from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.models.teacher_layers import copy_layers, evenly_spaced
 
@@ -360,3 +366,92 @@ def test_a_bilstm_for_pairs_is_siamese_and_its_tokenizer_tells_the_texts_apart()
     made = student_of(None, text_pair_column="other", hidden_size=5, embedding_size=6)
     assert made.model.config.siamese is True
     assert made.tokenizer("a film", "great fun")["token_type_ids"] == [0, 0, 1, 1]
+
+
+# --- a value per layer -------------------------------------------------------------------------------------
+
+
+def modernbert(layers: int = 4, **options: Any) -> Any:
+    kinds = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"][:layers]
+    sizes = {"num_hidden_layers": layers, "layer_types": kinds, "pad_token_id": 0, "local_attention": 4}
+    return family("modernbert", **(sizes | {"cls_token_id": 2, "sep_token_id": 3} | options))
+
+
+def qwen(**options: Any) -> Any:
+    kinds = ["full_attention", "sliding_attention", "full_attention"]
+    sizes = {"num_hidden_layers": 3, "layer_types": kinds, "num_key_value_heads": 1, "sliding_window": 4}
+    return family("qwen2", **(sizes | {"use_sliding_window": True, "pad_token_id": 0} | options))
+
+
+def longformer(**options: Any) -> Any:
+    return family("longformer", num_hidden_layers=3, attention_window=[4, 8, 16], **options)
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "layers", "values"),
+    [
+        (modernbert, "layer_types", 2, ["full_attention", "full_attention"]),
+        (modernbert, "layer_types", 1, ["full_attention"]),
+        (qwen, "layer_types", 2, ["full_attention", "full_attention"]),
+        (longformer, "attention_window", 2, [4, 16]),
+    ],
+)
+@pytest.mark.parametrize("init", ["teacher", "random"])
+def test_lists_of_a_value_per_layer_are_cut_to_the_layers_of_the_student(
+    init: str, make: Any, key: str, layers: int, values: Any, tmp_path: Path
+) -> None:
+    """Left long, they make transformers refuse the student when its first epoch is saved."""
+    save_model(make(), tiny_tokenizer(), tmp_path)
+    teacher = load_classifier(find_model(str(tmp_path)))
+    student = student_of(teacher, ("LABEL_0", "LABEL_1"), student=str(tmp_path), init=init, layers=layers)
+    assert getattr(student.model.config, key) == values
+    assert student.model.config.num_hidden_layers == layers
+    save_model(student.model, student.tokenizer, tmp_path / "student")
+    again = load_classifier(find_model(str(tmp_path / "student")))
+    assert getattr(again.model.config, key) == values
+    rows = {"input_ids": torch.tensor([[2, 6, 7, 3]])}
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(**rows).logits, student.model.eval()(**rows).logits)
+
+
+def test_a_larger_random_student_repeats_the_values_of_its_layers(tmp_path: Path) -> None:
+    save_model(modernbert(3), tiny_tokenizer(), tmp_path)
+    student = student_of(student=str(tmp_path), init="random", layers=5)
+    assert student.model.config.layer_types[3:] == ["full_attention", "sliding_attention"]
+    save_model(student.model, student.tokenizer, tmp_path / "student")
+
+
+def test_layers_of_an_encoder_with_a_decoder_are_refused(tmp_path: Path) -> None:
+    save_model(
+        family("bart", decoder_attention_heads=2, encoder_layers=2, decoder_layers=2),
+        tiny_tokenizer(),
+        tmp_path,
+    )
+    teacher = load_classifier(find_model(str(tmp_path)))
+    with pytest.raises(UserError, match=r"bart, an encoder with a decoder.*--init random"):
+        student_of(teacher, ("LABEL_0", "LABEL_1"), student=str(tmp_path), init="teacher", layers=1)
+
+
+def test_an_architecture_that_refuses_another_number_of_layers_is_named(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 60, "d_model": 8, "n_head": 2, "d_head": 4, "d_inner": 8}
+    model = AutoModelForSequenceClassification.from_config(FunnelConfig(block_sizes=[1, 1], **sizes))
+    save_model(model, tiny_tokenizer(), tmp_path)
+    with pytest.raises(UserError, match="--layers 1: a funnel"):
+        student_of(student=str(tmp_path), init="random", layers=1)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"student": "tinybert", "init": "teacher", "layers": 1},
+        {"student": "distilbert", "init": "teacher", "layers": 1},
+        {"student": "bilstm", "vocabulary": "words"},
+        {"student": "bilstm", "vocabulary": "teacher"},
+    ],
+)
+def test_students_cut_texts_where_their_teacher_does(options: dict[str, Any]) -> None:
+    teacher = teacher_of(tiny_bert())
+    teacher.tokenizer.truncation_side = "left"
+    student = student_of(teacher, **options)
+    ids = student.tokenizer("a great film", truncation=True, max_length=3)["input_ids"]
+    assert "film" in student.tokenizer.decode(ids)
