@@ -110,13 +110,21 @@ def tokens_of(device: torch.device) -> int:
     return TOKENS.get(device.type, TOKENS["cpu"])
 
 
-def token_batches(lengths: NDArray[np.int64], tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Row numbers, batch by batch, longest first: as many rows as fit into `tokens`, padding included."""
+def token_batches(
+    lengths: NDArray[np.int64], tokens: int, *, equal_lengths: bool = False
+) -> Iterator[NDArray[np.int64]]:
+    """Yield row numbers, batch by batch, longest first: as many rows as fit into `tokens`, padding included.
+
+    Args:
+        equal_lengths: whether a batch holds rows of one length only, so that there is no padding.
+    """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         longest = max(1, int(lengths[order[start]]))
         stop = start + max(1, tokens // longest)
+        if equal_lengths:
+            stop = min(stop, int(np.searchsorted(-lengths[order], -lengths[order[start]], side="right")))
         yield order[start:stop]
         start = stop
 
@@ -173,7 +181,8 @@ def _predict(
     device = next(model.parameters()).device
     budget = tokens or tokens_of(device)
     rows = rows.to(device)
-    batches = list(token_batches(rows.lengths, budget))
+    split = partial(token_batches, equal_lengths=rows.needs_equal_lengths)
+    batches = list(split(rows.lengths, budget))
     parts: list[Tensor] = []
     computing = partial(_computing, device, "fp32" if precision == "bf16" else precision)
     with (
@@ -194,7 +203,7 @@ def _predict(
                     raise
                 rest = np.concatenate(waiting)
                 budget //= 2
-                again = token_batches(rows.lengths[rest], budget)
+                again = split(rows.lengths[rest], budget)
                 batches[len(parts) :] = [rest[batch] for batch in again]
     logits = torch.cat(parts).cpu()
     restored = torch.empty_like(logits)

@@ -80,7 +80,9 @@ def gather_teacher_logits(
         stored = np.flatnonzero(is_stored)
         drawn = np.random.default_rng(seed).permutation(stored)[:check]
         for rows, live in _run(compute, first[drawn], inverse, store):
-            _compare(logits[rows], live, store, precision)
+            if _largest_difference(logits[rows], live, precision):
+                alone = [next(_run(compute, first[[row]], inverse, store))[1] for row in rows]
+                raise _explain_difference(logits[rows], live, np.concatenate(alone), store, precision)
         missing = np.flatnonzero(~is_stored)
         for rows, live in _run(compute, first[missing], inverse, store):
             store.add(distinct[rows], live)
@@ -113,14 +115,38 @@ def _run(
         yield inverse[where], live
 
 
-def _compare(
-    stored: NDArray[np.float32], live: NDArray[np.float32], store: LogitStore, precision: Resolved
-) -> None:
+def _largest_difference(
+    expected: NDArray[np.float32], logits: NDArray[np.float32], precision: Resolved
+) -> float:
+    """Return the largest difference between logits `[n, C]`; 0 where rounding alone may explain it."""
     absolute, relative = TOLERANCES[precision]
-    difference = np.abs(stored - live)
-    if (difference > absolute + relative * np.abs(live).max(axis=1, keepdims=True)).any():
-        raise UserError(
-            f"the teacher {store.description['name']} does not give the logits that are stored for it: "
-            f"they differ by up to {difference.max():.3g}. "
-            f"Remove them with: distilkit cache prune --key {store.key[:12]}"
+    difference = np.abs(expected - logits)
+    allowed = absolute + relative * np.abs(logits).max(axis=1, keepdims=True)
+    return float(difference.max()) if (difference > allowed).any() else 0.0
+
+
+def _explain_difference(
+    stored: NDArray[np.float32],
+    live: NDArray[np.float32],
+    alone: NDArray[np.float32],
+    store: LogitStore,
+    precision: Resolved,
+) -> UserError:
+    """Return what to tell the user where stored logits are not those of the live teacher.
+
+    Args:
+        alone: the live teacher's logits of the same rows, one row at a time.
+    """
+    name = store.description["name"]
+    if difference := _largest_difference(live, alone, precision):
+        return UserError(
+            f"the teacher {name} gives the same text other logits in another batch (by up to "
+            f"{difference:.3g}), so that nothing can be compared with what is stored. Removing that would "
+            "not help: use --precision fp32, or another teacher."
         )
+    difference = _largest_difference(stored, live, precision)
+    return UserError(
+        f"the teacher {name} does not give the logits that are stored for it: "
+        f"they differ by up to {difference:.3g}. "
+        f"Remove them with: distilkit cache prune --key {store.key[:12]}"
+    )

@@ -39,6 +39,7 @@ def time_teacher(examination: Examination, ensemble: TeacherEnsemble, teacher: C
     rows = int(np.count_nonzero(~stored)) + transfer_rows
     timed, speed = 0, 0.0
     if rows:
+        ensemble.check_batching(0, "train")
         device = examination.device
         model: nn.Module = low_precision_copy(teacher.model, examination.precision, device).to(device)
         max_length = examination.config.max_length

@@ -13,6 +13,7 @@ from distilkit.config import DistillConfig
 from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.text_data import TextData
 from distilkit.engine.inference.logits import predict_texts
+from distilkit.engine.inference.padding import check_batching
 from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher, teacher_key
 from distilkit.engine.teacher_logits.store import LogitStore, cache_root
@@ -112,6 +113,25 @@ class TeacherEnsemble:
         )
         return LogitStore(cache_root(), teacher_key(description), description)
 
+    def check_batching(self, i: int, split: str) -> None:
+        """Find out, once, how the rows of teacher `i` must be batched.
+
+        Raises:
+            UserError: when it cannot compute in this precision.
+        """
+        assert self.config.max_length
+        note = check_batching(
+            self.teachers[i].model,
+            self.teachers[i].tokenizer,
+            self.data.texts(split),
+            max_length=self.config.max_length,
+            precision=self.precision,
+            device=default_device(),
+            name=f"the teacher {self.teachers[i].name}",
+        )
+        if note:
+            self.reporter.note(note)
+
     def _teacher_logits(self, i: int, keys: list[bytes], split: str) -> Tensor:
         """Return the logits of teacher `i`, float32 `[N, C]`, cached or computed."""
         teacher, max_length, precision = self.teachers[i], self.config.max_length, self.precision
@@ -122,6 +142,7 @@ class TeacherEnsemble:
         note = self.reporter.note
 
         def compute(positions: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+            self.check_batching(i, split)
             return predict_texts(
                 model.to(default_device()),
                 teacher.tokenizer,

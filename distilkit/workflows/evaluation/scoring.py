@@ -18,6 +18,7 @@ from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
 from distilkit.engine.inference.logits import answering, low_precision_copy, predict_texts
+from distilkit.engine.inference.padding import check_batching
 from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
 from distilkit.models.classifier import Classifier, load_classifier
@@ -111,6 +112,16 @@ def score_model(
     assert classifier.max_length
     name = classifier.name
     texts = data.texts(config.split)
+    note = check_batching(
+        classifier.model,
+        classifier.tokenizer,
+        texts,
+        max_length=classifier.max_length,
+        precision=precision,
+        device=device,
+        name=name,
+    )
+    reporter.note_all([note] if note else [])
     with peak_within(device) as peak:
         model = low_precision_copy(classifier.model, precision, device).to(device)
         # Kernels are chosen and buffers allocated in the first pass: it must not be timed.

@@ -3,7 +3,7 @@
 import shutil
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,16 @@ from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
 from distilkit.data.encoding import Encoded
 from distilkit.engine.inference.logits import has_lstm, predict_logits
+from distilkit.engine.inference.padding import (
+    check_precision,
+    is_known_to_ignore_padding,
+    padding_changes_logits,
+)
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
 from distilkit.errors import UserError
 from distilkit.hardware.kernels import forward_context
 from distilkit.hardware.precision import lstm_precision, name_device
-from distilkit.models.loading import count_parameters, save_model
+from distilkit.models.loading import check_savable, count_parameters, save_model
 from distilkit.models.locating import weight_bytes
 from distilkit.progress import Reporter
 from distilkit.runs import environment as environment_facts
@@ -58,6 +63,7 @@ class RunRecorder:
         self._device, self._reporter, self._together = device, reporter, together
         self._best: EpochRecord | None = None
         self._last_epoch = 0
+        self._batching_is_checked = False
         self._logits: Tensor | None = None  # on validation rows, after the last epoch
         self._best_logits: Tensor | None = None
         self._best_weights: dict[str, Tensor] = {}
@@ -86,17 +92,38 @@ class RunRecorder:
         self._reporter.note(job.formula)
         self._draft = self._stack.enter_context(run.writing(config.output_dir, config.overwrite))
         run.write_config(self._draft, replace_values(config, precision=job.precision))
+        check_savable(job.model, self._draft)
+        if job.objective == "logits" and not is_known_to_ignore_padding(job.model):
+            check_precision(
+                job.model.to(self._device),  # type: ignore[arg-type]
+                self._validation_rows,
+                job.precision,
+                type(job.model).__name__,
+            )
 
     def validate(self) -> dict[str, float]:
         """Score the model on the validation rows."""
         job = self.job
         if job.objective == "layers":
             return layer_scores(job, self._validation_rows)
+        self._check_batching()
         self._logits = predict_logits(job.model, self._validation_rows, precision=job.precision)
         scores = score(self._logits, job.data.labels("validation"))
         if job.data.labelled_by_teacher:  # accuracy on its labels is agreement with it
             return {"agreement": scores["accuracy"]}
         return scores
+
+    def _check_batching(self) -> None:
+        """Find out, once and after an epoch of training, whether padding changes what the model answers."""
+        if self._batching_is_checked or is_known_to_ignore_padding(self.job.model):
+            return
+        self._batching_is_checked = True
+        if padding_changes_logits(self.job.model, self._validation_rows):
+            self._validation_rows = replace(self._validation_rows, needs_equal_lengths=True)
+            self._reporter.note(
+                f"{type(self.job.model).__name__}: its answers depend on padding. It is trained on padded "
+                "batches, and validated on batches of one length each, which answer as each row alone"
+            )
 
     def epoch(self, record: EpochRecord, stage: Job | None = None) -> None:
         """Append an epoch to the history; save the weights when they are the best so far.
@@ -207,7 +234,7 @@ class RunRecorder:
 
     def _save_model(self) -> None:
         new = self._draft / f"{run.MODEL}.new"
-        save_model(self.job.model, self.job.tokenizer, new)
+        save_model(self.job.model, self.job.tokenizer, new, self.job.config.max_length)
         with suppress(FileNotFoundError):
             shutil.rmtree(self._draft / run.MODEL)
         new.rename(self._draft / run.MODEL)

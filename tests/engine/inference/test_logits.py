@@ -484,3 +484,23 @@ def test_an_error_in_a_lane_ends_the_others_soon(bert: Any, rows: Encoded) -> No
     finally:
         hook.remove()
     assert calls < len(rows)
+
+
+def test_batches_of_equal_length_hold_no_padding(bert: Any, alone: Tensor) -> None:
+    """A model whose answers depend on padding reads each row as it would be alone."""
+    lengths = np.array([3, 7, 3, 3, 7, 1])
+    batches = [batch.tolist() for batch in token_batches(lengths, 6, equal_lengths=True)]
+    assert batches == [[1], [4], [0, 2], [3], [5]]
+    bert.needs_equal_lengths = True
+    try:
+        rows = encode(tiny_tokenizer(), Texts(TEXTS), max_length=32, model=bert)
+        widths: list[Tensor] = []
+        hook = bert.register_forward_pre_hook(
+            lambda *inputs: widths.append(inputs[2]["attention_mask"]), with_kwargs=True
+        )
+        logits = predict_logits(bert, rows, precision="fp32")
+        hook.remove()
+    finally:
+        del bert.needs_equal_lengths
+    torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
+    assert all(bool(mask.all()) for mask in widths) and sum(len(mask) for mask in widths) == len(TEXTS)

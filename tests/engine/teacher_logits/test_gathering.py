@@ -479,3 +479,18 @@ def test_after_kill_9_the_next_process_computes_the_rest(tmp_path: Path) -> None
         process.send_signal(signal.SIGKILL)
     gathered = gather(tmp_path, Live(numbered(*range(12))))
     assert (gathered.cached, gathered.computed) == (6, 6)
+
+
+def test_a_teacher_that_disagrees_with_itself_is_not_blamed_on_the_cache(tmp_path: Path) -> None:
+    """Removing what is stored would help nothing: the next run would be refused in the same words."""
+    texts = numbered(*range(1, 9))
+    gather(tmp_path, Live(texts))
+
+    class Moody(Live):
+        def __call__(self, positions: Sequence[int]) -> Iterator[tuple[Any, Tensor]]:
+            for chunk, logits in super().__call__(positions):
+                yield chunk, logits + len(positions)
+
+    with pytest.raises(UserError, match=r"in another batch \(by up to 7\).*fp32") as refused:
+        gather(tmp_path, Moody(texts))
+    assert "prune" not in str(refused.value)
