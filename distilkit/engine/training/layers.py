@@ -48,7 +48,7 @@ def run_layers(model: nn.Module, batch: Mapping[str, Tensor], *, scores: bool = 
         name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch
     }
     who = type(model).__name__
-    if not {"output_hidden_states", "kwargs"} & set(taken):
+    if not {"output_hidden_states", "kwargs"} & set(taken) or _has_decoder(model):
         raise UserError(f"a {who} has no layers that can be matched. Use --method logits.")
     with _yielding_scores(model) if scores else nullcontext():
         output: Any = model(
@@ -56,11 +56,16 @@ def run_layers(model: nn.Module, batch: Mapping[str, Tensor], *, scores: bool = 
             output_hidden_states=True,
             output_attentions=scores,
         )
-    states, attentions = output.hidden_states, output.attentions if scores else ()
+    states = getattr(output, "hidden_states", None)
+    attentions = (getattr(output, "attentions", None) or ()) if scores else ()
     layers = getattr(model.config, "num_hidden_layers", 0)
-    if not states or len(states) != layers + 1 or (scores and len(attentions or ()) != layers):
+    if not states or len(states) != layers + 1 or (scores and len(attentions) != layers):
         raise UserError(f"a {who} does not show what its layers compute. Use --method logits.")
     return Layers(tuple(states), tuple(attentions), getattr(output, "logits", None))
+
+
+def _has_decoder(model: Any) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 class Projected(nn.Module):
@@ -227,6 +232,11 @@ def _attention_with_scores(
     Returns:
         The output `[N, L, H, W]`, and `query @ key * scaling` `[N, H, L, L]` before the mask.
     """
+    if key.shape[1] != query.shape[1]:
+        raise UserError(
+            f"the attention of a {type(module).__name__} shares {key.shape[1]} key heads between "
+            f"{query.shape[1]} query heads, so that heads cannot be compared. Use --method logits."
+        )
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = query @ key.transpose(-1, -2) * scaling
     masked = scores if attention_mask is None else scores + attention_mask

@@ -8,7 +8,7 @@ import torch
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
-from distilkit.data.encoding import Encoded, Tokenizer, input_names
+from distilkit.data.encoding import Encoded, Tokenizer, count_embeddings, input_names
 from distilkit.engine.training.layer_losses import Layers, layer_map
 from distilkit.engine.training.layers import LayerMatchingLoss, LayerPair, PatientLoss, Projected, run_layers
 from distilkit.engine.training.losses import DistillationLoss
@@ -43,6 +43,8 @@ def pair_layers(config: DistillConfig, student: Student, teacher: Classifier) ->
             + ("." if config.method == "general" else ", or --method pkd.")
         )
     if config.method == "pkd":
+        for classifier in (student, teacher):
+            _check_first_token(classifier)
         mapped_layers = mapped_layers[:-1]
         if not mapped_layers:
             raise UserError(
@@ -59,6 +61,21 @@ def _probe(model: Any, tokenizer: Tokenizer, scores: bool) -> Layers:
     with torch.no_grad():
         return run_layers(
             model, {"input_ids": token, "attention_mask": torch.ones_like(token)}, scores=scores
+        )
+
+
+def _check_first_token(classifier: Classifier) -> None:
+    """Raise `UserError` where the first token's state says nothing of the text, as in a decoder."""
+    first = classifier.tokenizer.cls_token_id or 0
+    device, rows = next(classifier.model.parameters()).device, count_embeddings(classifier.model) or 2
+    ids = torch.tensor([[first, first], [first, (first + 1) % rows]], device=device)
+    with torch.no_grad():
+        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        states = run_layers(classifier.model.eval(), inputs, scores=False).states[-1][:, 0]
+    if torch.equal(states[0], states[1]):
+        raise UserError(
+            f"--method pkd matches the state of the first token, but in {classifier.name} "
+            f"({type(classifier.model).__name__}) that token reads no other. Use --method logits."
         )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEVICES, tiny_bert
+from conftest import DEVICES, family, tiny_bert
 from torch import Tensor
 from torch.nn.functional import mse_loss
 from transformers import (
@@ -344,3 +344,21 @@ def test_the_projection_is_one_matrix_for_states_and_nothing_where_widths_are_eq
     same = Projected(student, 24, 24)
     assert len(list(same.parameters())) == len(list(student.parameters()))
     torch.testing.assert_close(same(batch).states[1], raw.states[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "scores"),
+    [
+        ("bart", {"decoder_attention_heads": 2, "encoder_layers": 1, "decoder_layers": 1}, True),
+        ("bart", {"decoder_attention_heads": 2, "encoder_layers": 1, "decoder_layers": 1}, False),
+        ("t5", {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}, True),
+        ("qwen2", {"num_key_value_heads": 1}, True),
+    ],
+)
+def test_a_model_whose_layers_cannot_be_matched_is_refused(
+    kind: str, options: dict[str, Any], scores: bool
+) -> None:
+    """Encoders with a decoder, and heads that share their keys, are no UserError of their own accord."""
+    batch = {"input_ids": torch.tensor([[2, 2]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
+    with pytest.raises(UserError, match="--method logits"):
+        run_layers(family(kind, **options).eval(), batch, scores=scores)

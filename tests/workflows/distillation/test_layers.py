@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import QUICK, MakeModel, Notes, tiny_bert, tiny_tokenizer, weights
+from conftest import QUICK, MakeModel, Notes, family, tiny_bert, tiny_tokenizer, weights
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
@@ -15,7 +15,7 @@ from distilkit import DistillConfig, UserError, distill
 from distilkit.config import resolve
 from distilkit.config.fields import make_config, read_values
 from distilkit.engine.training.layers import LayerPair, Projected
-from distilkit.models.loading import fingerprint
+from distilkit.models.loading import fingerprint, save_model
 from distilkit.runs.run import Run
 from distilkit.workflows.distillation import inputs
 from distilkit.workflows.distillation.workflow import distill_many
@@ -383,3 +383,12 @@ def test_a_teacher_beside_the_student_is_on_record_where_no_logit_of_its_is_read
     run = distill(config(method="tinybert", alpha=1))
     (teacher,) = run.environment["teachers"]
     assert len(teacher["fingerprint"]) == 64
+
+
+def test_pkd_refuses_a_model_whose_first_token_reads_no_other(config: Any, tmp_path: Path) -> None:
+    """A decoder's first state is the same for every text: its loss would be zero, and teach nothing."""
+    model = family("qwen2", num_key_value_heads=2, num_hidden_layers=2, pad_token_id=0)
+    save_model(model, tiny_tokenizer(), tmp_path / "decoder")
+    folder = str(tmp_path / "decoder")
+    with pytest.raises(UserError, match=r"--method pkd .*Qwen2.*reads no other"):
+        distill(config("pkd", teacher=folder, student=folder, init="teacher"))
