@@ -182,8 +182,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
         **_: object,
     ) -> BaseModelOutput:
         """Pooled states, float `[N, text_size]`, of `input_ids` int64 `[N, L]`."""
-        if attention_mask is None:
-            attention_mask = input_ids.ne(self.config.pad_token_id)
+        input_ids, attention_mask = fill_in(self.config, input_ids, attention_mask, None)[:2]
         if _is_full(attention_mask):  # rows of one length, of which nothing has to be picked out
             turn, last, largest = _flip, _last, _largest
         else:
@@ -283,8 +282,9 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
 
         A siamese model needs `token_type_ids`: 0 for the first text, 1 for the second.
         """
-        if attention_mask is None:
-            attention_mask = input_ids.ne(self.config.pad_token_id)
+        input_ids, attention_mask, token_type_ids = fill_in(
+            self.config, input_ids, attention_mask, token_type_ids
+        )
         if self.config.siamese:
             input_ids, attention_mask = both_texts(input_ids, attention_mask, token_type_ids)
         features = self.encoder(input_ids, attention_mask).last_hidden_state
@@ -293,6 +293,25 @@ class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
         logits = self.classifier(self.dropout(torch.relu(self.hidden(features))))
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+
+def fill_in(
+    config: BiLSTMConfig,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    token_type_ids: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Make the mask where there is none, and read texts without tokens, `[N, 0]`, as one of padding.
+
+    A tokenizer gives such ids for an empty text; as a tensor they are not even integers.
+    """
+    if input_ids.shape[1] == 0:
+        input_ids = input_ids.new_full((len(input_ids), 1), config.pad_token_id, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        token_type_ids = None if token_type_ids is None else attention_mask
+    if attention_mask is None:
+        attention_mask = input_ids.ne(config.pad_token_id)
+    return input_ids, attention_mask, token_type_ids
 
 
 def both_texts(input_ids: Tensor, mask: Tensor, token_type_ids: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DEVICES
+from conftest import DEVICES, family
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModel, AutoModelForSequenceClassification
@@ -662,3 +662,18 @@ def test_a_rehearsal_leaves_the_random_numbers_of_training_as_they_are(device_na
         if model is dropouts:
             rehearsed = results
     assert all(torch.equal(one, other) for one, other in zip(rehearsed, results, strict=True))
+
+
+@pytest.mark.parametrize("siamese", [False, True])
+@pytest.mark.parametrize("mask", [None, torch.ones(1, 0)])
+def test_a_text_without_tokens_is_answered_as_padding_is(siamese: bool, mask: Tensor | None) -> None:
+    """`pipeline` hands over an empty text as float ids `[1, 0]`, which no embedding takes."""
+    model: Any = family("bilstm", siamese=siamese).eval()
+    types = torch.zeros(1, 0) if siamese else None
+    with torch.no_grad():
+        empty = model(torch.zeros(1, 0), attention_mask=mask, token_type_ids=types).logits
+        padding = torch.full((1, 1), model.config.pad_token_id)
+        types = torch.zeros_like(padding) if siamese else None
+        expected = model(padding, attention_mask=torch.zeros_like(padding), token_type_ids=types).logits
+        encoder = model.encoder(torch.zeros(1, 0)).last_hidden_state
+    assert torch.equal(empty, expected) and encoder.shape == (1, model.config.text_size)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distilkit.data.encoding import NEEDS_EQUAL_LENGTHS, Encoded, Tokenizer, encode
+from distilkit.data.encoding import NEEDS_EQUAL_LENGTHS, Encoded, Tokenizer, encode, leave_out_full_mask
 from distilkit.data.inputs import evenly
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import low_precision_copy
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved, autocast
+from distilkit.hardware.kernels import forward_context
+from distilkit.hardware.precision import Resolved
 
 SAMPLE = 256  # rows of a split of which a few are compared
 COMPARED = 4  # of different lengths, each alone and in a batch with the longest
@@ -84,7 +85,7 @@ def padding_changes_logits(model: torch.nn.Module, rows: Encoded) -> bool:
     compared = shorter[np.unique(np.linspace(0, len(shorter) - 1, COMPARED).round().astype(np.int64))]
     parameter = next(model.parameters())
     rows = replace(rows, labels=None, teacher_logits=None).to(parameter.device)
-    with _evaluating(model):
+    with _evaluating(model), forward_context(parameter.device, "fp32"):
         alone = torch.cat([_logits(model, rows, compared[i : i + 1]) for i in range(len(compared))])
         together = _logits(model, rows, np.append(compared, order[-1]))[:-1]
     absolute, relative = TOLERANCES.get(parameter.dtype, COARSE_TOLERANCE)
@@ -103,7 +104,7 @@ def check_precision(model: torch.nn.Module, rows: Encoded, precision: Resolved, 
     device, shortest = next(model.parameters()).device, np.argsort(rows.lengths)[:1]
     rows = rows.to(device)
     with _refusing(precision, name), _evaluating(model):
-        with autocast(device, precision):
+        with forward_context(device, precision):
             _logits(model, rows, shortest)
         if precision == "bf16":
             _logits(low_precision_copy(model, precision), rows, shortest)
@@ -136,5 +137,5 @@ def _refusing(precision: Resolved, name: str) -> Iterator[None]:
 
 
 def _logits(model: torch.nn.Module, rows: Encoded, indices: np.ndarray[Any, np.dtype[np.int64]]) -> Tensor:
-    logits: Tensor = model(**rows.inputs(indices)).logits.float()
+    logits: Tensor = model(**leave_out_full_mask(model, rows.inputs(indices))).logits.float()
     return logits
