@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
+from distilkit.data.labels import list_names as list_classes
 from distilkit.errors import UserError, list_names
 
 # What wrappers put before the names of the weights, and how the model in them is reached.
@@ -36,12 +37,14 @@ def compare_with_checkpoint(name: str, model: PreTrainedModel, report: Mapping[s
         UserError: when weights of the encoder are missing or of another shape: they would be noise.
     """
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    mismatched = {key: (tuple(stored), tuple(wanted)) for key, stored, wanted in report["mismatched_keys"]}
-    for key, (stored, wanted) in sorted(mismatched.items()):
+    mismatched = {
+        key: (tuple(stored), tuple(expected)) for key, stored, expected in report["mismatched_keys"]
+    }
+    for key, (stored, expected) in sorted(mismatched.items()):
         if is_encoder_weight(key, model):
             raise UserError(
                 f"{name}: its weights and its config.json are of different models: {key} is "
-                f"{_describe_shape(stored)} in the weights and {_describe_shape(wanted)} by the config."
+                f"{_describe_shape(stored)} in the weights and {_describe_shape(expected)} by the config."
             )
     lacking = [key for key in missing if is_encoder_weight(key, model)]
     if lacking:
@@ -60,7 +63,7 @@ def check_head(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -> 
         names = [str(label) for label in (model.config.id2label or {}).values()]
         raise UserError(
             f"{name}: its head ({key}) has {stored[0]} outputs, but its config.json names {len(names)} "
-            f"classes ({list_names([label[:40] for label in names])}). Name {stored[0]} in id2label and "
+            f"classes ({list_classes(names)}). Name {stored[0]} in id2label and "
             "label2id, and remove num_labels."
         )
 

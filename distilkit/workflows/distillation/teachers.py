@@ -43,11 +43,12 @@ def load_teachers(config: DistillConfig, runs: bool) -> list[NamedTokenizer]:
 
 
 def match_classes(teacher: Classifier, data: TextData, reporter: Reporter) -> list[int]:
-    """Return the teacher's class for each class of the data.
+    """Return the teacher's class for each class of the data, and report what is odd about the teacher.
 
     Raises:
         UserError: when they cannot be matched.
     """
+    reporter.note_all(teacher.notes)
     who = f"the teacher {teacher.name}"
     class_order, by_name = match_labels(teacher.class_names, data.names, who)
     if not by_name:
