@@ -178,8 +178,9 @@ def distinct_names(labels: DistinctLabels, where: str, label_column: str) -> tup
         raise UserError(f"{where}: two classes or more are needed, but every label is {names.pop()!r}.")
     rows = int(np.isin(labels.codes, [code for code, name in enumerate(labels.names) if name]).sum())
     if len(names) >= MANY_CLASSES and len(names) > rows / 2:
+        what = "label" if label_column != "label" else "right column"
         raise UserError(
-            f"{where}: {len(names):,} classes in {rows:,} rows: is {label_column} the label? "
+            f"{where}: {len(names):,} classes in {rows:,} rows: is {label_column} the {what}? "
             "Name the column that has the classes: --label-column COLUMN."
         )
     return tuple(_sort_names(names))

@@ -187,6 +187,8 @@ def test_nearly_as_many_classes_as_rows_are_refused_and_few_rows_of_a_class_are_
     """`--label-column review_id` trained a model of 2,996 classes without a word."""
     with pytest.raises(UserError, match=r"f: 2,996 classes in 2,996 rows: is review_id the label\?"):
         label_names(column(*(f"r{row}" for row in range(2996))), "f", "review_id")
+    with pytest.raises(UserError, match=r"is label the right column\?"):
+        label_names(column(*(f"r{row}" for row in range(40))), "f")
     assert len(label_names(column(*(f"c{row % 77}" for row in range(154))), "f")) == 77
 
 
