@@ -100,10 +100,6 @@ def levers() -> list[Lever]:
         (logits, "low_precision_copy", lambda model, precision: model),
         (logits, "autocast", lambda device, precision: autocast(device, "bf16")),
     )
-    kernels_off = (
-        (kernels._Attention, "is_short", never),
-        (kernels, "_is_plain_bf16", lambda *_: False),
-    )
     return [
         Lever("sparse-row AdamW", bilstm, no_tables, private=True),
         Lever("sparse-row AdamW", bert, no_tables, private=True),
@@ -122,9 +118,7 @@ def levers() -> list[Lever]:
         ),
         Lever("lanes, against one lane", "students", ((scheduling, "run_in_parallel", in_one_lane),)),
         Lever("lanes, against all cores each", "students", ((scheduling, "run_in_parallel", in_turn),)),
-        Lever("packed attention", reading, kernels_off[:1]),
-        Lever("mkldnn product", reading, kernels_off[1:], private=True),
-        Lever("both kernels", reading, kernels_off, private=True),
+        Lever("packed attention", reading, ((kernels._Attention, "is_short", never),)),
         Lever("a batch per core", reading, ((logits, "LANES", 1),)),
         Lever(
             "batches by tokens and length, against 32 rows in order",

@@ -1,4 +1,4 @@
-"""The same numbers from faster kernels, whatever model asks for them."""
+"""Attention and dropout in less time, whatever model asks for them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import dropout, linear, scaled_dot_product_attention
+from torch.nn.functional import dropout, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
@@ -50,8 +50,8 @@ def _make_mask_unasked(make_mask: Callable[..., Any], *args: Any, **options: Any
     return make_mask(*args, **options)
 
 
-class FastKernels(TorchFunctionMode):
-    """Within it, a thread's attention over short rows and its bf16 linear layers take less time on a CPU.
+class FastAttention(TorchFunctionMode):
+    """Within it, a thread's attention over short rows takes less time on a CPU.
 
     For forward passes without gradients. Calls that it does not know to be the same go the ordinary way.
     """
@@ -60,9 +60,6 @@ class FastKernels(TorchFunctionMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is linear and not kwargs and _is_plain_bf16(*args):
-            # `linear` copies its bias into the output before every product; this adds it at the end.
-            return torch.ops.mkldnn._linear_pointwise(*args, "none", [], "")  # noqa: SLF001
         if func is scaled_dot_product_attention and len(args) == 3:
             call = _Attention(*args, **kwargs)
             if call.is_short:
@@ -154,24 +151,6 @@ class _Attention(NamedTuple):
                 or self.attn_mask.shape in ((rows, 1, 1, length), (rows, 1, length, length))
             )
         )
-
-
-def _is_plain_bf16(values: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    return (
-        bias is not None
-        and values.dtype == weight.dtype == bias.dtype == torch.bfloat16
-        and values.device.type == "cpu"
-        and values.numel() > 0
-        and type(weight) is type(bias) is nn.Parameter
-        and has_bf16_linear()
-    )
-
-
-@cache
-def has_bf16_linear() -> bool:
-    """Check whether this torch, on this CPU, has the private operation that `FastKernels` calls."""
-    ops: Any = torch.ops.mkldnn
-    return hasattr(ops, "_linear_pointwise") and bool(ops._is_mkldnn_bf16_supported())  # noqa: SLF001
 
 
 def packed_attention(

@@ -23,8 +23,8 @@ from transformers import (
 from distilkit.data.encoding import leave_out_full_mask, make_full_mask
 from distilkit.hardware import kernels
 from distilkit.hardware.kernels import (
+    FastAttention,
     FastDropout,
-    FastKernels,
     cuda_attention,
     fast_dropout,
     forward_context,
@@ -108,7 +108,7 @@ def test_encoders_answer_the_same(kind: str, padded: bool, monkeypatch: pytest.M
         inputs = batch(40, longest, padded)
         with torch.inference_mode():
             expected = model(**inputs).logits
-            with counted(monkeypatch) as shapes, FastKernels():
+            with counted(monkeypatch) as shapes, FastAttention():
                 found = model(**inputs).logits
         assert len(shapes) == 2, "both layers are packed"
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -118,7 +118,7 @@ def test_encoders_answer_the_same(kind: str, padded: bool, monkeypatch: pytest.M
 def test_rows_do_not_depend_on_which_are_packed_beside_them() -> None:
     model = tiny("bert").bfloat16()
     inputs = batch(40, 9, padded=False)
-    with torch.inference_mode(), FastKernels():
+    with torch.inference_mode(), FastAttention():
         logits = model(**inputs).logits
         inputs["input_ids"][1:] = inputs["input_ids"][1:].flip(0)
         torch.testing.assert_close(model(**inputs).logits[0], logits[0], atol=0.03, rtol=0.03)
@@ -154,7 +154,7 @@ def test_other_attention_goes_the_ordinary_way(
     torch.manual_seed(1)
     expected = scaled_dot_product_attention(*tensors, **arguments)
     torch.manual_seed(1)
-    with counted(monkeypatch) as shapes, FastKernels():
+    with counted(monkeypatch) as shapes, FastAttention():
         found = scaled_dot_product_attention(*tensors, **arguments)
     assert not shapes and torch.equal(found, expected)
 
@@ -177,41 +177,9 @@ def test_a_model_with_a_bias_of_positions_answers_as_ever(monkeypatch: pytest.Mo
     inputs["input_ids"][:, -1] = 4
     with torch.inference_mode():
         expected = model(**inputs).logits
-        with counted(monkeypatch) as shapes, FastKernels():
+        with counted(monkeypatch) as shapes, FastAttention():
             found = model(**inputs).logits
     assert not shapes and torch.equal(found, expected)
-
-
-needs_bf16 = pytest.mark.skipif(not kernels.has_bf16_linear(), reason="a CPU without bf16")
-
-
-@needs_bf16
-@pytest.mark.parametrize("shape", [(7, 24), (3, 5, 24), (1, 24)])
-def test_bf16_linear_layers_answer_the_same(shape: tuple[int, ...]) -> None:
-    torch.manual_seed(0)
-    layer, values = nn.Linear(24, 40).bfloat16(), torch.randn(shape).bfloat16()
-    with torch.inference_mode():
-        expected = nn.functional.linear(values.float(), layer.weight.float(), layer.bias.float())
-        with FastKernels():
-            found = layer(values)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), expected, atol=0.02, rtol=0.01)
-
-
-@pytest.mark.parametrize(
-    ("layer", "values"),
-    [
-        (nn.Linear(24, 40), torch.randn(7, 24)),
-        (nn.Linear(24, 40, bias=False).bfloat16(), torch.randn(7, 24).bfloat16()),
-        (nn.Linear(24, 40).bfloat16(), torch.randn(0, 24).bfloat16()),
-    ],
-    ids=["fp32", "no bias", "no row"],
-)
-def test_other_linear_layers_go_the_ordinary_way(layer: nn.Linear, values: Tensor) -> None:
-    with torch.inference_mode():
-        expected = layer(values)
-        with FastKernels():
-            assert torch.equal(layer(values), expected)
 
 
 # --- dropout in training -----------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distilkit.data.encoding import Encoded, Tokenizer, encode, leave_out_full_mask
 from distilkit.data.texts import Texts
-from distilkit.hardware.kernels import FastKernels, forward_context
+from distilkit.hardware.kernels import FastAttention, forward_context
 from distilkit.hardware.memory import explain_out_of_memory, is_out_of_memory, trim_heap
 from distilkit.hardware.precision import Resolved
 from distilkit.hardware.threads import prefetch
@@ -250,7 +250,7 @@ def _forward(
 @contextmanager
 def _computing(device: torch.device, precision: Resolved) -> Iterator[None]:
     """Enter what the forward passes of a thread run in."""
-    fast = FastKernels() if device.type == "cpu" else nullcontext()
+    fast = FastAttention() if device.type == "cpu" else nullcontext()
     with torch.inference_mode(), forward_context(device, precision), fast:
         yield
 
