@@ -10,6 +10,8 @@ accuracy = student.metrics["validation"]["accuracy"]
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from distilkit.hardware.openmp import set_openmp_defaults
+
 if TYPE_CHECKING:
     from distilkit.config import (
         AugmentConfig,
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from distilkit.workflows.training import train
 
 __version__ = "0.1.0"
+
+set_openmp_defaults()
 
 LAZY_MODULES = {
     "AugmentConfig": "config",
