@@ -10,6 +10,8 @@ from accelerate.utils import parse_flag_from_env, patch_environment
 
 from distilkit.config import Precision
 from distilkit.errors import UserError
+from distilkit.hardware.formats import FormatSpeed, Workload, format_speed, has_bf16, workload_of
+from distilkit.progress import Reporter
 
 Resolved = Literal["fp32", "bf16", "fp16"]
 
@@ -90,32 +92,61 @@ def has_only_mps() -> bool:
     return torch.backends.mps.is_available() and not torch.cuda.is_available()
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> Resolved:
-    """Replace `auto` by the format the device is fast in; keep anything else.
-
-    bf16 on CUDA of compute capability 8.0 and on CPUs with AMX or AVX512_BF16, fp16 on older CUDA, else fp32.
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Refuse a number format that the device does not have.
 
     Raises:
         UserError: fp16 on a CPU, or bf16 on a CUDA device that lacks it.
     """
-    cuda, cpu = device.type == "cuda", device.type == "cpu"
-    fast_bf16 = torch.cuda.get_device_capability(device) >= (8, 0) if cuda else cpu and _cpu_has_bf16()
+    cuda = device.type == "cuda"
     if precision == "fp16" and not cuda:
         raise UserError("--precision fp16 needs CUDA, and this machine has none. Use auto, bf16 or fp32.")
-    if precision == "bf16" and cuda and not fast_bf16:
+    if precision == "bf16" and cuda and not _cuda_has_bf16(device):
         raise UserError(
             f"--precision bf16: {torch.cuda.get_device_name(device)} has none. Use auto, fp16 or fp32."
         )
+
+
+def resolve_precision(precision: Precision, device: torch.device, workload: Workload) -> Resolved:
+    """Replace `auto` by the format that the device computes `workload` faster in; keep anything else.
+
+    On CUDA bf16 from compute capability 8.0 and fp16 below; on a CPU what was measured on it.
+
+    Raises:
+        UserError: as `check_precision`.
+    """
+    check_precision(precision, device)
     if precision != "auto":
         return precision
-    if fast_bf16:
-        return "bf16"
-    return "fp16" if cuda else "fp32"
+    if device.type == "cuda":
+        return "bf16" if _cuda_has_bf16(device) else "fp16"
+    speed = measured_speed(precision, device, workload)
+    return speed.choice if speed else "fp32"
 
 
-def _cpu_has_bf16() -> bool:
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
+def measured_speed(precision: Precision, device: torch.device, workload: Workload) -> FormatSpeed | None:
+    """Return the measurement that decides about `auto`; `None` where nothing is to be measured."""
+    if precision != "auto" or device.type != "cpu" or not has_bf16():
+        return None
+    return format_speed(workload)
+
+
+def choose_precision(
+    precision: Precision, device: torch.device, model: torch.nn.Module, reporter: Reporter
+) -> Resolved:
+    """Return the format to train `model` in, and note what was measured for it.
+
+    Raises:
+        UserError: as `check_precision`.
+    """
+    workload = workload_of(model, training=True)
+    if speed := measured_speed(precision, device, workload):
+        reporter.note(f"precision: {speed.describe()}")
+    return resolve_precision(precision, device, workload)
+
+
+def _cuda_has_bf16(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def lstm_precision(device: torch.device) -> Literal["fp32", "tf32"]:

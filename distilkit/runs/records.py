@@ -100,6 +100,13 @@ class TeacherFacts(Record):
     share: float
 
 
+class PrecisionFacts(Record):
+    """Milliseconds that a part of the model took on this CPU, which decided about `--precision auto`."""
+
+    fp32_ms: float
+    bf16_ms: float
+
+
 class Environment(Record):
     """The content of `environment.json`: what a run was made of and where.
 
@@ -117,6 +124,7 @@ class Environment(Record):
     trained_together: int = 1
     precision: str
     lstm_precision: str | None = None
+    precision_measured: PrecisionFacts | None = None
     seed: int
     loss: str
     dataset: DatasetFacts

@@ -6,9 +6,9 @@ from pathlib import Path
 from distilkit.config import CacheConfig, CachePruneConfig
 from distilkit.engine.teacher_logits import maintenance
 from distilkit.engine.teacher_logits.maintenance import Check, Entry, Kept, Removed
-from distilkit.engine.teacher_logits.store import cache_root
 from distilkit.errors import DamageFound, UserError
 from distilkit.progress import SILENT, Reporter
+from distilkit.runs.cache import cache_root
 
 SCHEMA = "distilkit.cache/1"
 

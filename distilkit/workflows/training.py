@@ -7,7 +7,7 @@ from accelerate.utils import set_seed
 from distilkit.config import TrainConfig, resolve
 from distilkit.data import sources
 from distilkit.engine.training.losses import DistillationLoss
-from distilkit.hardware.precision import resolve_precision, select_device
+from distilkit.hardware.precision import check_precision, choose_precision, select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_for_training, load_tokenizer, match_tokenizer
 from distilkit.models.locating import find_model
@@ -30,7 +30,8 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     """
     requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite, config.input_paths)
-    precision = resolve_precision(config.precision, select_device(config.device))
+    device = select_device(config.device)
+    check_precision(config.precision, device)
     source = find_model(config.model)
     data = sources.load_for_training(config, config.max_train_samples)
     reporter.note_all(data.notes)
@@ -42,6 +43,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     match_tokenizer(model, tokenizer, source.name)
     reporter.note(f"model: {type(model).__name__} from {origin}")
     config = clamp_max_length(requested, config, [(tokenizer, model)])
+    precision = choose_precision(config.precision, device, model, reporter)
     accelerator = make_accelerator(precision)
     loss = DistillationLoss(alpha=1.0)
     job = Job(

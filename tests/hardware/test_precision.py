@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +13,20 @@ import torch
 from accelerate import Accelerator, state
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
-from conftest import needs_cuda
+from conftest import Notes, needs_cuda, tiny_bert
 
 from distilkit.errors import UserError
+from distilkit.hardware import formats
+from distilkit.hardware.formats import FormatSpeed, Workload
 from distilkit.hardware.memory import explain_out_of_memory
-from distilkit.hardware.precision import autocast, default_device, resolve_precision, select_device
+from distilkit.hardware.precision import (
+    autocast,
+    check_precision,
+    choose_precision,
+    default_device,
+    resolve_precision,
+    select_device,
+)
 from distilkit.hardware.processes import make_accelerator
 
 
@@ -63,15 +74,40 @@ def test_the_formats_of_autocast_are_those_asked_for() -> None:
             assert (value @ value).dtype == expected
 
 
-def test_auto_follows_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
+@pytest.mark.parametrize(("bf16_ms", "expected"), [(1.0, "bf16"), (3.9, "fp32"), (8.0, "fp32")])
+def test_auto_follows_the_measurement_and_not_the_flags(
+    bf16_ms: float, expected: str, monkeypatch: pytest.MonkeyPatch, fresh_cache: Path
+) -> None:
+    """Some CPUs with AVX512_BF16 compute bf16 at half the speed of fp32: training takes twice as long."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert resolve_precision("auto", cpu) == "bf16"
+    measured = FormatSpeed(fp32_ms=4.0, bf16_ms=bf16_ms)
+    monkeypatch.setattr(formats, "_measure_once", lambda workload: measured)
+    notes = Notes()
+    model = tiny_bert()
+    cpu = torch.device("cpu")
+    assert resolve_precision("auto", cpu, Workload()) == expected
+    assert choose_precision("auto", cpu, model, notes) == expected
+    assert notes.notes == [
+        f"precision: {expected} (measured on this CPU: 4.00 ms in fp32, {bf16_ms:.2f} ms in bf16)"
+    ]
+
+
+def test_a_cpu_without_bf16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(workload: Workload) -> FormatSpeed:
+        raise AssertionError("there is nothing to choose from")
+
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(formats, "_measure_once", measure)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
-    assert resolve_precision("auto", cpu) == "fp32"
-    assert resolve_precision("bf16", cpu) == "bf16", "what is asked for is done, if slowly"
-    with pytest.raises(UserError, match="fp16 needs CUDA"):
-        resolve_precision("fp16", cpu)
+    assert resolve_precision("auto", cpu, Workload()) == "fp32"
+
+
+def test_a_format_that_is_asked_for_is_taken_or_refused() -> None:
+    cpu = torch.device("cpu")
+    assert resolve_precision("bf16", cpu, Workload()) == "bf16", "what is asked for is done, if slowly"
+    for check in (check_precision, partial(resolve_precision, workload=Workload())):
+        with pytest.raises(UserError, match="fp16 needs CUDA"):
+            check("fp16", cpu)
 
 
 def test_running_out_of_memory_says_what_to_do() -> None:

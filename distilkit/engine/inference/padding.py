@@ -62,7 +62,7 @@ def check_batching(
             depends = padding_changes_logits(low_precision_copy(model, precision, device).to(device), rows)
     else:
         depends = padding_changes_logits(model.to(device), rows)
-        check_precision(model, rows, precision, name)
+        check_model_supports(model, rows, precision, name)
     setattr(model, NEEDS_EQUAL_LENGTHS, depends)
     return f"{name}: {NOTE}" if depends else None
 
@@ -93,7 +93,7 @@ def padding_changes_logits(model: torch.nn.Module, rows: Encoded) -> bool:
     return bool(((alone - together).abs() > allowed).any())
 
 
-def check_precision(model: torch.nn.Module, rows: Encoded, precision: Resolved, name: str) -> None:
+def check_model_supports(model: torch.nn.Module, rows: Encoded, precision: Resolved, name: str) -> None:
     """Compute a row in `precision`, as inference and as training do.
 
     Raises:

@@ -24,7 +24,6 @@ import numpy as np
 import safetensors.numpy
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from platformdirs import user_cache_path
 
 from distilkit.engine.teacher_logits.shards import (
     KEY_BYTES,
@@ -35,7 +34,6 @@ from distilkit.engine.teacher_logits.shards import (
     is_damaged,
     open_shard,
 )
-from distilkit.errors import UserError
 from distilkit.runs import drafts, environment
 from distilkit.runs import folder as folder_run
 
@@ -46,19 +44,6 @@ KEY = re.compile(r"[0-9a-f]{64}")
 
 
 SHARD = re.compile(r"[0-9a-f]{64}\.safetensors")
-
-
-def cache_root() -> Path:
-    """Return the folder of all caches: `$DISTILKIT_CACHE`, else the user's cache folder.
-
-    Raises:
-        UserError: when the variable names the home folder of a user who does not exist.
-    """
-    folder = os.environ.get("DISTILKIT_CACHE")
-    try:
-        return Path(folder).expanduser() if folder else user_cache_path("distilkit")
-    except RuntimeError as error:
-        raise UserError(f"DISTILKIT_CACHE {folder} is not a folder: {error}") from None
 
 
 @dataclass(frozen=True)

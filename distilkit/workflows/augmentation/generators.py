@@ -18,7 +18,13 @@ from distilkit.data.duplicates import REPEATED, UNCHANGED, SeenRows, content_key
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
-from distilkit.hardware.precision import default_device, resolve_precision, select_device
+from distilkit.hardware.formats import workload_of
+from distilkit.hardware.precision import (
+    check_precision,
+    default_device,
+    resolve_precision,
+    select_device,
+)
 from distilkit.models.loading import fingerprint, load_embedding_table, load_masked_lm, load_tokenizer
 from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
@@ -115,7 +121,7 @@ def tinybert_generator(
 
 def _load_mlm(name: str, words: Words, precision: Precision) -> tuple[MaskedLM, dict[str, Any]]:
     device = default_device()
-    resolved = resolve_precision(precision, device)
+    check_precision(precision, device)
     try:
         source = find_model(name)
     except UserError as error:
@@ -123,6 +129,7 @@ def _load_mlm(name: str, words: Words, precision: Precision) -> tuple[MaskedLM, 
             f"--mlm: {error} Or work without it: --candidates embeddings --embeddings FILE_OR_MODEL"
         ) from None
     model: Any = load_masked_lm(source)
+    resolved = resolve_precision(precision, device, workload_of(model, training=False))
     tokenizer = load_tokenizer(source)
     made_with = {"masked language model": fingerprint(model), "precision used": resolved}
     return MaskedLM(name, model.to(device), tokenizer, words.vocabulary, resolved), made_with

@@ -17,6 +17,8 @@ from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.training.losses import DistillationLoss
 from distilkit.errors import UserError
 from distilkit.hardware import memory
+from distilkit.hardware.formats import workload_of
+from distilkit.hardware.precision import resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import training_threads
 from distilkit.models.classifier import Classifier, Student
@@ -41,7 +43,7 @@ def time_teacher(examination: Examination, ensemble: TeacherEnsemble, teacher: C
     if rows:
         ensemble.check_batching(0, "train")
         device = examination.device
-        model: nn.Module = low_precision_copy(teacher.model, examination.precision, device).to(device)
+        model: nn.Module = low_precision_copy(teacher.model, ensemble.precision(0), device).to(device)
         max_length = examination.config.max_length
         assert max_length
         lengths = tokens(teacher.tokenizer, texts.take(evenly(len(texts), WARM_UP_ROWS))).lengths
@@ -58,7 +60,7 @@ def time_teacher(examination: Examination, ensemble: TeacherEnsemble, teacher: C
                 sample,
                 range(len(sample)),
                 max_length=max_length,
-                precision=examination.precision,
+                precision=ensemble.precision(0),
             )
             list(logits)
             speed = len(sample) / (time.perf_counter() - started)
@@ -156,6 +158,8 @@ def _measure_rows_per_second(
 ) -> float:
     """Train on `longest`, which needs the most memory, then time training on `sample`."""
     config = examination.config
+    workload = workload_of(student.model, training=True)
+    precision = resolve_precision(config.precision, examination.device, workload)
     loss = DistillationLoss(alpha=config.alpha, alpha_end=config.alpha_end, temperature=config.temperature)
     job = Job(
         command="doctor",
@@ -165,10 +169,10 @@ def _measure_rows_per_second(
         tokenizer=student.tokenizer,
         loss=loss,
         formula=loss.formula,
-        precision=examination.precision,
+        precision=precision,
         facts={},
     )
-    accelerator = make_accelerator(examination.precision)
+    accelerator = make_accelerator(precision)
     if student.model.config.model_type != "bilstm" or examination.device.type != "cpu":
         measure_examples_per_second(job, longest, accelerator)
         return measure_examples_per_second(job, sample, accelerator)

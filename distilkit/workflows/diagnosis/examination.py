@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from distilkit.config import DistillConfig
-from distilkit.hardware.precision import Resolved
 from distilkit.progress import Reporter
 from distilkit.workflows.findings.finding import Finding
 
@@ -53,7 +52,6 @@ class Examination:
     requested: DistillConfig
     config: DistillConfig
     device: torch.device
-    precision: Resolved
     reporter: Reporter
     diagnosis: Diagnosis
 

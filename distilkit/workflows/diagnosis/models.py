@@ -139,19 +139,17 @@ def check_teacher(examination: Examination, teacher: Classifier, data: TextData)
         return None
     class_order, by_name = matched
     config = replace_values(examination.config, teacher=(who,), teacher_weight=())
-    precision, reporter = examination.precision, examination.reporter
+    reporter = examination.reporter
 
     def make_ensemble(rows: TextData) -> TeacherEnsemble:
-        return TeacherEnsemble(config, [teacher], [class_order], rows, precision, reporter)
+        return TeacherEnsemble(config, [teacher], [class_order], rows, reporter)
 
     labelled = sample_labelled_rows(data)
     skill = None
     if labelled is None:
         examination.diagnosis.skipped[f"level of {who}"] = "validation has labels of fewer than two classes"
     else:
-        ensemble = TeacherEnsemble(
-            config, [teacher], [class_order], labelled, examination.precision, examination.reporter
-        )
+        ensemble = TeacherEnsemble(config, [teacher], [class_order], labelled, examination.reporter)
         try:
             predictions = ensemble.logits("validation").argmax(dim=1).numpy()
         except UserError as error:
@@ -169,9 +167,7 @@ def check_teacher(examination: Examination, teacher: Classifier, data: TextData)
         "accuracy_interval": skill and wilson(skill.right, skill.rows),
         "majority_share": skill and skill.majority,
     }
-    ensemble = TeacherEnsemble(
-        config, [teacher], [class_order], data, examination.precision, examination.reporter
-    )
+    ensemble = TeacherEnsemble(config, [teacher], [class_order], data, examination.reporter)
     return time_teacher(examination, ensemble, teacher)
 
 

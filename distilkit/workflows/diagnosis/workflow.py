@@ -5,7 +5,7 @@ import torch
 from distilkit.config import DistillConfig, DoctorConfig, resolve
 from distilkit.data.raw import read_raw
 from distilkit.errors import FaultFound, UserError
-from distilkit.hardware.precision import resolve_precision, select_device
+from distilkit.hardware.precision import check_precision, select_device
 from distilkit.progress import SILENT, Reporter
 from distilkit.workflows.diagnosis.cost import estimate_run
 from distilkit.workflows.diagnosis.examination import Diagnosis, Examination
@@ -59,12 +59,12 @@ def check_findings(diagnosis: Diagnosis) -> None:
 
 def _begin(config: DistillConfig, reporter: Reporter) -> Examination:
     device = select_device(config.device)
+    check_precision(config.precision, device)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Examination(
         requested=config,
         config=resolve(config),
         device=device,
-        precision=resolve_precision(config.precision, device),
         reporter=reporter,
         diagnosis=Diagnosis(config.data_name, device_name, teachers=list(config.teacher)),
     )

@@ -13,7 +13,7 @@ from distilkit.data.encoding import Tokenizer
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.training.layers import LayerMatchingLoss
-from distilkit.hardware.precision import resolve_precision, select_device
+from distilkit.hardware.precision import check_precision, choose_precision, select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.classifier import Classifier
 from distilkit.models.loading import load_pretrained, load_tokenizer, match_tokenizer
@@ -42,7 +42,8 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     """
     requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite, config.input_paths)
-    precision = resolve_precision(config.precision, select_device(config.device))
+    device = select_device(config.device)
+    check_precision(config.precision, device)
     source = find_model(config.teacher[0])
     corpus = read_corpus(config.corpus)
     set_seed(config.seed)
@@ -52,6 +53,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     student = make_student(config, NAMES, teacher, ())
     reporter.note(f"student: {type(student.model).__name__} without its head, {student.origin}")
     encoder: Any = student.model.base_model  # without the head
+    precision = choose_precision(config.precision, device, student.model, reporter)
     pair = pair_layers(config, student, teacher)
     readers = [(teacher.tokenizer, model), (student.tokenizer, student.model)]
     config = clamp_max_length(requested, config, readers)

@@ -19,7 +19,7 @@ from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
 from distilkit.data.text_data import TextData
 from distilkit.engine.training.layers import LayerPair
 from distilkit.engine.training.losses import DistillationLoss
-from distilkit.hardware.precision import Resolved, default_device, resolve_precision
+from distilkit.hardware.precision import Resolved, check_precision, choose_precision, default_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import single_threaded
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student
@@ -104,7 +104,7 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
     """
     configs = [resolve(config) for config in requested]
     config = configs[0]
-    precision = resolve_precision(config.precision, default_device())
+    check_precision(config.precision, default_device())
     reads_labels = any(config.reads_labels for config in configs)
     reads_logits = any(config.runs_teacher for config in configs)
     matches_layers = any(config.method != "logits" for config in configs)
@@ -135,7 +135,7 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
     mix = None
     if config.transfer_ratio:
         mix, data = _limit_transfer_text(data, config.transfer_ratio, configs, reporter)
-    accelerator = make_accelerator(precision)
+    precision = choose_precision(config.precision, default_device(), student.model, reporter)
 
     def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
         encode = partial(encode_split, data, tokenizer, model, config.max_length, reporter)
@@ -146,7 +146,7 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
         both_rows = shared_rows(student, teachers[0], rows, encode_for)
     labels = _padded_labels(data, len(rows.train)) if reads_labels else None
 
-    ensemble = TeacherEnsemble(config, teachers, class_orders, data, precision, reporter)
+    ensemble = TeacherEnsemble(config, teachers, class_orders, data, reporter)
     teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
     teacher_logits = torch.cat([ensemble.logits(split) for split in splits]) if reads_logits else None
     if reads_logits and "validation" not in data.labels_of:
@@ -166,7 +166,7 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
         mix,
         teacher_facts,
         precision,
-        accelerator,
+        make_accelerator(precision),
     )
     _report_findings(inputs, class_orders, reporter, has_max_length=requested[0].max_length is not None)
     return inputs

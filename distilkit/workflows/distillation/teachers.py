@@ -16,8 +16,9 @@ from distilkit.engine.inference.logits import predict_texts
 from distilkit.engine.inference.padding import check_batching
 from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher, teacher_key
-from distilkit.engine.teacher_logits.store import LogitStore, cache_root
-from distilkit.hardware.precision import Resolved, default_device
+from distilkit.engine.teacher_logits.store import LogitStore
+from distilkit.hardware.formats import workload_of
+from distilkit.hardware.precision import Resolved, default_device, resolve_precision
 from distilkit.models.classifier import (
     Classifier,
     NamedTokenizer,
@@ -26,6 +27,7 @@ from distilkit.models.classifier import (
 )
 from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
+from distilkit.runs.cache import cache_root
 
 
 def load_teachers(config: DistillConfig, runs: bool) -> list[NamedTokenizer]:
@@ -71,7 +73,6 @@ class TeacherEnsemble:
     teachers: Sequence[Classifier]
     class_orders: Sequence[list[int]]
     data: TextData
-    precision: Resolved
     reporter: Reporter
 
     @cached_property
@@ -87,6 +88,11 @@ class TeacherEnsemble:
             {"name": teacher.name, "fingerprint": teacher.fingerprint, "share": share}
             for teacher, share in zip(self.teachers, self.shares, strict=True)
         ]
+
+    def precision(self, i: int) -> Resolved:
+        """Return the number format that teacher `i` computes its logits in."""
+        model = self.teachers[i].model
+        return resolve_precision(self.config.precision, default_device(), workload_of(model, training=False))
 
     def keys(self, split: str) -> list[bytes]:
         """Return the cache keys of a split's rows."""
@@ -110,7 +116,7 @@ class TeacherEnsemble:
             teacher.tokenizer,
             teacher.fingerprint,
             self.config.max_length,
-            self.precision,
+            self.precision(i),
         )
         return LogitStore(cache_root(), teacher_key(description), description)
 
@@ -126,7 +132,7 @@ class TeacherEnsemble:
             self.teachers[i].tokenizer,
             self.data.texts(split),
             max_length=self.config.max_length,
-            precision=self.precision,
+            precision=self.precision(i),
             device=default_device(),
             name=f"the teacher {self.teachers[i].name}",
         )
@@ -135,7 +141,7 @@ class TeacherEnsemble:
 
     def _teacher_logits(self, i: int, keys: list[bytes], split: str) -> Tensor:
         """Return the logits of teacher `i`, float32 `[N, C]`, cached or computed."""
-        teacher, max_length, precision = self.teachers[i], self.config.max_length, self.precision
+        teacher, max_length, precision = self.teachers[i], self.config.max_length, self.precision(i)
         name, kind = teacher.name, "" if split == "train" else f"{split} "
         assert max_length
         model: torch.nn.Module = teacher.model

@@ -13,8 +13,16 @@ from distilkit.data.inputs import measure_inputs
 from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved, name_device, resolve_precision, select_device
+from distilkit.hardware.formats import Workload, workload_of
+from distilkit.hardware.precision import (
+    Resolved,
+    check_precision,
+    name_device,
+    resolve_precision,
+    select_device,
+)
 from distilkit.hardware.threads import using_threads
+from distilkit.models.loading import count_parameters
 from distilkit.progress import SILENT, Reporter
 from distilkit.reports.document import InDomainScore
 from distilkit.reports.summary import markdown
@@ -53,10 +61,11 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
         UserError: when options, data or models do not fit; labels of -1 are refused.
     """
     device = select_device(config.device)
-    precision = resolve_precision(config.precision, device)
+    check_precision(config.precision, device)
     _check_outputs(config)
     baseline = read_baseline(config.baseline) if config.baseline else None
     contestants = choose_contestants(config)
+    precision = resolve_precision(config.precision, device, _largest_workload(contestants))
     data = sources.load_for_evaluation(
         config, config.split, [model.class_names for model in contestants.models]
     )
@@ -93,6 +102,14 @@ def check_written(evaluation: Evaluation) -> None:
     """Raise `UserError` when a file that was asked for could not be written."""
     if evaluation.unwritten:
         raise UserError("\n".join(evaluation.unwritten))
+
+
+def _largest_workload(contestants: Contestants) -> Workload:
+    """Return the workload of the largest model, on which most time is spent."""
+    if not contestants.models:
+        return Workload()
+    largest = max((model.model for model in contestants.models), key=count_parameters)
+    return workload_of(largest, training=False)
 
 
 def _score_all(

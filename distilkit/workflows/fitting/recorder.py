@@ -15,20 +15,28 @@ from distilkit.config.fields import replace_values
 from distilkit.data.encoding import Encoded
 from distilkit.engine.inference.logits import has_lstm, predict_logits
 from distilkit.engine.inference.padding import (
-    check_precision,
+    check_model_supports,
     is_known_to_ignore_padding,
     padding_changes_logits,
 )
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
 from distilkit.errors import UserError
+from distilkit.hardware.formats import workload_of
 from distilkit.hardware.kernels import forward_context
-from distilkit.hardware.precision import lstm_precision, name_device
+from distilkit.hardware.precision import lstm_precision, measured_speed, name_device
 from distilkit.models.loading import check_savable, count_parameters, save_model
 from distilkit.models.locating import weight_bytes
 from distilkit.progress import Reporter
 from distilkit.runs import environment as environment_facts
 from distilkit.runs import folder, run
-from distilkit.runs.records import CalibrationFacts, DatasetFacts, Environment, EpochRecord, RunMetrics
+from distilkit.runs.records import (
+    CalibrationFacts,
+    DatasetFacts,
+    Environment,
+    EpochRecord,
+    PrecisionFacts,
+    RunMetrics,
+)
 from distilkit.scores.metrics import expected_calibration_error, score
 from distilkit.workflows.fitting.job import Job
 
@@ -94,7 +102,7 @@ class RunRecorder:
         run.write_config(self._draft, replace_values(config, precision=job.precision))
         check_savable(job.model, self._draft)
         if job.objective == "logits" and not is_known_to_ignore_padding(job.model):
-            check_precision(
+            check_model_supports(
                 job.model.to(self._device),  # type: ignore[arg-type]
                 self._validation_rows,
                 job.precision,
@@ -241,6 +249,7 @@ class RunRecorder:
 
     def _environment(self) -> Environment:
         job, device = self.job, self._device
+        speed = measured_speed(job.config.precision, device, workload_of(job.model, training=True))
         labelled = {"validation"} | ({"train"} if self._train_rows.labels is not None else set())
         return Environment.model_validate(
             {
@@ -251,6 +260,7 @@ class RunRecorder:
                 "trained_together": self._together,
                 "precision": job.precision,
                 **self._lstm_facts(),
+                "precision_measured": speed and PrecisionFacts(**speed.model_dump()),
                 "seed": job.config.seed,
                 "loss": job.formula,
                 "dataset": DatasetFacts(

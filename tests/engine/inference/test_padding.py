@@ -13,7 +13,7 @@ from distilkit import DistillConfig, EvaluateConfig, TrainConfig, UserError, dis
 from distilkit.data.encoding import encode
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import predict_texts
-from distilkit.engine.inference.padding import check_batching, check_precision, padding_changes_logits
+from distilkit.engine.inference.padding import check_batching, check_model_supports, padding_changes_logits
 from distilkit.models.heads import label_config
 from distilkit.models.loading import load_trained, save_model
 from distilkit.models.locating import find_model
@@ -90,7 +90,7 @@ def test_the_check_draws_no_random_number_and_leaves_the_mode() -> None:
     rows = encode(tiny_tokenizer(), Texts(TEXTS), max_length=48, model=model)
     before = torch.get_rng_state()
     assert not padding_changes_logits(model, rows)
-    check_precision(model, rows, "bf16", "the model")
+    check_model_supports(model, rows, "bf16", "the model")
     assert torch.equal(torch.get_rng_state(), before) and model.training
 
 
@@ -100,7 +100,7 @@ def test_a_format_that_the_model_cannot_compute_in_is_refused_by_name() -> None:
         check(fnet(), precision="bf16")
     rows = encode(tiny_tokenizer(), Texts(TEXTS), max_length=48, model=fnet())
     with pytest.raises(UserError, match="--precision fp32"):
-        check_precision(fnet(), rows, "bf16", "the model")
+        check_model_supports(fnet(), rows, "bf16", "the model")
     assert check(bert(), precision="bf16") is None
 
 

@@ -26,7 +26,8 @@ from distilkit.engine.teacher_logits import maintenance
 from distilkit.engine.teacher_logits import store as store_logit_store
 from distilkit.engine.teacher_logits.maintenance import entries, prune, verify
 from distilkit.engine.teacher_logits.shards import as_keys
-from distilkit.engine.teacher_logits.store import LogitStore, cache_root
+from distilkit.engine.teacher_logits.store import LogitStore
+from distilkit.runs.cache import cache_root
 
 KEY = "0123456789abcdef" * 4
 ABOUT = {"name": "runs/teacher", "classes": ["bad", "good"], "max_length": 32, "precision": "fp32"}

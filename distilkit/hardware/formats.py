@@ -1,0 +1,207 @@
+"""Which number format a CPU computes faster in: measured, since its flags do not tell.
+
+CPUs that have bf16 instructions differ: with AMX a product in bf16 takes a sixth of the time that it takes in
+fp32, with AVX512_BF16 alone between a quarter and twice that time.
+"""
+
+import copy
+import json
+import platform
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from distilkit.runs.cache import cache_root
+from distilkit.runs.folder import write_whole
+
+FILE = "cpu-formats.json"
+REPEATS = 5  # the fastest counts: what other processes take is not the CPU's doing
+TOKENS = 128  # rows of the products
+LSTM_ROWS, LSTM_LENGTH = 32, 8
+MIN_WIDTH = 256  # narrower products take too little time to be measured
+MIN_SPEEDUP = 1.1  # below it bf16 costs exactness and gains nothing
+FLAGS = ("amx_bf16", "avx512_bf16")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a model spends its time on.
+
+    Attributes:
+        kind: the products of a transformer's feed-forward layers, or the steps of an LSTM.
+        training: forward and backward pass under autocast, or the forward pass of bf16 weights.
+        width: features that go in.
+        inner: features in the middle of a feed-forward layer, or in a direction of an LSTM.
+    """
+
+    kind: Literal["linear", "lstm"] = "linear"
+    training: bool = False
+    width: int = 768
+    inner: int = 3072
+
+    @property
+    def name(self) -> str:
+        """Return the name that its measurement is kept under."""
+        return f"{self.kind} {'training' if self.training else 'inference'} {self.width}x{self.inner}"
+
+
+class FormatSpeed(BaseModel):
+    """Milliseconds that a workload took in either format."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fp32_ms: float
+    bf16_ms: float
+
+    @property
+    def speedup(self) -> float:
+        """Return how many times as fast bf16 is."""
+        return self.fp32_ms / self.bf16_ms
+
+    @property
+    def choice(self) -> Literal["fp32", "bf16"]:
+        """Return the format to compute in."""
+        return "bf16" if self.speedup >= MIN_SPEEDUP else "fp32"
+
+    def describe(self) -> str:
+        """Say in words what was measured."""
+        times = f"{self.fp32_ms:.2f} ms in fp32, {self.bf16_ms:.2f} ms in bf16"
+        return f"{self.choice} (measured on this CPU: {times})"
+
+
+def workload_of(model: nn.Module, *, training: bool) -> Workload:
+    """Return the workload of a classifier, from its config."""
+    config: Any = getattr(model, "config", None)
+    if getattr(config, "model_type", None) == "bilstm":
+        return Workload("lstm", training, config.embedding_size, config.hidden_size)
+    width = getattr(config, "hidden_size", None)
+    if not isinstance(width, int):
+        return Workload(training=training)
+    inner = next(
+        (
+            size
+            for name in ("intermediate_size", "hidden_dim", "d_ff", "ffn_dim", "encoder_ffn_dim")
+            if isinstance(size := getattr(config, name, None), int)
+        ),
+        4 * width,
+    )
+    return Workload("linear", training, width, inner)
+
+
+def has_bf16() -> bool:
+    """Check whether the CPU has instructions for bf16; without them it is always slower."""
+    features = torch.cpu.get_capabilities()
+    return any(features.get(flag) for flag in FLAGS)
+
+
+def format_speed(workload: Workload) -> FormatSpeed:
+    """Return the speed of both formats, measured once per CPU and version of torch.
+
+    It is kept in the cache folder; where that cannot be written, it is measured in every process.
+    """
+    file, machine = cache_root() / FILE, describe_machine()
+    speeds = _read(file)
+    with suppress(KeyError, TypeError, ValidationError):
+        return FormatSpeed.model_validate(speeds[machine][workload.name])
+    speed = _measure_once(workload)
+    entries = speeds.get(machine)
+    speeds[machine] = (entries if isinstance(entries, dict) else {}) | {workload.name: speed.model_dump()}
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, (json.dumps(speeds, indent=2) + "\n").encode())
+    return speed
+
+
+def describe_machine() -> str:
+    """Return what a measurement holds for: CPU, its bf16 instructions, threads and version of torch."""
+    features = torch.cpu.get_capabilities()
+    flags = ",".join(flag for flag in FLAGS if features.get(flag)) or "no bf16"
+    return f"{cpu_model()} ({flags}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+@cache
+def cpu_model() -> str:
+    """Return the name of the CPU, as the system gives it."""
+    with suppress(OSError, UnicodeDecodeError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        speeds = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return speeds if isinstance(speeds, dict) else {}
+
+
+@cache
+def _measure_once(workload: Workload) -> FormatSpeed:
+    return measure(workload)
+
+
+def measure(workload: Workload) -> FormatSpeed:
+    """Time the workload in both formats, in turns; the fastest of a few repeats counts."""
+    step = _lstm_step(workload) if workload.kind == "lstm" else _linear_step(workload)
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for repeat in range(REPEATS + 1):
+        for low in (False, True):
+            started = time.perf_counter()
+            step(low)
+            if repeat:  # the first prepares kernels and memory
+                seconds[low].append(time.perf_counter() - started)
+    return FormatSpeed(fp32_ms=1000 * min(seconds[False]), bf16_ms=1000 * min(seconds[True]))
+
+
+def _linear_step(workload: Workload) -> Callable[[bool], None]:
+    """Return a pass through a feed-forward layer, in bf16 or not."""
+    width, inner = max(workload.width, MIN_WIDTH), max(workload.inner, MIN_WIDTH)
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(TOKENS, width, generator=generator)
+    up, down = torch.randn(inner, width, generator=generator), torch.randn(width, inner, generator=generator)
+    if workload.training:
+        weights = (nn.Parameter(up), nn.Parameter(down))
+        return lambda low: _train(lambda: linear(linear(values, weights[0]), weights[1]), weights, low)
+    tensors = {low: [t.bfloat16() if low else t for t in (values, up, down)] for low in (False, True)}
+
+    def infer(low: bool) -> None:
+        rows, first, second = tensors[low]
+        with torch.inference_mode():
+            linear(linear(rows, first), second)
+
+    return infer
+
+
+def _lstm_step(workload: Workload) -> Callable[[bool], None]:
+    """Return a pass of an LSTM over a batch of short texts, in bf16 or not."""
+    with torch.random.fork_rng(devices=[]):
+        lstm = nn.LSTM(workload.width, workload.inner, batch_first=True)
+        values = torch.randn(LSTM_ROWS, LSTM_LENGTH, workload.width)
+    halved = copy.deepcopy(lstm).bfloat16()
+    if workload.training:
+        weights = tuple(lstm.parameters())
+        return lambda low: _train(lambda: lstm(values)[0], weights, low)
+
+    def infer(low: bool) -> None:
+        with torch.inference_mode():
+            halved(values.bfloat16()) if low else lstm(values)
+
+    return infer
+
+
+def _train(forward: Callable[[], Tensor], weights: tuple[nn.Parameter, ...], low: bool) -> None:
+    """Run a forward pass, under autocast where `low`, and the backward pass to `weights`."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=low):
+        output = forward()
+    torch.autograd.grad(output.float().sum(), weights)
