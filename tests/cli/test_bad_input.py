@@ -211,7 +211,7 @@ def test_fp16_without_cuda(call: Call, here: Path) -> None:
 
 YAML: list[tuple[str | bytes | None, tuple[str, ...]]] = [
     ("- alpha\n- 0.5\n", ("holds a list",)),
-    ("just words\n", ("holds a str",)),
+    ("just words\n", ("holds a single value",)),
     ("alpha: [0.5\n", ("is not YAML",)),
     ("alpha: 0.5\n---\nalpha: 0.6\n", ("is not YAML",)),
     (b"alpha: \xff\xfe\n", ("cannot be read",)),
@@ -225,7 +225,7 @@ YAML: list[tuple[str | bytes | None, tuple[str, ...]]] = [
     ("dropout: .nan\n", ("--dropout", "nan")),
     ("student: 5\n", ("--student", "5")),
     ("overwrite: perhaps\n", ("--overwrite", "'perhaps'")),
-    ("text_column: 2020-01-01\n", ("--text-column", "2020")),
+    ("text_column: 2020\n", ("--text-column", "2020")),
 ]
 
 
