@@ -43,7 +43,10 @@ def _exception(signal_number: int) -> BaseException:
 
 @contextmanager
 def handling_signals() -> Iterator[None]:
-    """Turn the signals into exceptions while the block runs; a signal that is ignored stays ignored."""
+    """Turn the signals into exceptions while the block runs; a signal that is ignored stays ignored.
+
+    Once one was received the process is about to end, and the handlers stay: another must not interrupt that.
+    """
     _requests.forget()  # a process may run several commands, one after the other
     old = {signal_number: signal.getsignal(signal_number) for signal_number in SIGNALS}
     for signal_number, handler in old.items():
@@ -52,8 +55,9 @@ def handling_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for signal_number, handler in old.items():
-            signal.signal(signal_number, handler)
+        if not _requests.received:
+            for signal_number, handler in old.items():
+                signal.signal(signal_number, handler)
 
 
 def check_stop() -> None:

@@ -17,9 +17,20 @@ EXPECTED = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit, signal
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
+    old = {number: signal.getsignal(number) for number in EXPECTED}
     with handling_signals():
         yield
     stopping._requests.forget()
+    for number, handler in old.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", EXPECTED, ids=lambda number: number.name)
+def test_a_second_signal_does_not_interrupt_the_end_of_the_process(number: signal.Signals) -> None:
+    """It killed the process with the signal, or printed a traceback."""
+    with pytest.raises(EXPECTED[number]), handling_signals():
+        os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
 
 
 def swallow(number: int) -> None:
