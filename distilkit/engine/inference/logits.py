@@ -14,6 +14,7 @@ from torch import Tensor
 
 from distilkit.data.encoding import Encoded, Tokenizer, encode, leave_out_full_mask
 from distilkit.data.texts import Texts
+from distilkit.errors import UserError
 from distilkit.hardware.kernels import FastAttention, forward_context
 from distilkit.hardware.memory import explain_out_of_memory, is_out_of_memory, trim_heap
 from distilkit.hardware.precision import Resolved
@@ -103,6 +104,29 @@ def answering(
 
         with _computing(device, "fp32" if precision == "bf16" else precision):
             yield answer
+
+
+def check_finite(logits: Tensor, name: str, split: str, precision: Resolved) -> None:
+    """Refuse logits that hold NaN or infinity: their largest is class 0, which looks like an answer.
+
+    Args:
+        logits: float `[N, C]`, in the order of the rows.
+        name: what the message calls the model.
+        precision: what they were computed in.
+
+    Raises:
+        UserError: with the number of such rows, the first of them, and what to try.
+    """
+    broken = (~logits.isfinite()).any(dim=1)
+    if not broken.any():
+        return
+    first = int(broken.nonzero()[0]) + 1
+    retry = "" if precision == "fp32" else "Try --precision fp32. "
+    raise UserError(
+        f"{name}: its logits are NaN or infinite in {int(broken.sum()):,} of {len(logits):,} {split} rows "
+        f"(the first is row {first:,}), so it cannot be scored. {retry}If its weights are broken, train it "
+        "again with a lower --learning-rate."
+    )
 
 
 def tokens_of(device: torch.device) -> int:

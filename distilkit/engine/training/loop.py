@@ -111,10 +111,10 @@ def fit(
             for student in list(active):
                 error = non_finite_means(means[student], step)
                 error = error or non_finite_parameters(learner.students[student], step)
+                scores, error = ({}, error) if error else score_student(validate, student, step)
                 if error:
                     yield stop(student, error)
                     continue
-                scores = validate(student)
                 record = EpochRecord(
                     epoch=epoch,
                     step=step,
@@ -162,6 +162,24 @@ def non_finite_parameters(model: torch.nn.Module, step: int) -> UserError | None
     finite = torch.stack([parameter.detach().isfinite().all() for parameter in model.parameters()])
     return (
         None if finite.all() else UserError(f"parameters are not finite numbers after step {step}. {REMEDY}")
+    )
+
+
+def score_student(
+    validate: Callable[[int], dict[str, float]], student: int, step: int
+) -> tuple[dict[str, float], UserError | None]:
+    """Return a student's validation scores, or the error that ends its training and leaves the others alone.
+
+    NaN would be no better than any score: training would go on and keep no epoch at all.
+    """
+    try:
+        scores = validate(student)
+    except UserError as error:
+        return {}, error
+    if all(abs(value) < float("inf") for value in scores.values()):
+        return scores, None
+    return {}, UserError(
+        f"the validation scores are not finite numbers after step {step} ({scores}). {REMEDY}"
     )
 
 

@@ -8,6 +8,7 @@ import torch
 from distilkit.config import GLUE_FILES, EvaluateConfig
 from distilkit.data import sources
 from distilkit.data.texts import Texts
+from distilkit.engine.inference.logits import check_finite
 from distilkit.hardware.precision import Resolved
 from distilkit.models.classifier import Classifier
 from distilkit.progress import Reporter
@@ -58,6 +59,7 @@ def write_submission(
         precision,
         advance=lambda done: reporter.advance("GLUE test", done, rows),
     )
+    check_finite(logits, classifier.name, "test", precision)
     model.cpu()
     answers = logits[:, class_order].argmax(dim=1).tolist()
     lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]

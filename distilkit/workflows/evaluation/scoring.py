@@ -17,7 +17,7 @@ from distilkit.data.predictions import PredictionsFile, predicted, read_predicti
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
-from distilkit.engine.inference.logits import answering, low_precision_copy, predict_texts
+from distilkit.engine.inference.logits import answering, check_finite, low_precision_copy, predict_texts
 from distilkit.engine.inference.padding import check_batching
 from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
@@ -130,6 +130,7 @@ def score_model(
         logits, seconds = _time_pass(
             partial(read_all, model, classifier, texts, precision, advance=advance), device
         )
+        check_finite(logits, name, config.split, precision)
         peak_bytes = peak() if measures_memory or device.type == "cuda" else None
     latency = None
     if config.latency:

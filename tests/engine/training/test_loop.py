@@ -583,6 +583,14 @@ def test_parameters_that_the_last_step_made_infinite_are_never_the_best() -> Non
     assert not parameters(model).isfinite().all()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_validation_scores_that_are_no_numbers_end_the_training(value: float) -> None:
+    """NaN is better than nothing and worse than nothing: no epoch would ever be kept."""
+    records = run(Bag(), encoded(8), validate=lambda _: {"metric": 0.5, "loss": value}, epochs=2)
+    with pytest.raises(UserError, match="validation scores are not finite"):
+        epochs_of(records)
+
+
 # --- what it tells, what it takes --------------------------------------------------------------------------
 
 

@@ -7,10 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS, MakeModel, Notes, write_jsonl, write_predictions
+from conftest import (
+    LABELS,
+    MakeModel,
+    Notes,
+    tiny_bert,
+    tiny_tokenizer,
+    write_jsonl,
+    write_predictions,
+)
 
 from distilkit import EvaluateConfig, UserError, evaluate
 from distilkit.engine.inference import latency
+from distilkit.engine.inference.logits import check_finite
 from distilkit.runs.run import Run
 from distilkit.scores.statistics import Answers, quality
 from distilkit.workflows.evaluation import scoring
@@ -104,3 +113,38 @@ def test_a_short_pass_on_cuda_is_timed_when_it_is_warm(
     logits, seconds = scoring._time_pass(read, torch.device(name))
     assert len(calls) == passes and logits.item() == passes
     assert (seconds < 0.2) is (passes == 2)
+
+
+# --- models that answer with no number ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("share", ["all", "some"])
+def test_a_model_whose_logits_are_no_numbers_is_refused(
+    evaluating: Any, tmp_path: Path, value: float, share: str
+) -> None:
+    """The largest of NaNs is class 0: such a model has an accuracy, and passes a gate."""
+    model = tiny_bert()
+    with torch.no_grad():
+        if share == "all":
+            model.classifier.bias[0] = value
+        else:  # the word occurs in the last row alone
+            word = tiny_tokenizer().convert_tokens_to_ids("told")
+            model.get_input_embeddings().weight[word, 0] = value
+    model.save_pretrained(tmp_path / "broken")
+    tiny_tokenizer().save_pretrained(tmp_path / "broken")
+    with pytest.raises(UserError) as refused:
+        evaluate(evaluating(tmp_path / "broken", fail_under=("accuracy=0.1",), markdown=tmp_path / "a.md"))
+    counted = "8 of 8 validation rows (the first is row 1)" if share == "all" else "of 8 validation rows"
+    assert f"{tmp_path / 'broken'}: its logits are NaN or infinite in " in str(refused.value)
+    assert counted in str(refused.value) and "lower --learning-rate" in str(refused.value)
+    assert not (tmp_path / "a.md").exists()
+
+
+def test_the_message_on_broken_logits_proposes_full_precision_only_where_it_was_lower() -> None:
+    logits = torch.tensor([[0.0, 1.0], [float("nan"), 0.0]])
+    for precision, proposes in (("fp32", False), ("bf16", True), ("fp16", True)):
+        with pytest.raises(UserError, match=r"1 of 2 test rows \(the first is row 2\)") as refused:
+            check_finite(logits, "m", "test", precision)  # type: ignore[arg-type]
+        assert ("--precision fp32" in str(refused.value)) == proposes
+    check_finite(logits[:1], "m", "test", "fp32")
