@@ -10,6 +10,7 @@ from distilkit.cli import tables
 from distilkit.cli.options import command
 from distilkit.cli.output import Output
 from distilkit.errors import DISK_ERRORS, GateMissed, UserError
+from distilkit.reports import summary
 from distilkit.stopping import handling_signals
 
 if TYPE_CHECKING:
@@ -100,7 +101,9 @@ def evaluate(config: "EvaluateConfig", output: Output) -> None:
 
     with output:
         result = workflow.evaluate(config, output)
-    output.result(result.document(), tables.evaluation_table(result.typed_document))
+    output.result(result.document(), tables.EvaluationView(result.typed_document))
+    if output.as_json:  # the table has them
+        output.note_all([f"note: {text}" for text in summary.describe_warnings(result.typed_document)])
     gates.check_gates(result)
     workflow.check_written(result)
 

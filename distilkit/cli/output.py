@@ -11,9 +11,8 @@ from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 from distilkit.errors import UserError
 from distilkit.progress import Reporter
@@ -114,7 +113,7 @@ class Output(Reporter):
             self._last_printed[task] = time.monotonic()
             self._console.say(f"{task}: {done:,}/{total:,} {detail}".rstrip(), markup=False)
 
-    def result(self, document: Mapping[str, Any], shown: Table | str) -> None:
+    def result(self, document: Mapping[str, Any], shown: RenderableType) -> None:
         """Print the result on stdout: `document` with `--json`, else what is `shown` unless quiet.
 
         Raises:
@@ -137,7 +136,7 @@ class Output(Reporter):
                 f"stdout cannot be written ({error.strerror}), so the result is on stderr."
             ) from None
 
-    def _print_result(self, document: Mapping[str, Any], shown: Table | str) -> None:
+    def _print_result(self, document: Mapping[str, Any], shown: RenderableType) -> None:
         if self.as_json:
             text = json.dumps(document, indent=2, ensure_ascii=False)
             if not _can_encode(text, sys.stdout.encoding):

@@ -1,36 +1,111 @@
 """Tables and text of what the commands return."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from distilkit.reports import summary
 
 if TYPE_CHECKING:  # help must not wait for pydantic and numpy
     from distilkit.reports.document import EvaluationDocument
 
-PAIRS = 6  # that are summary under the table; the document has all of them
+MISSING = "-"
+# Columns of the table of models that are left out first where the terminal is narrow.
+DROPPED_FIRST = (
+    *("ece", "bytes", "parameters", "agreement", "gap_recovered", "f1", "f1_macro", "rows_per_second"),
+)
+UNLIMITED = 10_000  # columns
 
 
-def evaluation_table(document: "EvaluationDocument") -> Table:
-    """Tabulate the models of an evaluation, a row each, and say what their differences are worth."""
-    rows = summary.pluralize(document.rows, "row")
-    title = ", ".join([f"{document.dataset} {document.split}", rows, *summary.device_settings(document)])
-    table = _titled(title)
-    table.add_column("model", overflow="fold", min_width=12)
-    columns = summary.shown_columns(document.models)
-    for heading in columns.values():
-        table.add_column(heading, justify="right", no_wrap=True)
-    for entry in document.models:
-        table.add_row(entry.model, *(summary.format_cell(entry, name, _short) for name in columns))
-    sentences = [pair.sentence for pair in document.pairs][:PAIRS] + summary.describe_domain_shifts(document)
-    sentences += [f"passed: {gate.model}: {gate.why}" for gate in document.gates if gate.passed]
-    table.caption = escape("\n".join(sentences)) or None
-    table.caption_justify, table.caption_style = "left", ""
+class EvaluationView:
+    """Show an evaluation at any width: a row for each model, or a block where the rows do not fit.
+
+    No name or figure is ever cut: columns are left out by `DROPPED_FIRST`, and named below the table.
+    """
+
+    def __init__(self, document: "EvaluationDocument") -> None:
+        self.document = document
+        self.columns = summary.shown_columns(document.models)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        document = self.document
+        rows = summary.pluralize(document.rows, "row")
+        settings = summary.device_settings(document)
+        paragraphs = [", ".join([f"{document.dataset} {document.split}", rows, *settings]), ""]
+        yield from _texts(paragraphs, console)
+        yield from self._models(console, options)
+        yield from _texts(self._notes(), console)
+        pairs = summary.describe_pairs(document)
+        if pairs.matrix and _fits(matrix := _plain_table(pairs.matrix), console, options):
+            yield ""
+            yield matrix
+            yield from _texts(["", summary.MATRIX_CAPTION], console)
+        elif document.pairs:
+            yield from _texts(["", *summary.first_sentences(document)], console)
+        passed = [f"passed: {gate.model}: {gate.why}" for gate in document.gates if gate.passed]
+        yield from _texts(["", *passed] if passed else [], console)
+
+    def _models(self, console: Console, options: ConsoleOptions) -> Iterable[RenderableType]:
+        """Return the widest table that fits, or a block for each model."""
+        shown = list(self.columns)
+        for name in (None, *DROPPED_FIRST):
+            if name in shown:
+                shown.remove(name)
+            table = _plain_table(self._rows(shown))
+            if _fits(table, console, options):
+                left_out = [heading for name, heading in self.columns.items() if name not in shown]
+                lines = [f"Too narrow for: {', '.join(left_out)}. A wider terminal or --json shows all."]
+                return [table, *_texts(["", *lines] if left_out else [], console)]
+        return _texts(self._blocks(), console)
+
+    def _rows(self, names: Sequence[str]) -> list[list[str]]:
+        """Return the heading and a row for each model, the reference of the most frequent class last."""
+        rows = [["model", *(self.columns[name] for name in names)]]
+        for entry in self.document.models:
+            rows.append([entry.model, *(summary.format_cell(entry, name, _short) for name in names)])
+        rows.append(summary.majority_cells(self.document, names))
+        return [[cell or MISSING for cell in row] for row in rows if row]
+
+    def _blocks(self) -> list[str]:
+        """Return a line with the name of each model, then one for each of its figures."""
+        lines = []
+        headings, *rows = self._rows(list(self.columns))
+        width = max(map(len, headings))
+        for name, *cells in rows:
+            figures = zip(headings[1:], cells, strict=True)
+            lines += [name, *(f"  {head:{width}}  {cell}" for head, cell in figures if cell != MISSING), ""]
+        return lines[:-1]
+
+    def _notes(self) -> list[str]:
+        sentences = summary.describe_warnings(self.document)
+        return ["", *(f"note: {sentence}" for sentence in sentences)] if sentences else []
+
+
+def _texts(lines: Iterable[str], console: Console) -> list[Text]:
+    """Return lines that a terminal wraps between words; in a file or pipe each stays whole."""
+    if console.is_terminal:
+        return [Text(line, overflow="fold") for line in lines]
+    return [Text(line, overflow="ignore", no_wrap=True) for line in lines]
+
+
+def _plain_table(rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of the rows, the heading first; names are left-aligned and figures right-aligned."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    for i, heading in enumerate(rows[0]):
+        table.add_column(escape(heading), justify="right" if i else "left", no_wrap=True)
+    for row in rows[1:]:
+        table.add_row(*map(escape, row))
     return table
+
+
+def _fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
+    natural = console.measure(table, options=options.update(max_width=UNLIMITED)).maximum
+    return natural <= options.max_width
 
 
 def _titled(title: str) -> Table:
@@ -95,7 +170,8 @@ def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
     if "epoch" in estimates:
         cost, memory = estimates["epoch"], estimates["memory"]
         lines.append(
-            f"estimate: {estimates['epochs']} epochs of {cost['rows']:,} rows: {cost['seconds']:,.0f} s each "
+            f"estimate: {summary.pluralize(estimates['epochs'], 'epoch')} of "
+            f"{summary.pluralize(cost['rows'], 'row')}: {cost['seconds']:,.0f} s each "
             f"({cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}; without validation)"
         )
         required, available = (memory[which] / 2**30 for which in ("bytes", "available"))

@@ -24,7 +24,7 @@ class EvaluateConfig(DataConfig):
     predictions: Strings = option(
         (),
         panel="Model",
-        help="File of somebody else's answers, repeatable: .csv, .jsonl … with label and score, a row each.",
+        help="Predictions of another system, repeatable: .csv, .jsonl … with label, score; a line per row.",
     )
     endpoint: Strings = option(
         (),
@@ -40,7 +40,7 @@ class EvaluateConfig(DataConfig):
     labels_only: ModelName | None = option(
         None,
         panel="Model",
-        help="Student that had labels alone; it is where gap_recovered begins. (default: a run at alpha 1)",
+        help="Label-only student, the baseline of gap_recovered. (default: a run at alpha 1)",
     )
     split: Split = option("validation", panel="Data", help="Split to score. It must have labels.")
     fail_under: Strings = option(
@@ -58,7 +58,7 @@ class EvaluateConfig(DataConfig):
         None, panel="Output", help="Folder for a page with pictures that opens anywhere, and the pictures."
     )
     markdown: FilePath | None = option(
-        None, panel="Output", help="File for a summary, as a pull request shows it."
+        None, panel="Output", help="File for a summary in Markdown, for a pull request."
     )
     glue_submission: FilePath | None = option(
         None,

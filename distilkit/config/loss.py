@@ -41,7 +41,11 @@ class LossConfig(Config):
         help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label in it.",
     )
     alpha_end: float | None = option(
-        None, ge=0, le=1, panel="Loss", help="Where alpha has gone by the last step. (default: it stays)"
+        None,
+        ge=0,
+        le=1,
+        panel="Loss",
+        help="Final alpha; interpolated linearly from --alpha. (default: constant)",
     )
     soft_loss: SoftLoss = option(
         "mse",

@@ -71,7 +71,8 @@ class RawData:
         splits = {split: self.splits[split].select(rows[split]) for split in split_names}
         labels_of = {split: ids[split][rows[split]] for split in splits if split in ids}
         limits = {"train": max_train_samples, "validation": config.max_eval_samples}
-        return self.source.divided(splits, tuple(names), labels_of, limits)
+        source_rows = {split: rows[split] + 1 for split in splits}
+        return self.source.divided(splits, tuple(names), labels_of, limits, source_rows)
 
 
 def read_raw(config: DataConfig) -> RawData:

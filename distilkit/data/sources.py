@@ -106,9 +106,10 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
         has_order = names in (declared, *map(tuple, models))
         id_notes = note_ids(raw, names, where, has_order=has_order)
     labels_of = {split: label_ids(raw, names, where)}
-    whole = {split: len(rows)}
-    rows, notes = source.sample(rows, split, labels_of, config.max_eval_samples)
-    return source.data({split: rows}, names, labels_of, [*id_notes, *notes], whole)
+    whole, source_rows = {split: len(rows)}, count_rows({split: rows})
+    rows, notes = source.sample(rows, split, (labels_of, source_rows), config.max_eval_samples)
+    data = source.data({split: rows}, names, labels_of, [*id_notes, *notes], whole)
+    return replace(data, source_rows=source_rows)
 
 
 def read_texts(config: DataConfig, split: str) -> Texts:
@@ -121,6 +122,11 @@ def read_split(config: DataConfig, split: str) -> tuple[datasets.Dataset, str]:
     """Read a split with checked texts, and its name for messages; its labels are not read."""
     source = RawSource(config)
     return source.read(split), source.where(split)
+
+
+def count_rows(splits: Mapping[str, datasets.Dataset]) -> dict[str, NDArray[np.int64]]:
+    """Return the number of each row by split, int64 `[N]`, from 1."""
+    return {split: np.arange(1, len(rows) + 1) for split, rows in splits.items()}
 
 
 def text_columns(config: TextsConfig) -> tuple[str, str | None]:
@@ -206,6 +212,10 @@ class RawSource:
             return self._files[split].title
         assert self.preset is not None
         return f"{self.preset.hub} ({self.preset.hub_name or 'default'}), split {split}"
+
+    def _source_of(self, split: str) -> str:
+        """Return where the rows of a split were read: those that are held out, from the training split."""
+        return self.where(split if split in self.available() else "train")
 
     def read(self, split: str, checked: bool = True, *, with_texts: bool = False) -> datasets.Dataset:
         """Read the columns of this source, and with `with_texts` all other columns of texts too."""
@@ -334,34 +344,51 @@ class RawSource:
         names: tuple[str, ...],
         labels_of: dict[str, NDArray[np.int64]],
         limits: Mapping[str, int | None],
+        source_rows: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> TextData:
-        """Hold out a validation split where there is none, and cut each split to `limits` rows."""
+        """Hold out a validation split where there is none, and cut each split to `limits` rows.
+
+        Args:
+            source_rows: the number of each row in its source, where `splits` do not hold all of its rows.
+        """
         notes = []
+        numbered = dict(source_rows or count_rows(splits))
         if "validation" not in self.available():
             parts, held_out_note = self.hold_out(splits["train"])
             labels_of = {split: labels_of["train"][rows] for split, rows in parts.items()}
+            numbered = {split: numbered["train"][rows] for split, rows in parts.items()}
             splits = {split: splits["train"].select(rows) for split, rows in parts.items()}
             notes.append(held_out_note)
         whole = {split: len(rows) for split, rows in splits.items()}
         for split in ("train", "validation"):
             if split in splits:
-                splits[split], sample_notes = self.sample(splits[split], split, labels_of, limits[split])
+                splits[split], sample_notes = self.sample(
+                    splits[split], split, (labels_of, numbered), limits[split]
+                )
                 notes += sample_notes
-        return self.data(splits, names, labels_of, notes, whole)
+        return replace(self.data(splits, names, labels_of, notes, whole), source_rows=numbered)
 
     def sample(
-        self, rows: datasets.Dataset, split: str, labels_of: dict[str, NDArray[np.int64]], limit: int | None
+        self,
+        rows: datasets.Dataset,
+        split: str,
+        arrays: Sequence[dict[str, NDArray[np.int64]]],
+        limit: int | None,
     ) -> tuple[datasets.Dataset, list[str]]:
         """At most `limit` rows, the same for every alpha and seed, and what to say of it.
 
         Stratified by the label column where there is one, also when the loss will read no label: runs that
         differ in alpha alone must train on the same rows.
+
+        Args:
+            arrays: what is known of the rows by split, such as their labels; cut to the same rows in place.
         """
         chosen, notes = self.chosen(rows, split, limit)
         if not notes:
             return rows, []
-        if split in labels_of:
-            labels_of[split] = labels_of[split][chosen]
+        for array in arrays:
+            if split in array:
+                array[split] = array[split][chosen]
         return rows.select(chosen), notes
 
     def chosen(
@@ -402,6 +429,7 @@ class RawSource:
             labels_of=labels_of,
             notes=tuple(notes),
             whole=whole or {},
+            source_of={split: self._source_of(split) for split in splits},
         )
 
 

@@ -27,6 +27,9 @@ class TextData:
     labels_of: dict[str, NDArray[np.int64]]
     notes: tuple[str, ...] = ()
     whole: Mapping[str, int] = field(default_factory=dict)  # rows of a split before a sample was taken
+    # By split, where its rows were read, and their numbers there, int64 `[N]`, from 1 as in messages.
+    source_of: Mapping[str, str] = field(default_factory=dict)
+    source_rows: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     labelled_by_teacher: bool = False  # its predictions on held-out rows stand for labels
 
     def texts(self, split: str) -> Texts:

@@ -2,7 +2,8 @@
 
 Written with `as_dict` and read back with `model_validate_json`. A field that does not apply to a model is
 null; only the `*_unscaled` figures of a calibration are left out where no temperature was fitted. Intervals
-are `[low, high]`, null where no bootstrap sample had the figure.
+are `[low, high]`, null where no bootstrap sample had the figure. Fields with a default were added later:
+documents that lack them are read as well.
 """
 
 from typing import Any, Final, Literal
@@ -21,6 +22,33 @@ class ClassCount(Record):
 
     name: str
     rows: int
+
+
+class MajorityEntry(Record):
+    """Hold what the most frequent class would score as the answer to every row: the least to beat."""
+
+    class_name: str = Field(validation_alias="class", serialization_alias="class")
+    rows: int
+    metrics: dict[str, float]
+
+
+class Provenance(Record):
+    """Say where, when and how an evaluation was made.
+
+    Attributes:
+        time: UTC, ISO 8601.
+        data: the file that the rows were read from, or the place on the Hub.
+        cpu: the processor's name, `None` where the system does not tell.
+    """
+
+    distilkit: str
+    time: str
+    command_line: list[str]
+    data: str
+    cpu: str | None
+    platform: str
+    versions: dict[str, str | None]
+    git_commit: str | None
 
 
 class InputStatistics(Record):
@@ -93,9 +121,15 @@ class CalibrationEntry(Record):
 
 
 class MistakeEntry(Record):
-    """Show a row with a wrong answer; `row` counts from 1."""
+    """Show a row with a wrong answer.
+
+    Attributes:
+        row: its position among the evaluated rows, from 1.
+        source_row: its number in the file that it was read from, from 1, as in messages.
+    """
 
     row: int
+    source_row: int | None = None
     text: str
     text_pair: str | None
     label: str
@@ -110,6 +144,9 @@ class ModelEntry(Record):
         metrics: figures of quality and fidelity by name.
         confusion: `[C, C]`, rows with label i that were answered j.
         right: a digit per row, 1 where the answer is the label.
+        constant_answer: the class that is its answer to every row.
+        training_rows: how many of the rows its training split holds; `None` where that is not known.
+        selection_rows: how many of the rows its validation split holds, which chose its epoch.
     """
 
     model: str
@@ -131,6 +168,9 @@ class ModelEntry(Record):
     slices: list[Slice]
     mistakes: list[MistakeEntry]
     right: str = Field(pattern="^[01]*$")
+    constant_answer: str | None = None
+    training_rows: int | None = None
+    selection_rows: int | None = None
 
     def value(self, name: str) -> float | None:
         """Return a figure of quality, fidelity or cost by its name."""
@@ -193,6 +233,8 @@ class EvaluationDocument(Record):
     models: list[ModelEntry]
     pairs: list[PairEntry]
     gates: list[Gate]
+    majority: MajorityEntry | None = None
+    provenance: Provenance | None = None
 
     @model_validator(mode="after")
     def _check_rows(self) -> "EvaluationDocument":

@@ -97,17 +97,26 @@ def write_histories(folder: Path, document: HistoryDocument, option: str) -> lis
 
 
 def _page(runs: Sequence[TrainingHistory], pictures: Sequence[Picture]) -> dict[str, object]:
-    epochs = sum(len(run["history"]) for run in runs)
     levels = {evaluation["confidence"] for run in runs for evaluation in run["evaluations"]}
     return {
         "title": f"Training of {pluralize(len(runs), 'run')}",
-        "lead": f"{epochs:,} epochs of {', '.join(dict.fromkeys(run['dataset'] for run in runs))}.",
+        "lead": _lead(runs),
         "summary": _summary_table(runs),
         "pictures": pictures,
         "evaluations": _evaluations_table(runs),
         "confidence": " and ".join(f"{level:.0%}" for level in sorted(levels)),
         "epochs": [_epochs_table(run) for run in runs],
     }
+
+
+def _lead(runs: Sequence[TrainingHistory]) -> str:
+    """Say how many runs on which data, and how long they are."""
+    lengths = [len(run["history"]) for run in runs]
+    shortest, longest = min(lengths), max(lengths)
+    epochs = pluralize(longest, "epoch") if shortest == longest else f"{shortest:,} to {longest:,} epochs"
+    suffix = " each" if len(runs) > 1 else ""
+    datasets = ", ".join(dict.fromkeys(run["dataset"] for run in runs))
+    return f"{pluralize(len(runs), 'run')} on {datasets}, {epochs}{suffix}."
 
 
 # --- pictures ---------------------------------------------------------------------------------------------
@@ -192,7 +201,7 @@ def _summary_table(runs: Sequence[TrainingHistory]) -> Table:
             Cell(format_bytes(run["bytes"])),
             Cell(f"{run['seconds']:,.0f} s"),
             Cell(", ".join(run["teachers"]) or "none", wide=True),
-            Cell(run["loss"], wide=True),
+            Cell(run["loss"].removeprefix("loss = "), wide=True),
         ]
         for index, run in enumerate(runs)
     ]
@@ -218,17 +227,23 @@ def _evaluations_table(runs: Sequence[TrainingHistory]) -> Table:
 
 
 def _epochs_table(run: TrainingHistory) -> Table:
+    """Show the figures of each epoch; a loss that no epoch has gets no column."""
+    losses = [
+        (heading, key)
+        for heading, (_, _, key) in zip(("loss", "hard", "soft", "layers"), LOSSES, strict=True)
+        if any(record.get(key) is not None for record in run["history"])
+    ]
     rows = []
     for record in run["history"]:
         stage = f"{record['stage']}, " if record.get("stage") else ""
         rows.append(
             [
                 Cell(f"{stage}epoch {record['epoch']}", "best so far" if record["improved"] else ""),
-                *(Cell(format_figure(record.get(key))) for _, _, key in LOSSES),
+                *(Cell(format_figure(record.get(key))) for _, key in losses),
                 Cell(format_figure(record["validation"].get(run["metric"]))),
                 Cell(format_figure(record["validation"].get("loss"))),
                 Cell(format_count(record["examples_per_second"])),
             ]
         )
-    head = ["epoch", "loss", "hard", "soft", "layers"]
+    head = ["epoch", *(heading for heading, _ in losses)]
     return Table(run["run"], [*head, f"validation {run['metric']}", "log loss", "examples/s"], rows)

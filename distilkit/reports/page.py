@@ -1,9 +1,11 @@
 """Write the page of an evaluation: `evaluate --report`."""
 
 import csv
-from collections.abc import Callable, Sequence
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +32,19 @@ from distilkit.reports.parts import (
     write_pictures,
 )
 from distilkit.reports.published import PUBLISHED
-from distilkit.reports.summary import device_settings, format_interval, pluralize
+from distilkit.reports.summary import (
+    MATRIX_CAPTION,
+    MAX_SENTENCES,
+    describe_lacking_skill,
+    describe_pairs,
+    describe_temperature,
+    describe_warnings,
+    device_settings,
+    format_interval,
+    majority_name,
+    pluralize,
+)
+from distilkit.reports.verdict import count_more_students, gates_card, make_verdicts
 from distilkit.runs.folder import write_json, write_text, writing_folder
 from distilkit.scores.statistics import QUALITY, Answers, risk_coverage
 
@@ -51,6 +65,8 @@ HEADINGS = {
     "gap_recovered": "gap recovered",
 }
 SHARES = ("agreement", "accuracy_kept", "gap_recovered")  # shown in per cent
+# Shown first, as wide as a page; the others follow in a table of their own.
+MAIN_QUALITY = ("accuracy", "f1", "f1_macro", "mcc", "roc_auc", "loss", "ece")
 KINDS = {"model": "", "predictions": "answers from a file", "endpoint": "answers from an endpoint"}
 # Heading, name of the cost, format.
 COST_COLUMNS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
@@ -65,12 +81,19 @@ COST_COLUMNS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
 )
 
 
-def write_report(folder: Path, document: EvaluationDocument, answers: Sequence[Answers]) -> Path:
+def write_report(
+    folder: Path,
+    document: EvaluationDocument,
+    answers: Sequence[Answers],
+    source_rows: Iterable[Mapping[str, Any]] | None = None,
+) -> Path:
     """Write an evaluation's page, figures, answers and pictures: whole, or not at all.
 
     Args:
         folder: made, or replaced where it holds an earlier report.
         answers: of the document's models, in their order.
+        source_rows: what `answers.csv` shows of each row before its label: its number in the source file
+            and its texts, by column.
 
     Returns:
         The file to open.
@@ -83,26 +106,36 @@ def write_report(folder: Path, document: EvaluationDocument, answers: Sequence[A
     check = partial(check_report_dir, folder)
     with writing_folder(folder, "--report", "report", check) as draft:
         write_json(draft / EVALUATION, document.as_dict())
-        _write_answers(draft / ANSWERS, document, answers)
+        _write_answers(draft / ANSWERS, document, answers, source_rows)
         context, pictures = _page(document, answers)
         write_pictures(draft, pictures)
         write_text(draft / INDEX, render("evaluation.html", **context))
     return folder / INDEX
 
 
-def _write_answers(file: Path, document: EvaluationDocument, answers: Sequence[Answers]) -> None:
+def _write_answers(
+    file: Path,
+    document: EvaluationDocument,
+    answers: Sequence[Answers],
+    source_rows: Iterable[Mapping[str, Any]] | None,
+) -> None:
     class_names = [entry.name for entry in document.classes]
     models = [entry.model for entry in document.models]
-    head = ["row", "label", *(f"{model} {column}" for model in models for column in ("answer", "confidence"))]
-    with file.open("w", encoding="utf-8", newline="") as stream:
+    labels = answers[0].labels.tolist()
+    with file.open("w", encoding="utf-8", errors="replace", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([escape_formula(cell) for cell in head])
-        for row, label in enumerate(answers[0].labels.tolist()):
+        for row, source in enumerate(source_rows or ({} for _ in labels)):
+            if row == 0:
+                head = [*source, "label"]
+                head += [f"{model} {column}" for model in models for column in ("answer", "confidence")]
+                writer.writerow(["row", *map(escape_formula, head)])
             cells: list[str] = []
             for answer in answers:
                 confidence = "" if answer.confidence is None else f"{answer.confidence[row]:.6g}"
                 cells += [class_names[int(answer.answer[row])], confidence]
-            writer.writerow([row + 1, *map(escape_formula, (class_names[label], *cells))])
+            texts = (class_names[labels[row]], *cells)
+            sources = (escape_formula(cell) if isinstance(cell, str) else cell for cell in source.values())
+            writer.writerow([row + 1, *sources, *map(escape_formula, texts)])
 
 
 def escape_formula(text: str) -> str:
@@ -133,17 +166,16 @@ def _page(
     context: dict[str, object] = {
         "title": f"{document.dataset}, {document.split}: {pluralize(len(document.models), 'model')}",
         "lead": _lead(document),
+        "verdicts": make_verdicts(document),
+        "more_students": count_more_students(document),
+        "gates_card": gates_card(document),
+        "alarms": describe_lacking_skill(document),
+        "warnings": describe_warnings(document)[len(describe_lacking_skill(document)) :],
         "confidence": f"{document.confidence:.0%}",
         "gates": document.gates,
-        "summary": [_quality_table(document), _fidelity_table(document), _cost_table(document)],
-        "pairs": [
-            {
-                "sentence": pair.sentence,
-                "counts": f"Only {pair.first} is right on {pluralize(pair.only_first, 'row')}, only "
-                f"{pair.second} on {pair.only_second:,}.",
-            }
-            for pair in document.pairs
-        ],
+        "summary": [*_quality_tables(document), _fidelity_table(document), _cost_table(document)],
+        "pairs": _pair_items(document),
+        "matrix": _matrix_table(document),
         "pictures": shared_pictures,
         "published": _published_table(document),
         "models": [
@@ -154,6 +186,7 @@ def _page(
         ],
         "settings": _settings(document),
         "method": _method(document),
+        "footer": _footer(document),
     }
     return context, [*shared_pictures, *(picture for pictures in model_pictures for picture in pictures)]
 
@@ -167,6 +200,35 @@ def _lead(document: EvaluationDocument) -> str:
         f"{pluralize(document.rows, 'row')}{sample} of {document.dataset}, split {document.split} "
         f"({classes}), evaluated on {document.device}{precision}."
     )
+
+
+def _pair_items(document: EvaluationDocument) -> list[dict[str, str]]:
+    """Return a sentence and counts for each pair; of many pairs the matrix says it."""
+    if describe_pairs(document).matrix:
+        return []
+    items = [
+        {
+            "sentence": pair.sentence,
+            "counts": f"Only {pair.first} is right on {pluralize(pair.only_first, 'row')}, only "
+            f"{pair.second} on {pair.only_second:,}.",
+        }
+        for pair in document.pairs[:MAX_SENTENCES]
+    ]
+    more = len(document.pairs) - len(items)
+    left_out = {
+        "sentence": f"{pluralize(more, 'more pair')}: see evaluation.json in this folder.",
+        "counts": "",
+    }
+    return [*items, left_out] if more else items
+
+
+def _matrix_table(document: EvaluationDocument) -> Table:
+    """Show the differences between many models."""
+    matrix = describe_pairs(document).matrix or [[]]
+    rows = [
+        [Cell(row[0], index=index), *(Cell(text) for text in row[1:])] for index, row in enumerate(matrix[1:])
+    ]
+    return Table(MATRIX_CAPTION, matrix[0], rows)
 
 
 def _shared_pictures(
@@ -218,18 +280,18 @@ def _latency_points(document: EvaluationDocument, names: Sequence[str]) -> list[
 def _model_pictures(
     entry: ModelEntry, answers: Answers, name: str, index: int, class_names: Sequence[str]
 ) -> list[Picture]:
-    figure = plots.confusion_matrix(np.asarray(entry.confusion), class_names, name)
+    figure = plots.confusion_matrix(np.asarray(entry.confusion), class_names, name, index)
     text = "Rows by label, columns by answer; darker cells hold a larger share of their label."
     pictures = [Picture(f"{index + 1}-confusion", "Confusion.", text, figure)]
     if answers.confidence is not None:
-        figure = plots.confidence_histogram(answers, name)
-        text = "Distribution of the confidence of right and of wrong answers; the y axes differ."
+        figure = plots.confidence_histogram(answers, name, index)
+        text = "Confidence on right (top) and wrong (bottom, hatched) answers; separate y axes."
         pictures.append(Picture(f"{index + 1}-confidence", "Confidence.", text, figure))
     if entry.calibration:
-        figure = plots.reliability_diagram(entry.calibration.bins, name)
+        figure = plots.reliability_diagram(entry.calibration.bins, name, index)
         text = (
-            "Accuracy against confidence by bin, with Wilson's interval; a perfectly calibrated model lies "
-            "on the diagonal. Below: rows per bin."
+            "Accuracy by confidence bin, with Wilson's interval; a perfectly calibrated model lies on the "
+            "diagonal. Below: rows per bin."
         )
         pictures.append(Picture(f"{index + 1}-reliability", "Reliability.", text, figure))
     return pictures
@@ -238,8 +300,21 @@ def _model_pictures(
 # --- tables of all models ---------------------------------------------------------------------------------
 
 
-def _quality_table(document: EvaluationDocument) -> Table:
-    return _figures_table(document, "Quality", QUALITY)
+def _quality_tables(document: EvaluationDocument) -> list[Table]:
+    """Return the main figures, with the reference of the most frequent class, and then the others."""
+    secondary = [name for name in QUALITY if name not in MAIN_QUALITY]
+    captions = ("Quality", MAIN_QUALITY), ("More figures of quality", secondary)
+    tables = [_with_majority(_figures_table(document, *table), document, table[1]) for table in captions]
+    return [table for table in tables if len(table.head) > 1]
+
+
+def _with_majority(table: Table, document: EvaluationDocument, metrics: Sequence[str]) -> Table:
+    if document.majority is None:
+        return table
+    shown = [name for name in metrics if HEADINGS.get(name, name) in table.head]
+    figures = [Cell(format_figure(document.majority.metrics.get(name))) for name in shown]
+    label = Cell(majority_name(document), "reference: no model", kind="reference")
+    return Table(table.caption, table.head, [*table.rows, [label, *figures]])
 
 
 def _fidelity_table(document: EvaluationDocument) -> Table:
@@ -251,7 +326,7 @@ def _fidelity_table(document: EvaluationDocument) -> Table:
             student_alone, teacher_alone = _right_alone(document, entry.model, entry.teacher)
             name = Cell(row[0].text, f"teacher: {entry.teacher}", row[0].index)
             rows.append([name, *row[1:], Cell(student_alone), Cell(teacher_alone)])
-    head = [*figures.head, "right: student only", "right: teacher only"]
+    head = [*figures.head, "student right, teacher wrong", "teacher right, student wrong"]
     return Table(figures.caption, head, rows)
 
 
@@ -269,7 +344,8 @@ def _figures_table(document: EvaluationDocument, caption: str, metrics: Sequence
     shown = [
         name for name in metrics if any(entry.metrics.get(name) is not None for entry in document.models)
     ]
-    if "f1" in shown:  # for two classes the macro figures add little
+    if document.models and document.models[0].metrics.get("f1") is not None:
+        # For two classes the macro figures add little.
         shown = [name for name in shown if name not in ("precision_macro", "recall_macro")]
     rows = [
         [Cell(entry.model, index=index), *(_figure_cell(entry, name) for name in shown)]
@@ -370,7 +446,8 @@ def _model_section(
             _slices_table(document, entry),
             _inputs_table(document, entry),
         ],
-        "mistakes": [_mistake(mistake) for mistake in entry.mistakes],
+        "mistakes": [_mistake(mistake, document) for mistake in entry.mistakes],
+        "mistakes_left": _describe_other_mistakes(entry),
     }
 
 
@@ -396,7 +473,7 @@ def _calibration_table(entry: ModelEntry) -> Table:
             rows = [
                 [Cell("as trained"), *(Cell(format_figure(value)) for value in unscaled)],
                 [
-                    Cell(f"logits divided by {calibration.temperature:.2f}, as the run saved it"),
+                    Cell(f"logits {describe_temperature(calibration.temperature)}, as the run saved it"),
                     *(Cell(format_figure(value)) for value in scaled),
                 ],
             ]
@@ -433,39 +510,71 @@ def _slices_table(document: EvaluationDocument, entry: ModelEntry) -> Table:
 
 def _inputs_table(document: EvaluationDocument, entry: ModelEntry) -> Table:
     """Show how the model reads the rows, here and, where it was trained on another dataset, there."""
-    in_domain, caption, rows = entry.in_domain, "Inputs", []
-    accuracy = entry.metrics.get("accuracy")
-    if entry.inputs or in_domain:
-        rows.append(_inputs_row(f"here: {document.dataset}", entry.inputs, accuracy))
+    in_domain, caption = entry.in_domain, "Inputs"
+    if not (entry.inputs or in_domain):
+        return Table(caption, [], [])
+    head = ["texts", f"here: {document.dataset}"]
+    columns = [_input_figures(entry.inputs, entry.metrics.get("accuracy"))]
     if in_domain:
-        rows.append(_inputs_row(f"training data: {in_domain.dataset}", in_domain.inputs, in_domain.accuracy))
+        head.append(f"training data: {in_domain.dataset}")
+        columns.append(_input_figures(in_domain.inputs, in_domain.accuracy))
         if in_domain.drop > 0:
             caption += f"; accuracy is {100 * in_domain.drop:.1f} points lower than on the training data"
-    head = ["texts", "tokens, mean", "p95", "truncated", "unknown", "accuracy"]
+    names = ("accuracy", "tokens, mean", "tokens, 95th percentile", "rows truncated", "unknown tokens")
+    rows = [
+        [Cell(name), *(Cell(column[i]) for column in columns)]
+        for i, name in enumerate(names)
+        if any(column[i] != UNKNOWN for column in columns)
+    ]
     return Table(caption, head, rows)
 
 
-def _inputs_row(name: str, inputs: InputStatistics | None, accuracy: float | None) -> list[Cell]:
-    cells = [UNKNOWN] * 4
-    if inputs:
-        shares = format_percent(inputs.truncated), format_percent(inputs.unknown)
-        cells = [f"{inputs.tokens_mean:.1f}", f"{inputs.tokens_p95:.0f}", *shares]
-    return [Cell(name), *map(Cell, cells), Cell(format_figure(accuracy))]
+def _input_figures(inputs: InputStatistics | None, accuracy: float | None) -> list[str]:
+    if inputs is None:
+        return [format_figure(accuracy), *[UNKNOWN] * 4]
+    tokens = f"{inputs.tokens_mean:.1f}", f"{inputs.tokens_p95:.0f}"
+    return [
+        format_figure(accuracy),
+        *tokens,
+        format_percent(inputs.truncated),
+        format_percent(inputs.unknown),
+    ]
 
 
-def _mistake(mistake: MistakeEntry) -> dict[str, object]:
+def _mistake(mistake: MistakeEntry, document: EvaluationDocument) -> dict[str, object]:
     confidence = "" if mistake.confidence is None else f", confidence {format_figure(mistake.confidence)}"
+    where = f"row {mistake.row:,}"
+    if mistake.source_row is not None and document.provenance:
+        where = f"row {mistake.source_row:,} of {Path(document.provenance.data).name}"
     return {
         "texts": [text for text in (mistake.text, mistake.text_pair) if text is not None],
-        "summary": f"row {mistake.row:,}: label {mistake.label}, answer {mistake.answer}{confidence}",
+        "summary": f"{where}: label {mistake.label}, answer {mistake.answer}{confidence}",
     }
+
+
+def _describe_other_mistakes(entry: ModelEntry) -> str:
+    more = entry.right.count("0") - len(entry.mistakes)
+    return f"{pluralize(more, 'more mistake')}: see answers.csv in this folder." if more > 0 else ""
 
 
 # --- how it was measured ----------------------------------------------------------------------------------
 
 
 def _settings(document: EvaluationDocument) -> list[tuple[str, str]]:
+    made = document.provenance
+    facts = (
+        [
+            ("Data", made.data),
+            ("Made", f"{made.time}, distilkit {made.distilkit}"),
+            ("Command", shlex.join(made.command_line)),
+            ("Processor", made.cpu or UNKNOWN),
+            ("Git commit of the working directory", made.git_commit or UNKNOWN),
+        ]
+        if made
+        else []
+    )
     return [
+        *facts,
         ("Device", document.device),
         ("Precision", document.precision or UNKNOWN),
         ("Threads", format_count(document.threads)),
@@ -479,13 +588,22 @@ def _settings(document: EvaluationDocument) -> list[tuple[str, str]]:
 def _method(document: EvaluationDocument) -> list[str]:
     return [
         f"Intervals: percentile bootstrap, {document.confidence:.0%}, over {document.replicates:,} samples "
-        "of the rows with replacement, the same samples for every model. They cover the choice of rows, and "
+        "of the rows with replacement, the same samples for every model. They reflect the sampling of rows, "
         "not the variance between training seeds.",
         "Pairs: McNemar's exact test, two-sided, on the rows that only one of the two models has right; the "
-        "interval is that of the difference on the same samples. There is no correction for multiple "
+        "interval is that of the difference on the same samples. p-values are not corrected for multiple "
         "comparisons.",
         "Milliseconds: one row at a time, from text to logits, after a warm-up. Rows/s: all rows, in "
         "batches, after a warm-up. Both depend on this device and these settings.",
         "ECE: 15 bins of equal width. Macro figures are means over classes; with more than two classes "
         "ROC AUC and average precision are means over one-vs-rest.",
     ]
+
+
+def _footer(document: EvaluationDocument) -> str:
+    made = document.provenance
+    by = f" {made.distilkit} on {made.time[:10]}" if made else ""
+    return (
+        f"Generated by distilkit{by}. Files next to this page: evaluation.json (all figures), answers.csv "
+        "(the answers to every row), plots/ (the pictures as PNG and SVG)."
+    )

@@ -3,7 +3,7 @@
 Axes and text are drawn in `INK`, which `inline` replaces by the page's own text colour; filled areas are so
 pale that text on them is legible on white and on black. Colour never carries information alone: models differ
 in dashes and markers too, and wrong answers are hatched. Names come from users, so no text is read as a
-formula.
+formula. A colour always means a model, also in its own plots.
 """
 
 import html
@@ -26,11 +26,13 @@ from distilkit.scores.statistics import Answers, Bin, Floats, Integers, precisio
 
 INK = "#1b1f24"
 # Distinct with red-green colour blindness, and a contrast of at least 3 : 1 on white and on near black.
-PALETTE = ("#2f7fc6", "#d0720a", "#0b9376", "#bd5c9c", "#7f7f85", "#9a8210")
+PALETTE = (
+    *("#2f7fc6", "#d0720a", "#0b9376", "#bd5c9c", "#7f7f85", "#9a8210"),
+    *("#7d6bd6", "#cc5a4e", "#4f8f2f", "#1f8fa3", "#a0674b", "#b14be0"),
+)
 Dashes = str | tuple[int, tuple[float, ...]]
 DASHES: tuple[Dashes, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-RIGHT_COLOUR, WRONG_COLOUR = PALETTE[0], PALETTE[1]
 WIDTH, HEIGHT = 4.5, 3.3  # inches; at this width 10-point text is 10 pixels high on a phone
 LEGEND_ROW_HEIGHT = 0.2  # inches
 SHORT_NAME_CHARACTERS = 24
@@ -116,7 +118,7 @@ def elide(name: str, length: int = SHORT_NAME_CHARACTERS) -> str:
 # --- quality ----------------------------------------------------------------------------------------------
 
 
-def confusion_matrix(table: Integers, class_names: Sequence[str], title: str) -> Figure:
+def confusion_matrix(table: Integers, class_names: Sequence[str], title: str, index: int = 0) -> Figure:
     """Draw the rows with label i and answer j, `[C, C]`; darker cells hold a larger share of their label."""
     classes = len(class_names)
     side = min(7.5, max(WIDTH - 0.6, 0.55 * classes))
@@ -127,7 +129,7 @@ def confusion_matrix(table: Integers, class_names: Sequence[str], title: str) ->
         for row, column in zip(*np.nonzero(table), strict=True):
             alpha = 0.06 + 0.5 * table[row, column] / rows_of_label[row]
             corner = (column - 0.5, row - 0.5)
-            axes.add_patch(Rectangle(corner, 1, 1, facecolor=RIGHT_COLOUR, alpha=alpha, lw=0))
+            axes.add_patch(Rectangle(corner, 1, 1, facecolor=colour(index), alpha=alpha, lw=0))
         if classes <= MAX_NAMED_CLASSES:
             _write_cells(axes, table, rows_of_label)
         _label_classes(axes, class_names)
@@ -297,8 +299,11 @@ def _number_points(figure: Figure, axes: Axes, points: Sequence[LatencyPoint]) -
 # --- confidence -------------------------------------------------------------------------------------------
 
 
-def confidence_histogram(answers: Answers, title: str) -> Figure:
-    """Draw the distribution of the confidence, of right and of wrong answers, each with its own y axis."""
+def confidence_histogram(answers: Answers, title: str, index: int = 0) -> Figure:
+    """Draw the distribution of the confidence, of right and of wrong answers, each with its own y axis.
+
+    Both are in the model's colour; wrong answers are hatched.
+    """
     assert answers.confidence is not None
     right = answers.right == 1
     # A file's scores may lie below 1 / C, the least that a predicted class can have.
@@ -307,10 +312,8 @@ def confidence_histogram(answers: Answers, title: str) -> Figure:
     with _styled():
         figure = Figure(figsize=(WIDTH, HEIGHT + 0.5))
         above, below = figure.subplots(2, 1, sharex=True)
-        for axes, inside, name, face, hatch in (
-            (above, right, "right", RIGHT_COLOUR, None),
-            (below, ~right, "wrong", WRONG_COLOUR, "////"),
-        ):
+        face = colour(index)
+        for axes, inside, name, hatch in ((above, right, "right", None), (below, ~right, "wrong", "////")):
             counts, _ = np.histogram(answers.confidence[inside], edges)
             widths = np.diff(edges)
             axes.bar(edges[:-1], counts, widths, align="edge", edgecolor=INK, lw=0.4, color=face, hatch=hatch)
@@ -323,10 +326,10 @@ def confidence_histogram(answers: Answers, title: str) -> Figure:
         return figure
 
 
-def reliability_diagram(bins: Sequence[Bin], title: str) -> Figure:
+def reliability_diagram(bins: Sequence[Bin], title: str, index: int = 0) -> Figure:
     """Draw accuracy against confidence by bin, with Wilson's interval; below, the rows of each bin."""
     bins = [bar for bar in bins if bar.rows]
-    low = bins[0].low
+    low, face = bins[0].low, colour(index)
     with _styled():
         figure = Figure(figsize=(WIDTH, HEIGHT + 0.5))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
@@ -334,13 +337,13 @@ def reliability_diagram(bins: Sequence[Bin], title: str) -> Figure:
         for bar in bins:
             assert bar.confidence is not None and bar.accuracy is not None
             interval = wilson(round(bar.rows * bar.accuracy), bar.rows)
-            above.plot([bar.confidence] * 2, interval, color=RIGHT_COLOUR, lw=1.2, alpha=0.7)
+            above.plot([bar.confidence] * 2, interval, color=face, lw=1.2, alpha=0.7)
         x, y = [bar.confidence for bar in bins], [bar.accuracy for bar in bins]
-        above.plot(x, y, color=RIGHT_COLOUR, marker="o", ms=5, lw=1.2)
+        above.plot(x, y, color=face, marker="o", ms=5, lw=1.2)
         above.set(ylabel="accuracy", xlim=(low, 1), ylim=(-0.03, 1.03), title=title)
         centres = [(bar.low + bar.high) / 2 for bar in bins]
         widths = [bar.high - bar.low for bar in bins]
-        below.bar(centres, [bar.rows for bar in bins], widths, color=RIGHT_COLOUR, edgecolor=INK, lw=0.4)
+        below.bar(centres, [bar.rows for bar in bins], widths, color=face, edgecolor=INK, lw=0.4)
         if len(bins) <= 10:
             for centre, bar in zip(centres, bins, strict=True):
                 below.annotate(
@@ -399,7 +402,8 @@ def history_curves(curves: Sequence[TrainingCurve], quantity: str) -> Figure:
         axes.margins(x=0.08, y=0.12)
         axes.set(xlabel="epoch", ylabel=quantity)
         if max(len(curve.epochs) for curve in curves) == 1:  # a single epoch gives the axis no extent
-            axes.set_xlim(curves[0].epochs[0] - 1, curves[0].epochs[0] + 1)
+            epochs = {curve.epochs[0] for curve in curves}
+            axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
         _add_legend(figure, [(curve.name, curve.index) for curve in curves], marked=True)
         return figure
 

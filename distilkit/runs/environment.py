@@ -3,8 +3,10 @@
 import platform
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TypedDict
 
 
@@ -31,6 +33,16 @@ def describe_environment() -> ProcessFacts:
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
+
+
+def cpu_name() -> str | None:
+    """Return the processor's name, `None` where the system does not tell."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    return platform.processor() or None
 
 
 def _version(package: str) -> str | None:

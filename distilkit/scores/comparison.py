@@ -167,22 +167,100 @@ def _compare_pair(first: Contestant, second: Contestant, difference: Interval) -
 def describe_pair(first: str, second: str, rows: int, difference: Interval, test: McNemar) -> str:
     """Return a sentence that claims no more than the interval and the test both show."""
     assert difference.value is not None and difference.low is not None and difference.high is not None
-    points = (100 * value for value in (difference.value, difference.low, difference.high))
-    by = "{:+.1f} points of accuracy ({:+.1f} to {:+.1f})".format(*points)
     p_value = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
+    counts = f"McNemar {p_value}; {rows:,} rows"
+    value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
     if test.only_first + test.only_second == 0:
         return f"{second} and {first} are right on the same {test.both:,} of {rows:,} rows."
-    significant = test.p_value < SIGNIFICANCE_LEVEL
+    if is_significant(difference, test.p_value):
+        change, ends = ("more", (low, high)) if value > 0 else ("less", (-high, -low))
+        interval = f"{100 * CONFIDENCE:.0f} % CI {ends[0]:.1f} to {ends[1]:.1f}"
+        return f"{second} is {abs(value):.1f} points {change} accurate than {first} ({interval}; {counts})."
     # Near the threshold the exact test and the bootstrap can disagree; then neither verdict is claimed.
-    if significant == (difference.low <= 0 <= difference.high):
+    disagree = test.p_value < SIGNIFICANCE_LEVEL or not low <= 0 <= high
+    verdict = "no evidence of a difference in accuracy"
+    if disagree:
+        verdict = "inconclusive on accuracy, as interval and test disagree"
+    interval = f"{100 * CONFIDENCE:.0f} % CI {low:+.1f} to {high:+.1f}"
+    return f"{second} against {first}: {verdict} ({value:+.1f} points, {interval}; {counts})."
+
+
+def is_significant(difference: Interval, p_value: float) -> bool:
+    """Return whether test and interval both show a difference in accuracy."""
+    assert difference.low is not None and difference.high is not None
+    return p_value < SIGNIFICANCE_LEVEL and not difference.low <= 0 <= difference.high
+
+
+# --- the least that a model has to beat ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Majority:
+    """Hold what the most frequent class would score as the answer to every row.
+
+    Attributes:
+        rows: how many rows have that class.
+        metrics: the figures of `quality` that need no probabilities.
+    """
+
+    class_name: str
+    rows: int
+    metrics: dict[str, float]
+
+
+def majority(labels: Integers, class_names: Sequence[str]) -> Majority:
+    """Score the most frequent class as the answer to every row."""
+    counts = np.bincount(labels, minlength=len(class_names))
+    class_id = int(counts.argmax())
+    answers = Answers(labels, np.full(len(labels), class_id), None, None, len(class_names))
+    figures = quality(answers, np.ones((1, len(labels))))
+    return Majority(
+        class_names[class_id],
+        int(counts[class_id]),
+        {name: float(value[0]) for name, value in figures.items()},
+    )
+
+
+def constant_answer(answer: Integers, class_names: Sequence[str]) -> str | None:
+    """Return the class that is the answer to every row; `None` where answers differ, or of a single row."""
+    return class_names[int(answer[0])] if len(answer) > 1 and (answer == answer[0]).all() else None
+
+
+def describe_lack_of_skill(
+    models: str,
+    accuracy: float,
+    constant: str | None,
+    rows: int,
+    reference: Majority,
+    *,
+    several: bool = False,
+) -> str | None:
+    """Return a sentence on a model that is no better than the most frequent class; `None` for a better one.
+
+    Where all rows have the same label nothing can be told.
+
+    Args:
+        models: the name of the model, or those of several that answer alike.
+        accuracy: of the model.
+        constant: what it answers to every row, if it does.
+        rows: of the split.
+    """
+    answer, be = ("answer", "are") if several else ("answers", "is")
+    share = reference.rows / rows
+    if accuracy > share or reference.rows == rows:
+        return None
+    frequent = f"the most frequent class ({100 * share:.1f} %)"
+    if constant == reference.class_name:
+        return f"{models} {answer} `{constant}` to every row: no better than {frequent}."
+    if constant is not None:
         return (
-            f"{second} against {first}: inconclusive on {rows:,} rows, as interval and test disagree; "
-            f"{by}, {p_value}."
+            f"{models} {answer} `{constant}` to every row and {be} right in {100 * accuracy:.1f} %: "
+            f"worse than always answering `{reference.class_name}`, {frequent}."
         )
-    if not significant:
-        return f"{second} against {first}: no evidence of a difference on {rows:,} rows; {by}, {p_value}."
-    better, worse = (second, first) if test.only_second > test.only_first else (first, second)
-    return f"{better} is better than {worse} on {rows:,} rows; {second} has {by}, {p_value}."
+    return (
+        f"{models} {be} right in {100 * accuracy:.1f} % of the rows: no better than always answering "
+        f"`{reference.class_name}`, {frequent}."
+    )
 
 
 # --- where a model is right and where not -----------------------------------------------------------------

@@ -1,7 +1,9 @@
 """The page of an evaluation is complete, loads nothing, escapes all text, and allows for missing figures."""
 
 import csv
+import html
 import json
+import re
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evaluations import MODEL_COST, answers, make_document
 
 from distilkit import UserError
 from distilkit.reports import page, parts, plots
@@ -17,122 +20,11 @@ from distilkit.reports.document import EvaluationDocument
 from distilkit.reports.page import escape_formula, write_report
 from distilkit.reports.parts import check_report_dir
 from distilkit.reports.published import PUBLISHED
-from distilkit.scores.comparison import Contestant, compare, coverage, mistakes, per_class, slices
-from distilkit.scores.statistics import Answers, confusion, reliability
+from distilkit.scores.statistics import Answers
 
 HOSTILE = (
     "</title></svg></style><script>alert(1)</script><img src=http://x.example/a.png onerror=a()> --> $x$ \"'&"
 )
-CLASS_SCORES = ("rows", "precision", "recall", "f1")
-MODEL_COST = {
-    "parameters": 12_484_250,
-    "parameters_without_embeddings": 763_802,
-    "bytes": 49_938_224,
-    "rows_per_second": 1503.7,
-    "peak_memory_bytes": 1_052_995_584,
-    "latency_p50_ms": 2.84,
-    "latency_p95_ms": 7.44,
-    "latency_p99_ms": 10.96,
-}
-
-
-def answers(rows: int = 60, classes: int = 2, seed: int = 0) -> Answers:
-    generator = np.random.default_rng(seed)
-    labels = np.arange(rows) % classes
-    logits = generator.normal(size=(rows, classes))
-    logits[np.arange(rows), labels] += 1
-    odds = np.exp(logits)
-    return Answers.from_probabilities(odds / odds.sum(axis=1, keepdims=True), labels)
-
-
-def make_document(
-    all_answers: Sequence[Answers],
-    *,
-    mark: str = "",
-    costs: Sequence[dict[str, Any] | None] = (),
-    **more: Any,
-) -> dict[str, Any]:
-    """Return the JSON of `evaluate --json` for these answers; the first model is the teacher of the rest."""
-    names = [f"runs/{mark}model-{i}" for i in range(len(all_answers))]
-    classes = [f"{mark}class {i}" for i in range(all_answers[0].classes)]
-    rows = len(all_answers[0].labels)
-    contestants = [
-        Contestant(name, answer, None if index == 0 else 0)
-        for index, (name, answer) in enumerate(zip(names, all_answers, strict=True))
-    ]
-    figures, pairs = compare(contestants, seed=1, replicates=40)
-    entries = []
-    for index, (name, answer, figure) in enumerate(zip(names, all_answers, figures, strict=True)):
-        cost = (costs or [MODEL_COST] * len(all_answers))[index]
-        confidence = answer.confidence
-        bins = None if confidence is None else [vars(bar) for bar in reliability(answer, confidence)]
-        inputs = {"rows": rows, "tokens_mean": 25.2, "tokens_p95": 44.0, "truncated": 0.0, "unknown": 0.1}
-        entries.append(
-            {
-                "model": name,
-                "kind": "model" if cost else "predictions",
-                "architecture": f"{mark}Bert" if cost else None,
-                "fingerprint": "ab" * 32 if cost else None,
-                "max_length": 128 if cost else None,
-                "teacher": names[0] if index else None,
-                "labels_only": None,
-                "metrics": {key: value.value for key, value in figure.items()},
-                "intervals": {key: [value.low, value.high] for key, value in figure.items()},
-                "cost": {**(cost or dict.fromkeys(MODEL_COST)), "speed_up": None},
-                "inputs": inputs if cost else None,
-                "home": {"dataset": f"{mark}home", "accuracy": 0.9, "drop": 0.125, "inputs": inputs}
-                if cost
-                else None,
-                "per_class": [
-                    {"class": scores.name} | {name: getattr(scores, name) for name in CLASS_SCORES}
-                    for scores in per_class(answer, classes)
-                ],
-                "confusion": confusion(answer, np.ones((1, rows)))[0].astype(int).tolist(),
-                "coverage": None
-                if confidence is None
-                else [vars(point) for point in coverage(answer, confidence)],
-                "calibration": None if bins is None else {"bins": bins, "temperature": None},
-                "slices": [vars(part) for part in slices(answer, np.arange(rows) + 1, classes)],
-                "mistakes": [
-                    {
-                        "row": int(row),
-                        "text": f"{mark}text {row}",
-                        "text_pair": f"{mark}pair {row}",
-                        "label": classes[int(answer.labels[row])],
-                        "answer": classes[int(answer.answer[row])],
-                        "confidence": None if confidence is None else float(confidence[row]),
-                    }
-                    for row in mistakes(answer)
-                ],
-                "right": "".join(map(str, answer.right.astype(int).tolist())),
-            }
-        )
-    compared = [
-        {"first": pair.first, "second": pair.second, "difference": vars(pair.difference)}
-        | vars(pair.test)
-        | {"sentence": pair.sentence}
-        for pair in pairs
-    ]
-    counts = np.bincount(all_answers[0].labels, minlength=len(classes)).tolist()
-    document = {
-        "schema": "distilkit.evaluation/2",
-        "dataset": f"{mark}data",
-        "split": "validation",
-        "rows": rows,
-        "sampled_from": None,
-        "fingerprint": "cd" * 32,
-        "classes": [{"name": name, "rows": count} for name, count in zip(classes, counts, strict=True)],
-        "device": f"{mark}cpu",
-        "precision": "bf16",
-        "threads": 1,
-        "confidence": 0.95,
-        "replicates": 40,
-        "seed": 1,
-        "models": entries,
-        "pairs": compared,
-        "gates": [],
-    }
-    return document | more
 
 
 class ParsedPage(HTMLParser):
@@ -309,7 +201,9 @@ def test_the_page_shows_the_figures_of_the_right_model(tmp_path: Path) -> None:
     assert pair["sentence"] in words
     assert f"{100 * second['metrics']['agreement']:.1f} %" in words
     # The second model is the student: its count comes first.
-    assert f"{pair['only_second']} {pair['only_first']} " in words[words.index("right: student only") :]
+    assert (
+        f"{pair['only_second']} {pair['only_first']} " in words[words.index("student right, teacher wrong") :]
+    )
     assert f"as trained 0.1234 0.2500 {parts.UNKNOWN} logits divided by 1.62" in words
     assert "accuracy is 12.5 points lower than on the training data" in words
     assert "bf16" in words and "1 thread" in words and "40 samples" in words and "McNemar" in words
@@ -368,6 +262,128 @@ def test_the_same_document_is_the_same_report_to_the_byte(tmp_path: Path) -> Non
 def test_answers_of_another_number_of_models_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="2 models answered, and 3"):
         write_report(tmp_path / "a", EvaluationDocument.model_validate(make_document(THREE)), THREE[:2])
+
+
+# --- the verdict --------------------------------------------------------------------------------------------
+
+
+def cards(folder: Path) -> list[str]:
+    """Return the text of each card, in order."""
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    found = re.findall(r'<div class="card(?: \w+)?">(.*?)</div>', text, re.S)
+    return [" ".join(html.unescape(re.sub("<[^>]+>", " ", card)).split()) for card in found]
+
+
+@pytest.mark.usefixtures("no_png")
+def test_the_page_begins_with_the_verdict(tmp_path: Path) -> None:
+    """Whoever decides reads the first screen: what is kept, how much faster and smaller, and the gates."""
+    costs = [MODEL_COST, MODEL_COST | {"bytes": 24_969_112}]
+    document = make_document(THREE[:2], costs=costs)
+    document["models"][1]["cost"]["speed_up"] = {"rows_per_second": 5.5, "latency_p50_ms": 3.5}
+    gate = {"model": "m", "kind": "fail_under", "metric": "f1", "threshold": 0.9, "value": 0.8, "why": "w"}
+    document["gates"] = [gate | {"passed": passed} for passed in (True, False, True)]
+    words = write_and_parse(tmp_path / "a", document, THREE[:2]).words
+    student = document["models"][1]
+    low, high = student["intervals"]["accuracy_kept"]
+    kept = f"{100 * student['metrics']['accuracy_kept']:.1f} %"
+    assert cards(tmp_path / "a") == [
+        f"{kept} of its teacher's accuracy 95% interval {100 * low:.1f} % to {100 * high:.1f} %",
+        "3.5 times faster than its teacher a row takes 2.84 ms instead of 2.84",
+        "50 % smaller than its teacher 25.0 MB instead of 49.9 MB",
+        "2 of 3 gates passed",
+    ]
+    assert words.index(document["pairs"][0]["sentence"]) < words.index("Quality")
+
+
+@pytest.mark.usefixtures("no_png")
+def test_a_slower_and_larger_student_is_not_called_faster(tmp_path: Path) -> None:
+    costs = [MODEL_COST | {"bytes": 24_969_112}, MODEL_COST]
+    document = make_document(THREE[:2], costs=costs)
+    document["models"][1]["cost"]["speed_up"] = {"rows_per_second": 0.5, "latency_p50_ms": None}
+    write_and_parse(tmp_path / "a", document, THREE[:2])
+    _, speed, size = cards(tmp_path / "a")
+    assert speed.startswith("2.0 times slower than its teacher") and "rows/s instead of" in speed
+    assert size.startswith("100 % larger than its teacher")
+
+
+@pytest.mark.usefixtures("no_png")
+def test_a_constant_student_is_denounced_before_anything_else(tmp_path: Path) -> None:
+    """Its accuracy, agreement and calibration look excellent where one class is frequent."""
+    labels = (np.arange(60) % 10 > 0).astype(np.int64)
+    constant = Answers.from_probabilities(np.tile([0.1, 0.9], (60, 1)), labels)
+    document = make_document([constant, constant])
+    words = write_and_parse(tmp_path / "a", document, [constant, constant]).words
+    sentence = "answer `class 1` to every row: no better than the most frequent class (90.0 %)."
+    assert words.index(sentence) < words.index("of its teacher's accuracy")
+    assert "always class 1 reference: no model 0.9000" in words
+
+
+@pytest.mark.usefixtures("no_png")
+def test_many_models_are_compared_in_a_matrix(tmp_path: Path) -> None:
+    """21 sentences say less than a table, and the first students stand for all."""
+    all_answers = [answers(seed=seed) for seed in range(7)]
+    document = make_document(all_answers)
+    words = write_and_parse(tmp_path / "a", document, all_answers).words
+    assert "in points; * where interval and McNemar's test both show a difference" in words
+    assert words.count(document["pairs"][-1]["sentence"]) == 0
+    assert "2 more: see Summary" in words, "of six students four have cards"
+
+
+@pytest.mark.usefixtures("no_png")
+def test_every_model_has_a_colour_of_its_own_in_all_its_pictures(tmp_path: Path) -> None:
+    """Blue for the teacher in one picture and for right answers in the next says two things at once."""
+    write_and_parse(tmp_path / "a", make_document(THREE), THREE)
+    for index in range(3):
+        used = {other for other in range(12) if other != index}
+        for picture in ("confusion", "confidence", "reliability"):
+            svg = (tmp_path / "a" / "plots" / f"{index + 1}-{picture}.svg").read_text(encoding="utf-8")
+            assert plots.colour(index) in svg
+            assert not [other for other in used if plots.colour(other) in svg], picture
+
+
+# --- rows and where they are --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("no_png")
+def test_mistakes_and_answers_lead_to_the_row_in_its_file(tmp_path: Path) -> None:
+    """A number that counts within the split finds another text in the file."""
+    document = make_document(THREE[2:])
+    parsed_folder = tmp_path / "a"
+    source_rows = [{"source_row": i + 2_001, "text": f"text, {i}", "id": f"x{i}"} for i in range(60)]
+    index = write_report(
+        parsed_folder, EvaluationDocument.model_validate(document), THREE[2:], iter(source_rows)
+    )
+    words = ParsedPage(index.read_text(encoding="utf-8")).words
+    mistakes = document["models"][0]["mistakes"]
+    assert f"row {mistakes[0]['source_row']:,} of train.csv: label" in words
+    left = document["models"][0]["right"].count("0") - len(mistakes)
+    assert left > 0 and f"{left} more mistakes: see answers.csv in this folder." in words
+    with (parsed_folder / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        head, *rows = csv.reader(stream)
+    assert head[:5] == ["row", "source_row", "text", "id", "label"]
+    assert rows[3][:4] == ["4", "2004", "text, 3", "x3"] and len(rows) == 60
+
+
+@pytest.mark.usefixtures("no_png")
+def test_the_page_says_what_made_it(tmp_path: Path) -> None:
+    words = write_and_parse(tmp_path / "a", make_document(THREE[:1]), THREE[:1]).words
+    assert "Generated by distilkit 0.1.0 on 2026-11-25." in words
+    assert "Data /data/train.csv" in words and "Command distilkit evaluate" in words and "Xeon" in words
+
+
+@pytest.mark.usefixtures("no_png")
+def test_a_document_of_an_earlier_version_renders(tmp_path: Path) -> None:
+    """Evaluations that are stored lack the fields that came later."""
+    document = make_document(THREE[:2])
+    for name in ("majority", "provenance"):
+        del document[name]
+    for entry in document["models"]:
+        for name in ("constant_answer", "training_rows", "selection_rows"):
+            del entry[name]
+        for mistake in entry["mistakes"]:
+            del mistake["source_row"]
+    words = write_and_parse(tmp_path / "a", document, THREE[:2]).words
+    assert "Generated by distilkit." in words and "always" not in words
 
 
 # --- published figures -------------------------------------------------------------------------------------

@@ -225,6 +225,46 @@ def test_patience_ends_training_early(config: Any, canned: Any) -> None:
     assert len(run.history) == 4 and run.metrics["best_epoch"] == 2
 
 
+def test_a_model_that_learned_nothing_is_named_at_the_end(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where most rows have one class, its accuracy and F1 look like those of a good model."""
+
+    def positive(model: Any, encoded: Any, **_: Any) -> Any:
+        return torch.tensor([[0.0, 1.0]]).repeat(len(encoded), 1)
+
+    values = [row for row in rows(1) if row["label"]] + rows(1)[:1]
+    for split in ("train", "validation"):
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", values)
+    warning = "warning: {} answers `positive` to every row: no better than the most frequent class (80.0 %)."
+    for patched in (False, True):
+        reporter, folder = Notes(), tmp_path / f"run-{patched}"
+        if patched:
+            monkeypatch.setattr(recorder, "predict_logits", positive)
+        train(config(data_dir=tmp_path / "data", output_dir=folder, epochs=1), reporter)
+        assert not patched or warning.format(folder) in reporter.notes
+    reporter = Notes()
+    perfect = torch.nn.functional.one_hot(torch.tensor([row["label"] for row in rows(1)])).float()
+    monkeypatch.setattr(recorder, "predict_logits", lambda *_, **__: perfect)
+    train(config(output_dir=tmp_path / "good", epochs=1), reporter)
+    assert not [note for note in reporter.notes if "most frequent" in note]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_validation_logits_that_are_no_numbers_end_the_training(
+    config: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    """Their largest is class 0: the epoch would be kept for an accuracy that nothing answered."""
+
+    def broken(model: Any, encoded: Any, **_: Any) -> Any:
+        return torch.tensor([[value, 1.0]]).repeat(len(encoded), 1)
+
+    monkeypatch.setattr(recorder, "predict_logits", broken)
+    with pytest.raises(UserError, match="logits are NaN or infinite in 8 of 8 validation rows"):
+        train(config(output_dir=tmp_path / "run"))
+    assert files_in(tmp_path) == set()
+
+
 def test_the_test_split_is_never_opened(config: Any, sst2_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(sst2_dir, tmp_path / "data")
     (tmp_path / "data" / "test.jsonl").write_bytes(b"\x00 this is no data at all")

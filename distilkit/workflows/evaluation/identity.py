@@ -9,7 +9,6 @@ from distilkit.config.fields import field_infos, replace_values
 from distilkit.data import sources
 from distilkit.data.labels import match_labels
 from distilkit.data.text_data import TextData
-from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 from distilkit.models.classifier import Classifier
 from distilkit.runs.run import Run
@@ -45,15 +44,10 @@ def is_training_data(run: Run, classifier: Classifier, data: TextData, config: E
     return bool(_fingerprints(validation, VALIDATION, classifier) & {recorded[VALIDATION]})
 
 
-def read_training_texts(run: Run, classifier: Classifier) -> Texts | None:
-    """Return the validation texts of a run's own data; `None` where they are not there or have changed."""
-    data = _read_validation(_data_config(run), classifier)
-    if data is None:
-        return None
+def has_changed(run: Run, classifier: Classifier, data: TextData) -> bool:
+    """Return whether the validation split of a run's own data is not the one that the run recorded."""
     recorded = _recorded_fingerprints(run).get(VALIDATION)
-    if recorded is not None and recorded not in _fingerprints(data, VALIDATION, classifier):
-        return None
-    return data.texts(VALIDATION)
+    return recorded is not None and recorded not in _fingerprints(data, VALIDATION, classifier)
 
 
 def _recorded(run: Run) -> dict[str, object]:

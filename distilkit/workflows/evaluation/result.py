@@ -1,6 +1,6 @@
 """Hold the result of `evaluate`, and build its document."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -22,12 +22,22 @@ from distilkit.reports.document import (
     Gate,
     InDomainScore,
     InputStatistics,
+    MajorityEntry,
     MistakeEntry,
     ModelEntry,
     PairEntry,
+    Provenance,
     SpeedUp,
 )
-from distilkit.scores.comparison import Pair, coverage, mistakes, per_class, slices
+from distilkit.scores.comparison import (
+    Pair,
+    constant_answer,
+    coverage,
+    majority,
+    mistakes,
+    per_class,
+    slices,
+)
 from distilkit.scores.statistics import (
     CONFIDENCE,
     REPLICATES,
@@ -43,18 +53,26 @@ from distilkit.workflows.evaluation.scoring import ModelScores
 
 # Costs other than latency, by the names that gates use.
 COSTS = ("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes")
+REPORT_COLUMNS = ("row", "source_row", "label")  # of answers.csv, before those of the data
 MAX_TEXT_CHARACTERS = 300  # of a mistake's text
 
 
 @dataclass(frozen=True)
 class Score:
-    """Hold the figures of one model, file or endpoint; what does not apply to it is `None`."""
+    """Hold the figures of one model, file or endpoint; what does not apply to it is `None`.
+
+    Attributes:
+        training_rows: how many of the rows the model was trained on.
+        selection_rows: how many of the rows chose its epoch.
+    """
 
     model_scores: ModelScores
     figures: Mapping[str, Interval]
     teacher: str | None = None
     labels_only: str | None = None
     in_domain: InDomainScore | None = None
+    training_rows: int | None = None
+    selection_rows: int | None = None
 
     @property
     def model(self) -> str:
@@ -95,11 +113,24 @@ class Evaluation:
     scores: tuple[Score, ...]
     pairs: tuple[Pair, ...]
     gates: tuple[Gate, ...] = ()
+    provenance: Provenance | None = None
     unwritten: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Return the versioned JSON document."""
         return self.typed_document.as_dict()
+
+    def to_frame(self) -> Any:
+        """Return a `pandas.DataFrame` with a row per model: its figures of quality, fidelity and cost."""
+        import pandas as pd
+
+        rows = [
+            {"model": score.model, "teacher": score.teacher}
+            | {name: figure.value for name, figure in score.figures.items()}
+            | score.costs
+            for score in self.scores
+        ]
+        return pd.DataFrame(rows).set_index("model")
 
     @cached_property
     def typed_document(self) -> EvaluationDocument:
@@ -125,6 +156,8 @@ class Evaluation:
             models=[self._model_entry(score) for score in self.scores],
             pairs=[_pair_entry(pair) for pair in self.pairs],
             gates=list(self.gates),
+            majority=MajorityEntry(**asdict(majority(self.data.labels_of[self.split], self.data.names))),
+            provenance=self.provenance,
         )
 
     def _model_entry(self, score: Score) -> ModelEntry:
@@ -159,6 +192,9 @@ class Evaluation:
             slices=slices(answers, self._lengths, self.data.names),
             mistakes=[self._mistake_entry(answers, int(row)) for row in mistakes(answers)],
             right="".join(map(str, answers.right.astype(int).tolist())),
+            constant_answer=constant_answer(answers.answer, self.data.names),
+            training_rows=score.training_rows,
+            selection_rows=score.selection_rows,
         )
 
     @cached_property
@@ -171,6 +207,7 @@ class Evaluation:
         texts = self.data.texts(self.split)
         return MistakeEntry(
             row=row + 1,
+            source_row=int(self.data.source_rows[self.split][row]),
             text=_shorten(texts.first[row]),
             text_pair=None if texts.second is None else _shorten(texts.second[row]),
             label=self.data.names[int(answers.labels[row])],
@@ -187,6 +224,14 @@ class Evaluation:
             rows_per_second=_ratio(student_costs["rows_per_second"], teacher_costs["rows_per_second"]),
             latency_p50_ms=_ratio(teacher_costs["latency_p50_ms"], student_costs["latency_p50_ms"]),
         )
+
+
+def list_source_rows(data: TextData, split: str) -> Iterator[dict[str, Any]]:
+    """Yield the number of each row in its source, and its texts by their columns."""
+    columns = [column for column in (data.text_column, data.pair_column) if column]
+    headings = [f"data {name}" if name in REPORT_COLUMNS else name for name in columns]
+    for source_row, texts in zip(data.source_rows[split].tolist(), data.texts(split).rows(), strict=True):
+        yield {"source_row": source_row} | dict(zip(headings, texts, strict=True))
 
 
 def input_statistics(inputs: Inputs | None) -> InputStatistics | None:

@@ -24,9 +24,9 @@ from distilkit.hardware.precision import (
 from distilkit.hardware.threads import using_threads
 from distilkit.models.loading import count_parameters
 from distilkit.progress import SILENT, Reporter
-from distilkit.reports.document import InDomainScore
+from distilkit.reports.document import InDomainScore, Provenance
 from distilkit.reports.summary import markdown
-from distilkit.runs import folder
+from distilkit.runs import environment, folder
 from distilkit.runs.run import EVALUATION
 from distilkit.scores.comparison import compare
 from distilkit.scores.statistics import Interval
@@ -38,18 +38,15 @@ from distilkit.workflows.evaluation.gates import (
     read_baseline,
 )
 from distilkit.workflows.evaluation.glue import read_hidden, write_submission
-from distilkit.workflows.evaluation.identity import (
-    is_training_data,
-    read_training_texts,
-    training_data_name,
-)
-from distilkit.workflows.evaluation.result import Evaluation, Score, input_statistics
+from distilkit.workflows.evaluation.identity import is_training_data, training_data_name
+from distilkit.workflows.evaluation.result import Evaluation, Score, input_statistics, list_source_rows
 from distilkit.workflows.evaluation.scoring import (
     ModelScores,
     score_endpoint,
     score_model,
     score_predictions_file,
 )
+from distilkit.workflows.evaluation.training_rows import TrainingRows
 
 
 def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
@@ -77,10 +74,12 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     unwritten: list[str] = []
     model_scores, threads = _score_all(config, contestants, data, precision, device, reporter, unwritten)
     figures, pairs = compare(contestants.with_answers(model_scores), config.seed)
+    training_rows = TrainingRows(data.texts(config.split))
     scores = [
-        _make_score(i, contestants, model_scores[i], figures[i], data, config, reporter)
+        _make_score(i, contestants, model_scores[i], figures[i], data, config, training_rows)
         for i in range(len(model_scores))
     ]
+    training_rows.note_unreadable(reporter)
     evaluation = Evaluation(
         data=data,
         split=config.split,
@@ -92,6 +91,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
         seed=config.seed,
         scores=tuple(scores),
         pairs=tuple(pairs),
+        provenance=_provenance(data.source_of[config.split]),
     )
     evaluation = replace(evaluation, gates=evaluate_gates(config, evaluation, baseline))
     unwritten.extend(_write(evaluation, config, reporter))
@@ -167,16 +167,19 @@ def _make_score(
     figures: Mapping[str, Interval],
     data: TextData,
     config: EvaluateConfig,
-    reporter: Reporter,
+    training_rows: TrainingRows,
 ) -> Score:
     teacher = contestants.teachers[i]
     labels_only = contestants.labels_only_baselines[i] if "gap_recovered" in figures else None
+    trained_on, selected_by = training_rows.count(model_scores.classifier)
     return Score(
         model_scores,
         figures,
         None if teacher is None else contestants.names[teacher],
         None if labels_only is None else contestants.names[labels_only],
-        _in_domain_score(model_scores, data, config, figures, reporter),
+        _in_domain_score(model_scores, data, config, figures, training_rows),
+        training_rows=trained_on,
+        selection_rows=selected_by,
     )
 
 
@@ -185,7 +188,7 @@ def _in_domain_score(
     data: TextData,
     config: EvaluateConfig,
     figures: Mapping[str, Interval],
-    reporter: Reporter,
+    training_rows: TrainingRows,
 ) -> InDomainScore | None:
     """Return a run's score on its own validation split, where this is another dataset."""
     classifier = model_scores.classifier
@@ -194,21 +197,35 @@ def _in_domain_score(
         return None
     if is_training_data(run, classifier, data, config):
         return None
-    before, after = run.metrics["validation"]["accuracy"], figures["accuracy"].value
+    before, after = run.metrics["validation"].get("accuracy"), figures["accuracy"].value
+    if before is None:  # judged by its teacher's predictions
+        return None
     assert after is not None and classifier.max_length
-    inputs = None
-    texts = read_training_texts(run, classifier)
-    if texts is None:
-        reporter.note(
-            f"{model_scores.name}: its training data cannot be read any more, so the inputs are not compared"
-        )
-    else:
+    inputs, run_data = None, training_rows.read(classifier)
+    if run_data:
+        texts = run_data.data.texts("validation")
         inputs = measure_inputs(classifier.tokenizer, texts, classifier.max_length)
     return InDomainScore(
         dataset=training_data_name(run),
         accuracy=before,
         drop=before - after,
         inputs=input_statistics(inputs),
+    )
+
+
+def _provenance(source: str) -> Provenance:
+    """Return what this evaluation was made with; `source` is the file of the rows, or a place on the Hub."""
+    facts = environment.describe_environment()
+    file = Path(source)
+    return Provenance(
+        distilkit=facts["versions"]["distilkit"] or "unknown",
+        time=environment.now(),
+        command_line=facts["command_line"],
+        data=str(file.resolve()) if file.exists() else source,
+        cpu=environment.cpu_name(),
+        platform=facts["platform"],
+        versions={name: version for name, version in facts["versions"].items() if name != "distilkit"},
+        git_commit=facts["git_commit"],
     )
 
 
@@ -236,8 +253,9 @@ def _write(evaluation: Evaluation, config: EvaluateConfig, reporter: Reporter) -
         from distilkit.reports.page import write_report
 
         answers = [score.model_scores.answers for score in evaluation.scores]
+        rows = list_source_rows(evaluation.data, config.split)
         with _collecting(unwritten, "--report", config.report):
-            reporter.note(f"written: {write_report(config.report, document, answers)}")
+            reporter.note(f"written: {write_report(config.report, document, answers, rows)}")
     return unwritten
 
 

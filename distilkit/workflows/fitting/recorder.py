@@ -13,7 +13,7 @@ from torch import Tensor
 from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
 from distilkit.data.encoding import Encoded
-from distilkit.engine.inference.logits import has_lstm, predict_logits
+from distilkit.engine.inference.logits import check_finite, has_lstm, predict_logits
 from distilkit.engine.inference.padding import (
     check_model_supports,
     is_known_to_ignore_padding,
@@ -27,6 +27,7 @@ from distilkit.hardware.precision import lstm_precision, measured_speed, name_de
 from distilkit.models.loading import check_savable, count_parameters, save_model
 from distilkit.models.locating import weight_bytes
 from distilkit.progress import Reporter
+from distilkit.reports.summary import describe_temperature
 from distilkit.runs import environment as environment_facts
 from distilkit.runs import folder, run
 from distilkit.runs.records import (
@@ -37,6 +38,7 @@ from distilkit.runs.records import (
     PrecisionFacts,
     RunMetrics,
 )
+from distilkit.scores.comparison import constant_answer, describe_lack_of_skill, majority
 from distilkit.scores.metrics import expected_calibration_error, score
 from distilkit.workflows.fitting.job import Job
 
@@ -116,6 +118,7 @@ class RunRecorder:
             return layer_scores(job, self._validation_rows)
         self._check_batching()
         self._logits = predict_logits(job.model, self._validation_rows, precision=job.precision)
+        check_finite(self._logits, f"{job.config.output_dir}", "validation", job.precision)
         scores = score(self._logits, job.data.labels("validation"))
         if job.data.labelled_by_teacher:  # accuracy on its labels is agreement with it
             return {"agreement": scores["accuracy"]}
@@ -179,6 +182,7 @@ class RunRecorder:
             if calibration.note:
                 self._reporter.note(f"calibration: {calibration.note}")
                 metrics = metrics.model_copy(update={"calibration": calibration.facts})
+            self._warn_of_lacking_skill()
             environment = self._environment()
             with folder.keeping(run.MODEL):
                 folder.write_json(self._draft / run.METRICS, metrics.as_dict())
@@ -199,6 +203,22 @@ class RunRecorder:
                 raise error
         except UserError as problem:
             return problem.with_traceback(None)
+
+    def _warn_of_lacking_skill(self) -> None:
+        """Say where the best epoch is no better than answering the most frequent class to every row."""
+        job = self.job
+        if self._best_logits is None or job.data.labelled_by_teacher:
+            return
+        labels, answer = job.data.labels_of["validation"], self._best_logits.argmax(dim=1).numpy()
+        warning = describe_lack_of_skill(
+            str(job.config.output_dir),
+            float((answer == labels).mean()),
+            constant_answer(answer, job.data.names),
+            len(labels),
+            majority(labels, job.data.names),
+        )
+        if warning:
+            self._reporter.note(f"warning: {warning}")
 
     def _calibrate(self) -> "Calibration":
         """Divide the best weights' logits by a temperature that fits the validation split, where one does.
@@ -304,9 +324,9 @@ class Calibration:
             loss=score(scaled, labels)["loss"],
         )
         note = (
-            f"the student's logits are divided by {temperature:.4g}; ECE {facts.ece_before:.4f} -> "
+            f"the student's logits are {describe_temperature(temperature)}; ECE {facts.ece_before:.4f} -> "
             f"{facts.ece:.4f}, NLL {facts.loss_before:.4f} -> {facts.loss:.4f} "
-            "(fitted on the validation split, so both are optimistic there)"
+            "(fitted on validation, so both figures are optimistic)"
         )
         return cls(note, facts)
 

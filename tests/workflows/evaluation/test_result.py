@@ -46,11 +46,11 @@ def test_pairs_are_described_in_sentences(evaluating: Any, teacher_run: Run, tmp
     document = evaluate(evaluating(predictions=(right, wrong, same))).document()
     pairs = {(pair["first"], pair["second"]): pair for pair in document["pairs"]}
     assert pairs[right, wrong]["only_first"] == 8 and pairs[right, wrong]["p_value"] == 2 / 2**8
-    assert pairs[right, wrong]["sentence"].startswith(f"{right} is better than {wrong} on 8 rows")
+    assert pairs[right, wrong]["sentence"].startswith(f"{wrong} is 100.0 points less accurate than {right} (")
     assert "right on the same 8 of 8 rows" in pairs[right, same]["sentence"]
     nearly = write_predictions(tmp_path, [1 - LABELS[0], *LABELS[1:]])
     (pair,) = evaluate(evaluating(predictions=(right, nearly))).document()["pairs"]
-    assert "no evidence of a difference on 8 rows" in pair["sentence"]
+    assert "no evidence of a difference in accuracy" in pair["sentence"] and "8 rows" in pair["sentence"]
     assert pair["difference"]["value"] == -1 / 8
 
 

@@ -1,8 +1,11 @@
 """`evaluate` end to end: figures that plain transformers confirms, and everything that is written."""
 
+import csv
 import json
 import os
+import re
 import shutil
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +29,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+import distilkit
 from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
 from distilkit.engine.inference import logits as inference
 from distilkit.reports.document import SCHEMA
@@ -367,8 +371,11 @@ def test_a_run_without_its_data_is_compared_with_its_saved_accuracy(
     options = {"dataset": "imdb", "data_dir": data, "split": "test", "markdown": tmp_path / "summary.md"}
     (entry,) = evaluate(evaluating(run, **options), reporter).document()["models"]
     assert entry["home"]["inputs"] is None and entry["home"]["dataset"] == "sst2"
-    assert any("training data cannot be read" in note for note in reporter.notes)
-    assert "on sst2, its training data" in (tmp_path / "summary.md").read_text()
+    reason = f"{run} (folder {str(tmp_path / 'gone')!r} not found)"
+    assert [note for note in reporter.notes if "training data" in note] == [
+        f"skipped the comparison with the training data of {reason}"
+    ]
+    assert "its own validation split (sst2, " in (tmp_path / "summary.md").read_text()
 
 
 def test_the_markdown_names_models_pairs_and_gates(
@@ -447,3 +454,136 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_evaluation(
 
 def test_what_is_written_needs_no_error(evaluating: Any, bilstm_runs: Any, tmp_path: Path) -> None:
     workflow.check_written(evaluate(evaluating(bilstm_runs[0], markdown=tmp_path / "summary.md")))
+
+
+# --- what makes figures optimistic --------------------------------------------------------------------------
+
+
+def test_rows_known_from_training_are_counted_by_content(
+    evaluating: Any, teacher_run: Run, tmp_path: Path
+) -> None:
+    """Copied training rows score as well as they were learned, which no figure shows."""
+    copied = [{"text": row["sentence"].upper(), "label": row["label"]} for row in rows(1)[:3]]
+    fresh = [{"text": f"quite {row['sentence']}", "label": row["label"]} for row in rows(1)[4:]]
+    data = write_jsonl(tmp_path / "small" / "test.jsonl", copied + fresh).parent
+    options = {"dataset": "imdb", "data_dir": data, "split": "test", "markdown": tmp_path / "summary.md"}
+    measured = evaluate(evaluating(teacher_run, **options))
+    (entry,) = measured.document()["models"]
+    assert (entry["training_rows"], entry["selection_rows"]) == (3, 3), "both splits hold the same sentences"
+    text = (tmp_path / "summary.md").read_text()
+    assert f"3 of the 7 rows (42.9%) are among the rows that {teacher_run.path} was trained on" in text
+
+
+def test_rows_that_chose_the_epoch_are_said_to_be_optimistic(
+    evaluating: Any, make_bert: MakeModel, tmp_path: Path
+) -> None:
+    """On them the best of several epochs was kept; a test split has not been looked at."""
+    for split, word in (("train", "quite"), ("validation", "rather"), ("test", "so")):
+        values = [row | {"sentence": f"{word} {row['sentence']}"} for row in rows(1)]
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", values)
+    options: dict[str, Any] = {"dataset": "sst2", "data_dir": tmp_path / "data"}
+    sizes = {"hidden_size": 6, "embedding_size": 6}
+    run = distill(DistillConfig(**options, alpha=1, output_dir=tmp_path / "run", **(QUICK | sizes)))
+    counts = {}
+    for split in ("train", "validation", "test"):
+        (entry,) = evaluate(evaluating(run, split=split, **options)).document()["models"]
+        counts[split] = entry["training_rows"], entry["selection_rows"]
+    assert counts == {"train": (8, 0), "validation": (0, 8), "test": (0, 0)}
+    (entry,) = evaluate(evaluating(make_bert(), **options)).document()["models"]
+    assert (entry["training_rows"], entry["selection_rows"]) == (None, None), "no run, nothing known"
+
+
+def test_the_same_rows_in_another_folder_are_not_another_dataset(
+    evaluating: Any, teacher_run: Run, sst2_dir: Path, tmp_path: Path
+) -> None:
+    """Its name is that of a folder: a copy would be said to be `0.0 points below` itself."""
+    copy = shutil.copytree(sst2_dir, tmp_path / "gold")
+    options = {"dataset": None, "data_dir": copy, "text_column": "sentence"}
+    assert evaluate(evaluating(teacher_run, **options)).scores[0].in_domain is None
+
+
+def test_unreadable_training_data_is_one_note_for_all_runs(
+    evaluating: Any, bilstm_runs: Any, sst2_dir: Path, tmp_path: Path
+) -> None:
+    copies = []
+    for run in bilstm_runs:
+        copies.append(Path(shutil.copytree(run.path, tmp_path / run.path.name)))
+        text = (copies[-1] / "config.yaml").read_text()
+        (copies[-1] / "config.yaml").write_text(text.replace(str(sst2_dir), "gone"))
+    reporter = Notes()
+    evaluate(evaluating(*copies), reporter)
+    assert [note for note in reporter.notes if "training data" in note] == [
+        f"skipped the comparison with the training data of {copies[0]}, {copies[1]} (folder 'gone' not found)"
+    ]
+
+
+# --- rows and where they are --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample", [None, 4])
+def test_rows_lead_to_their_line_of_the_file(
+    evaluating: Any, wrong_dir: Path, tmp_path: Path, sample: int | None
+) -> None:
+    """Held-out and sampled rows are counted in the file that they come from, as messages count them."""
+    values = [
+        {"sentence": f"{row['sentence']} {i}", "label": row["label"]}
+        for i, row in enumerate(rows(12), start=1)
+    ]
+    file = write_jsonl(tmp_path / "data" / "train.jsonl", values)
+    options = {"data_dir": file.parent, "max_eval_samples": sample, "report": tmp_path / "report"}
+    measured = evaluate(evaluating(wrong_dir, **options))
+    workflow.check_written(measured)
+    document = measured.document()
+    with (tmp_path / "report" / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        answers = list(csv.DictReader(stream))
+    assert len(answers) == document["rows"] == (sample or 9)
+    assert [row["row"] for row in answers] == [str(i + 1) for i in range(len(answers))]
+    for row in answers:
+        value = values[int(row["source_row"]) - 1]
+        assert row["sentence"] == value["sentence"]
+    mistakes = document["models"][0]["mistakes"]
+    assert mistakes and all(
+        mistake["text"] == values[mistake["source_row"] - 1]["sentence"] for mistake in mistakes
+    )
+    assert document["provenance"]["data"] == str(file)
+
+
+def test_a_column_of_the_data_does_not_hide_one_of_the_report(
+    evaluating: Any, wrong_dir: Path, tmp_path: Path
+) -> None:
+    values = [{"row": row["sentence"], "label": row["label"]} for row in rows(1)]
+    data = write_jsonl(tmp_path / "data" / "validation.jsonl", values).parent
+    evaluate(evaluating(wrong_dir, data_dir=data, text_column="row", report=tmp_path / "report"))
+    with (tmp_path / "report" / "answers.csv").open(encoding="utf-8", newline="") as stream:
+        head, first, *_ = csv.reader(stream)
+    assert head[:4] == ["row", "source_row", "data row", "label"]
+    assert first[:3] == ["1", "1", values[0]["row"]]
+
+
+def test_the_document_says_what_made_it(evaluating: Any, tmp_path: Path, sst2_dir: Path) -> None:
+    """A baseline of last year is worth little without version, time, data and processor."""
+    document = evaluate(evaluating(predictions=(write_predictions(tmp_path, LABELS),))).document()
+    made = document["provenance"]
+    assert made["distilkit"] == distilkit.__version__ and made["data"] == str(sst2_dir / "validation.jsonl")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", made["time"])
+    assert made["command_line"] == sys.argv and made["versions"]["torch"]
+    assert document["majority"] == {
+        "class": "negative",
+        "rows": 4,
+        "metrics": document["majority"]["metrics"],
+    }
+
+
+def test_a_frame_has_a_row_per_model(evaluating: Any, tmp_path: Path) -> None:
+    files = tuple(write_predictions(tmp_path, answers) for answers in (LABELS, [1] * 8))
+    frame = evaluate(evaluating(predictions=files)).to_frame()
+    assert list(frame.index) == list(files) and frame.loc[files[1], "accuracy"] == 0.5
+
+
+def test_a_constant_answer_is_named_in_the_document(evaluating: Any, tmp_path: Path) -> None:
+    files = tuple(write_predictions(tmp_path, answers) for answers in (LABELS, [1] * 8))
+    document = evaluate(evaluating(predictions=files, markdown=tmp_path / "summary.md")).document()
+    assert [entry["constant_answer"] for entry in document["models"]] == [None, "positive"]
+    text = (tmp_path / "summary.md").read_text()
+    assert f"- **Note:** {files[1]} answers \\`positive\\` to every row" in text, "names are no markup"
+    assert "| (always negative) | 0.5000 |" in text

@@ -1,0 +1,105 @@
+"""Find out which evaluated rows a model knows from its training, and read the data of that training."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from distilkit.config import DistillConfig, TrainConfig
+from distilkit.data import sources
+from distilkit.data.duplicates import content_keys
+from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts
+from distilkit.errors import UserError
+from distilkit.models.classifier import Classifier
+from distilkit.progress import Reporter
+from distilkit.reports.summary import list_names
+from distilkit.workflows.evaluation.identity import has_changed
+
+# What decides the rows that a training reads, besides whether it reads labels.
+ROW_OPTIONS = (
+    *("dataset", "data_dir", "text_column", "text_pair_column", "label_column"),
+    *("max_train_samples", "max_eval_samples"),
+)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Hold the splits that a run was trained on, and the keys of their rows."""
+
+    data: TextData
+
+    @cached_property
+    def training_keys(self) -> frozenset[bytes]:
+        """Return the keys of the rows that it was trained on; a run on transfer text alone may have none."""
+        return frozenset(content_keys(self.data.texts("train")) if "train" in self.data.splits else ())
+
+    @cached_property
+    def selection_keys(self) -> frozenset[bytes]:
+        """Return the keys of the rows that chose its epoch and temperature."""
+        return frozenset(content_keys(self.data.texts("validation")))
+
+
+@dataclass
+class TrainingRows:
+    """Compare evaluated rows, `texts`, with those of trainings; data that runs share is read once."""
+
+    texts: Texts
+    _read: dict[object, RunData | str] = field(default_factory=dict)
+    _unreadable: dict[str, list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        """Return the keys of the evaluated rows."""
+        return content_keys(self.texts)
+
+    def count(self, classifier: Classifier | None) -> tuple[int | None, int | None]:
+        """Return how many of the rows a model was trained on, and how many chose its epoch.
+
+        Both are `None` for a model whose training data is not known or cannot be read.
+        """
+        run_data = self.read(classifier)
+        if run_data is None:
+            return None, None
+        return (
+            sum(key in run_data.training_keys for key in self.keys),
+            sum(key in run_data.selection_keys for key in self.keys),
+        )
+
+    def read(self, classifier: Classifier | None) -> RunData | None:
+        """Return the data of a model's run; `None` without a run, or where it cannot be read."""
+        if classifier is None or classifier.run is None or not classifier.run.config.has_dataset:
+            return None
+        config = classifier.run.config
+        reads_labels = not isinstance(config, DistillConfig) or config.reads_labels
+        source = (*(str(getattr(config, name, None)) for name in ROW_OPTIONS), reads_labels)
+        if source not in self._read:
+            self._read[source] = _load(config, classifier, reads_labels)
+        run_data = self._read[source]
+        if not isinstance(run_data, str) and has_changed(classifier.run, classifier, run_data.data):
+            run_data = "it has changed since"
+        if isinstance(run_data, str):
+            names = self._unreadable.setdefault(run_data, [])
+            if classifier.name not in names:
+                names.append(classifier.name)
+            return None
+        return run_data
+
+    def note_unreadable(self, reporter: Reporter) -> None:
+        """Say in one note which models could not be compared with their training data, and why."""
+        if not self._unreadable:
+            return
+        reasons = [f"{list_names(names)} ({reason})" for reason, names in self._unreadable.items()]
+        reporter.note(f"skipped the comparison with the training data of {'; '.join(reasons[:3])}")
+
+
+def _load(config: TrainConfig | DistillConfig, classifier: Classifier, reads_labels: bool) -> RunData | str:
+    """Return the data of a run, or why it cannot be read."""
+    if config.data_dir and not config.data_dir.is_dir():
+        return f"folder {str(config.data_dir)!r} not found"
+    options: dict[str, Any] = {"train_labels": reads_labels, "needs_train": False}
+    if not reads_labels:
+        options["names"] = classifier.class_names
+    try:
+        return RunData(sources.load_for_training(config, config.max_train_samples, **options))
+    except UserError as error:
+        return str(error).split(". ")[0].rstrip(".")
