@@ -25,7 +25,7 @@ demo: install ## Train, distill and evaluate for real: minilm on Rotten Tomatoes
 	$(BIN)/distilkit evaluate $(DEMO)/teacher $(DEMO)/student --dataset rotten_tomatoes --data-dir $(DEMO)/data --split test
 
 .PHONY: test
-test: check ## Everything a person needs to trust a change: lint, types and all tests
+test: check ## Lint, type checks and the full test suite
 	$(BIN)/python -m pytest -m alone
 	$(BIN)/python -m pytest -m "not alone" -n auto --maxprocesses 4
 

@@ -31,7 +31,7 @@ from benchmarks.common import (
 )
 from distilkit import AugmentConfig, augment
 from distilkit.hardware.precision import resolve_precision
-from distilkit.models.locating import find_model
+from distilkit.runs.locating import find_model
 from distilkit.workflows.augmentation.masked_lm import MaskedLM
 from distilkit.workflows.augmentation.rules import Words
 

@@ -36,7 +36,7 @@ def prepare(options: Options) -> None:
     if options.extra.tiny_teacher:
         from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-        from distilkit.models.locating import find_model
+        from distilkit.runs.locating import find_model
 
         tokenizer = AutoTokenizer.from_pretrained(find_model("minilm").folder)
         config = BertConfig(

@@ -3,7 +3,7 @@
 from distilkit import DistillConfig, TrainConfig, distill, train
 
 teacher = train(TrainConfig(dataset="sst2", model="minilm", output_dir="runs/teacher"))
-student = distill(DistillConfig(dataset="sst2", teacher=(str(teacher.path),), output_dir="runs/student"))
+student = distill(DistillConfig(dataset="sst2", teacher="runs/teacher", output_dir="runs/student"))
 accuracy = student.metrics["validation"]["accuracy"]
 """
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from distilkit.hardware.openmp import set_openmp_defaults
 
 if TYPE_CHECKING:
+    from distilkit.cli.output import ConsoleReporter
     from distilkit.config import (
         AugmentConfig,
         DistillConfig,
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
         ReportConfig,
         TrainConfig,
     )
-    from distilkit.errors import GateMissed, UserError
+    from distilkit.errors import DistilkitWarning, GateMissed, UserError
+    from distilkit.progress import Reporter
     from distilkit.runs.run import Run
     from distilkit.workflows.augmentation.workflow import augment
     from distilkit.workflows.diagnosis.workflow import doctor
@@ -41,8 +43,11 @@ LAZY_MODULES = {
     "EvaluateConfig": "config",
     "ReportConfig": "config",
     "TrainConfig": "config",
+    "ConsoleReporter": "cli.output",
+    "DistilkitWarning": "errors",
     "GateMissed": "errors",
     "UserError": "errors",
+    "Reporter": "progress",
     "Run": "runs.run",
     "augment": "workflows.augmentation.workflow",
     "distill": "workflows.distillation.workflow",
@@ -54,11 +59,14 @@ LAZY_MODULES = {
 }
 __all__ = [
     "AugmentConfig",
+    "ConsoleReporter",
+    "DistilkitWarning",
     "DistillConfig",
     "DoctorConfig",
     "EvaluateConfig",
     "GateMissed",
     "ReportConfig",
+    "Reporter",
     "Run",
     "TrainConfig",
     "UserError",

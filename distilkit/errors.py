@@ -31,6 +31,10 @@ class UserError(Exception):
     """A mistake the user can mend: shown without a traceback, exit code 2."""
 
 
+class DistilkitWarning(UserWarning):
+    """Something about data or models that makes a result worse than it could be, or worthless."""
+
+
 class GateMissed(Exception):
     """A `--fail-under` threshold was not reached: everything worked, exit code 3."""
 

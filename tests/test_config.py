@@ -1,5 +1,6 @@
 """A field is a flag, a YAML key and a Python argument, and all three give the same answer."""
 
+import inspect
 import shlex
 import subprocess
 import sys
@@ -24,7 +25,14 @@ from distilkit.config import (
     parse_gates,
     resolve,
 )
-from distilkit.config.fields import dump_values, field_infos, make_config, read_values, replace_values
+from distilkit.config.fields import (
+    closest,
+    dump_values,
+    field_infos,
+    make_config,
+    read_values,
+    replace_values,
+)
 from distilkit.errors import UserError
 from distilkit.workflows import reporting, training
 from distilkit.workflows.augmentation import workflow as augmentation
@@ -142,6 +150,8 @@ class Asked(Exception):
 
 def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
     """The config that `distilkit ARGUMENTS` would run with."""
+
+    monkeypatch.setattr("distilkit.cli.paths.check_paths", lambda config: None)  # the teachers are not there
 
     def stop(config: Any, reporter: Any) -> None:
         raise Asked(config)
@@ -328,6 +338,51 @@ def test_a_misspelt_key_is_an_error_and_not_a_default_that_never_acts(
 def test_a_misspelt_python_argument_is_an_error() -> None:
     with pytest.raises(UserError, match="Did you mean 'alpha'"):
         DistillConfig(dataset="sst2", output_dir="o", teacher="t", alfa=0.1)  # type: ignore[call-arg]
+
+
+def test_errors_of_a_python_call_name_python_arguments() -> None:
+    """Nobody types `--batch-size` in a script; the command line and its files keep their own names."""
+    with pytest.raises(UserError, match=r"^batch_size 0: ") as error:
+        TrainConfig(dataset="sst2", output_dir="o", batch_size=0)
+    assert "--" not in str(error.value)
+    with pytest.raises(UserError, match=r"^temperature 2 is for soft_loss kl"):
+        DistillConfig(dataset="sst2", output_dir="o", teacher="t", temperature=2)
+    with pytest.raises(UserError, match=r"^output_dir is missing"):
+        DistillConfig()  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"'alfa' is not an option of DistillConfig"):
+        DistillConfig(alfa=1)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"^--batch-size 0: "):
+        make_config(TrainConfig, {"dataset": "sst2", "output_dir": "o", "batch_size": 0})
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [("SST2", "sst2"), ("sst-2", "sst2"), ("rotten", "rotten_tomatoes"), ("imbd", "imdb"), ("xyz", None)],
+)
+def test_a_misspelt_value_is_answered_by_the_one_that_is_meant(value: str, meant: str | None) -> None:
+    with pytest.raises(UserError) as error:
+        TrainConfig(dataset=value, output_dir="o")  # type: ignore[arg-type]
+    assert str(error.value).endswith(f"Did you mean {meant}?" if meant else "'rotten_tomatoes'")
+
+
+def test_the_beginning_of_a_name_counts_for_more_than_similar_letters() -> None:
+    """`acc` has as many letters of `mcc` as of `accuracy`, and means only one of them."""
+    assert closest("acc", ("f1", "mcc", "accuracy")) == "accuracy"
+    assert closest("acuracy", ("mcc", "accuracy")) == "accuracy"
+    assert closest("a", ("accuracy",)) is None
+
+
+def test_a_student_in_other_letters_is_no_hub_id() -> None:
+    with pytest.raises(UserError, match="student BiLSTM: write it as bilstm"):
+        DistillConfig(dataset="sst2", output_dir="o", teacher="t", student="BiLSTM")
+
+
+def test_help_explains_every_field_in_python_names() -> None:
+    documented = inspect.getdoc(DistillConfig) or ""
+    for name in field_infos(DistillConfig):
+        assert f"\n    {name}: " in documented
+    assert "unless data_dir is given" in documented
+    assert "{" not in documented, "a default was not filled in"
 
 
 BILSTM_ONLY = {
@@ -541,7 +596,7 @@ def test_a_class_builds_its_checks_when_it_is_first_used_and_says_the_same_then_
     built, *first, built_by_then, empty, unknown = result.stdout.splitlines()
     assert (built, built_by_then) == ("False", "True")
     assert first == [empty, unknown]
-    assert "RUNS" in empty and "Did you mean 'runs'?" in unknown
+    assert "runs ()" in empty and "Did you mean 'runs'?" in unknown
 
 
 def test_a_class_that_was_not_used_yet_shows_what_it_takes() -> None:

@@ -33,7 +33,7 @@ from distilkit.engine.training.losses import DistillationLoss
 from distilkit.hardware.precision import select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_trained
-from distilkit.models.locating import find_model
+from distilkit.runs.locating import find_model
 
 AUTO: dict[str, Any] = {"max_length": 16, "batch_size": 8, "epochs": 2, "learning_rate": 1e-2}
 MODELS: dict[str, dict[str, Any]] = {

@@ -83,7 +83,7 @@ def test_the_check_sees_imports_at_all() -> None:
     """A parser that finds nothing would pass everything."""
     assert "distilkit.workflows.training" in imports("distilkit.cli.app")
     assert "distilkit.workflows.training" not in imports("distilkit.cli.app", at_import_time=True)
-    assert "distilkit.runs.run" in imports("distilkit.models.locating")
+    assert "distilkit.runs.run" in imports("distilkit.runs.locating")
     assert {tier(module) for module in INNER} == set(range(len(TIERS)))
 
 

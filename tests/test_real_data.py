@@ -24,7 +24,7 @@ from distilkit.data.duplicates import content_keys
 from distilkit.data.sources import load_for_evaluation, load_for_training
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
-from distilkit.models.locating import MINILM_PACKAGE
+from distilkit.runs.locating import MINILM_PACKAGE
 
 pytestmark = pytest.mark.real
 

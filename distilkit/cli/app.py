@@ -7,7 +7,7 @@ import typer
 import distilkit
 from distilkit.cli import output as output_out
 from distilkit.cli import tables
-from distilkit.cli.options import command
+from distilkit.cli.options import PlainHelpGroup, command
 from distilkit.cli.output import Output
 from distilkit.errors import DISK_ERRORS, GateMissed, UserError
 from distilkit.reports import summary
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="distilkit",
+    cls=PlainHelpGroup,
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,13 +45,21 @@ def _version(show_version: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Options that stand before a command."""
 
 
-@command(app, "TrainConfig")
+@command(
+    app,
+    "TrainConfig",
+    examples=(
+        "distilkit train -d sst2 -m minilm -o runs/teacher",
+        "distilkit train --data-dir reviews --label-column stars -o runs/stars",
+    ),
+)
 def train(config: "TrainConfig", output: Output) -> None:
     """Fine-tune a teacher: any encoder that AutoModelForSequenceClassification takes."""
     from distilkit.workflows import training
@@ -60,7 +69,14 @@ def train(config: "TrainConfig", output: Output) -> None:
     output.result(*tables.run_summary(run))
 
 
-@command(app, "DistillConfig")
+@command(
+    app,
+    "DistillConfig",
+    examples=(
+        "distilkit distill -d sst2 -t runs/teacher -r auto -o runs/student",
+        "distilkit distill --data-dir reviews -t runs/teacher -a 0.5 -o runs/half",
+    ),
+)
 def distill(config: "DistillConfig", output: Output) -> None:
     """Distill a teacher into a student: loss = alpha * CE(labels) + (1 - alpha) * MSE(teacher's logits)."""
     from distilkit.workflows.distillation import workflow
@@ -70,9 +86,16 @@ def distill(config: "DistillConfig", output: Output) -> None:
     output.result(*tables.run_summary(run))
 
 
-@command(app, "AugmentConfig")
+@command(
+    app,
+    "AugmentConfig",
+    examples=(
+        "distilkit augment -d sst2 -o runs/sst2-augmented.parquet",
+        "distilkit augment --data-dir reviews -n 10 -o runs/more.parquet",
+    ),
+)
 def augment(config: "AugmentConfig", output: Output) -> None:
-    """Make new texts of the training split's, as one Parquet file for a teacher to label."""
+    """Generate augmented texts from the training split: one Parquet file, unlabelled."""
     from distilkit.workflows.augmentation import workflow
 
     with output:
@@ -80,11 +103,19 @@ def augment(config: "AugmentConfig", output: Output) -> None:
     output.result(result.document(), tables.augmentation_text(result.document()))
 
 
-@command(app, "DoctorConfig")
+@command(
+    app,
+    "DoctorConfig",
+    examples=(
+        "distilkit doctor --data-dir reviews",
+        "distilkit doctor --data-dir reviews -t runs/teacher -r auto",
+    ),
+)
 def doctor(config: "DoctorConfig", output: Output) -> None:
-    """Check what `distill` would be given, before it is: data, labels, teacher, tokenizers, time and memory.
+    """Check data, labels, teacher, tokenizers, time and memory before a `distill` run.
 
-    Takes the options of `distill`. Exit code 3 when an error is found, 0 with warnings or nothing.
+    Takes the options of `distill`; without a teacher it checks the data alone. Exit code 3 when an error is
+    found, 0 with warnings or nothing.
     """
     from distilkit.workflows.diagnosis import workflow
 
@@ -94,7 +125,14 @@ def doctor(config: "DoctorConfig", output: Output) -> None:
     workflow.check_findings(result)
 
 
-@command(app, "EvaluateConfig")
+@command(
+    app,
+    "EvaluateConfig",
+    examples=(
+        "distilkit evaluate runs/teacher runs/student -d sst2",
+        "distilkit evaluate runs/student -d sst2 --fail-under accuracy=0.85",
+    ),
+)
 def evaluate(config: "EvaluateConfig", output: Output) -> None:
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
     from distilkit.workflows.evaluation import gates, workflow
@@ -108,9 +146,16 @@ def evaluate(config: "EvaluateConfig", output: Output) -> None:
     workflow.check_written(result)
 
 
-@command(app, "ReportConfig")
+@command(
+    app,
+    "ReportConfig",
+    examples=(
+        "distilkit report runs/teacher runs/student",
+        "distilkit report runs/alpha-* -o reports/alpha",
+    ),
+)
 def report(config: "ReportConfig", output: Output) -> None:
-    """Draw how runs were trained: losses and metrics of every epoch, several runs in one picture."""
+    """Plot the training curves of one or more runs: losses and metrics of every epoch."""
     from distilkit.workflows import reporting
 
     with output:
@@ -119,12 +164,17 @@ def report(config: "ReportConfig", output: Output) -> None:
 
 
 cache = typer.Typer(
-    no_args_is_help=True, help="The teacher logits on disk: where, what, whether they are whole."
+    cls=PlainHelpGroup, no_args_is_help=True, help="Inspect, verify and prune cached teacher logits."
 )
 app.add_typer(cache, name="cache")
 
 
-@command(cache, "CacheConfig", "path")
+@command(
+    cache,
+    "CacheConfig",
+    "path",
+    examples=("distilkit cache path", "DISTILKIT_CACHE=/mnt/logits distilkit cache path"),
+)
 def cache_path(config: "CacheConfig", output: Output) -> None:
     """Print the folder: $DISTILKIT_CACHE, else the user's cache folder."""
     from distilkit.workflows import caching
@@ -133,7 +183,12 @@ def cache_path(config: "CacheConfig", output: Output) -> None:
     output.result(folder.document(), str(folder.path))
 
 
-@command(cache, "CacheConfig", "list")
+@command(
+    cache,
+    "CacheConfig",
+    "list",
+    examples=("distilkit cache list", "distilkit cache list --json > cache.json"),
+)
 def cache_list(config: "CacheConfig", output: Output) -> None:
     """List the teachers whose logits are stored."""
     from distilkit.workflows import caching
@@ -142,9 +197,14 @@ def cache_list(config: "CacheConfig", output: Output) -> None:
     output.result(listing.document(), tables.cache_table(listing.document()))
 
 
-@command(cache, "CacheConfig", "verify")
+@command(
+    cache,
+    "CacheConfig",
+    "verify",
+    examples=("distilkit cache verify", "distilkit cache verify --quiet || distilkit cache prune"),
+)
 def cache_verify(config: "CacheConfig", output: Output) -> None:
-    """Read everything again; exit code 3 when something is damaged."""
+    """Read all cached logits again; exit code 3 when something is damaged."""
     from distilkit.workflows import caching
 
     with output:
@@ -153,9 +213,14 @@ def cache_verify(config: "CacheConfig", output: Output) -> None:
     caching.check_damage(result)
 
 
-@command(cache, "CachePruneConfig", "prune")
+@command(
+    cache,
+    "CachePruneConfig",
+    "prune",
+    examples=("distilkit cache prune", "distilkit cache prune --unused-days 90"),
+)
 def cache_prune(config: "CachePruneConfig", output: Output) -> None:
-    """Remove what is damaged or left over, and the entries that are named or long unused."""
+    """Remove damaged files and leftovers, and the entries that are named or long unused."""
     from distilkit.workflows import caching
 
     result = caching.prune(config)

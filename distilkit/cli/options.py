@@ -5,38 +5,86 @@ a YAML key and a Python argument get the same answer.
 """
 
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from operator import or_
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from distilkit import config
 from distilkit.cli.output import Output
-from distilkit.config.fields import field_infos, flag, make_config, read_values
+from distilkit.config.fields import choices_of, field_infos, flag, make_config, read_values
+from distilkit.errors import UserError
 
 Command = Callable[[Any, Output], None]
 
+BASIC = "Basic options"
 PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Gates", "Speed", "Cache", "Output")
 
-CONFIG = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        "-c",
-        help="YAML file that sets any of these options; flags win.",
-        rich_help_panel="Output",
-    ),
-]
-QUIET = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel="Output")]
-JSON = Annotated[
-    bool,
-    typer.Option("--json", help="Print the result as one JSON document on stdout.", rich_help_panel="Output"),
-]
+# What people type who know other tools, and what it is called here.
+SYNONYMS = {
+    "--lr": "--learning-rate",
+    "--bs": "--batch-size",
+    "--num-train-epochs": "--epochs",
+    "--num-epochs": "--epochs",
+    "--per-device-train-batch-size": "--batch-size",
+    "--max-seq-length": "--max-length",
+    "--max-grad": "--max-grad-norm",
+    "--model-name-or-path": "--model",
+    "--teacher-model": "--teacher",
+    "--student-model": "--student",
+    "--dataset-name": "--dataset",
+    "--task-name": "--dataset",
+    "--data": "--data-dir",
+    "--train-file": "--data-dir",
+    "--out": "--output-dir",
+    "--output": "--output-dir",
+    "--early-stopping-patience": "--patience",
+    "--metric-for-best-model": "--metric",
+}
+
+
+class PlainHelpGroup(TyperGroup):
+    """A group whose help shows no type for flags that take no value."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters as help shows them."""
+        return _without_types(super().get_params(ctx))
+
+
+class PlainHelpCommand(TyperCommand):
+    """A command whose help shows only types that say something, and whose errors know other tools' flags."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return the parameters as help shows them."""
+        return _without_types(super().get_params(ctx))
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; an option that does not exist is explained by one that does."""
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # Typer keeps its copy of Click's `NoSuchOption` to itself.
+            if hasattr(error, "possibilities"):
+                name = str(getattr(error, "option_name", "")).replace("_", "-")
+                options = {text for parameter in self.get_params(ctx) for text in parameter.opts}
+                if (meant := SYNONYMS.get(name, name)) in options:
+                    error.possibilities = [meant]
+            raise
+
+
+def _without_types(parameters: list[Any]) -> list[Any]:
+    for parameter in parameters:
+        if isinstance(parameter, TyperOption) and parameter.is_flag:
+            parameter.metavar = ""
+        elif isinstance(parameter, TyperArgument):  # whose metavar would replace its name
+            vars(parameter)["display_type_rich"] = lambda ctx: ""
+    return parameters
 
 
 class LateCommand(TyperCommand):
@@ -48,14 +96,19 @@ class LateCommand(TyperCommand):
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Make the context of the whole command, which replaces this one from here on."""
         alone = typer.Typer(add_completion=False)
-        alone.command()(self.callback.whole())  # type: ignore[union-attr]  # set by `command`
+        alone.command(cls=PlainHelpCommand)(self.callback.whole())  # type: ignore[union-attr]  # set by `command`
         return typer.main.get_command(alone).make_context(*arguments, **options)
 
 
-def command(app: typer.Typer, config_name: str, name: str | None = None) -> Callable[[Command], Command]:
+def command(
+    app: typer.Typer, config_name: str, name: str | None = None, *, examples: Sequence[str]
+) -> Callable[[Command], Command]:
     """Add a command to `app`: a function of a config, of the class of that name, and an `Output`.
 
     It gets a flag for each field of the class.
+
+    Args:
+        examples: command lines for its help; the first also explains a command without options.
     """
 
     def decorate(run: Command) -> Command:
@@ -63,34 +116,69 @@ def command(app: typer.Typer, config_name: str, name: str | None = None) -> Call
             """Never called: `whole` makes what is."""
 
         late.__doc__, late.__name__ = run.__doc__, run.__name__
-        late.whole = partial(_with_options, run, config_name)  # type: ignore[attr-defined]
+        late.whole = partial(_with_options, run, config_name, examples)  # type: ignore[attr-defined]
         app.command(name, cls=LateCommand)(late)
         return run
 
     return decorate
 
 
-def _with_options(run: Command, config_name: str) -> Callable[..., None]:
+def _with_options(run: Command, config_name: str, examples: Sequence[str]) -> Callable[..., None]:
     config_type: type[Any] = getattr(config, config_name)
 
     def callback(ctx: typer.Context, **flags: Any) -> None:
         file, quiet, as_json = flags.pop("config"), flags.pop("quiet"), flags.pop("json")
         typed = {name: value for name, value in flags.items() if _was_typed(ctx, name)}
         values = {**(read_values(file) if file else {}), **typed}
-        made = make_config(config_type, values, source=str(file) if file else "")
+        try:
+            made = make_config(config_type, values, source=str(file) if file else "")
+        except UserError:
+            if values:
+                raise
+            command_path = ctx.command_path
+            raise UserError(
+                f"{command_path} needs options. For example:\n    {examples[0]}\n"
+                f"All of them: {command_path} --help"
+            ) from None
+        from distilkit.cli.paths import check_paths  # no help needs it
+
+        check_paths(made)
         run(made, Output(quiet=quiet, as_json=as_json))
 
+    panel = "Advanced: Output" if _basic_names(config_type) else "Output"
     context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     parameters = [context, *_parameters(config_type)]
-    for name, annotation, default in (
-        ("config", CONFIG, None),
-        ("quiet", QUIET, False),
-        ("json", JSON, False),
-    ):
-        parameters.append(_keyword(name, annotation, default))
+    parameters += _common_parameters(panel)
     callback.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    callback.__doc__, callback.__name__ = run.__doc__, run.__name__
+    shown = "\n".join(f"  {example}" for example in examples)
+    callback.__doc__, callback.__name__ = f"{inspect.getdoc(run)}\n\nExamples:\n{shown}", run.__name__
     return callback
+
+
+def _common_parameters(panel: str) -> list[inspect.Parameter]:
+    """Return the options of every command."""
+    config_file = typer.Option(
+        "--config",
+        "-c",
+        metavar="PATH",
+        help="YAML file that sets any of these options; flags win.",
+        rich_help_panel=panel,
+    )
+    quiet = typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel=panel)
+    as_json = typer.Option(
+        "--json", help="Print the result as one JSON document on stdout.", rich_help_panel=panel
+    )
+    return [
+        _keyword("config", Annotated[Path | None, config_file], None),
+        _keyword("quiet", Annotated[bool, quiet], False),
+        _keyword("json", Annotated[bool, as_json], False),
+    ]
+
+
+def _basic_names(config_type: type[Any]) -> list[str]:
+    """Return the fields that help lists first; none where a command has few options."""
+    infos = field_infos(config_type).items()
+    return [name for name, info in infos if (info.json_schema_extra or {}).get("basic")]
 
 
 def _was_typed(ctx: typer.Context, name: str) -> bool:
@@ -105,6 +193,7 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
     """Return the fields, in the order of their panels, as Typer parameters that default to "not typed"."""
     arguments, options = [], []
+    basic_names = _basic_names(config_type)
     defaults = config_type.default_texts() if hasattr(config_type, "default_texts") else {}
     for name, field in field_infos(config_type).items():
         extra = field.json_schema_extra or {}
@@ -114,34 +203,58 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
             metadata = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)
             arguments.append(_keyword(name, Annotated[list[str] | None, metadata], None))
             continue
-        help_text = field.description
+        help_text = _help_text(field)
         if name in defaults:
             help_text = help_text.format(**defaults)
         if required:
             help_text += " (required)"
         long = f"{flag(name)}/{flag('no_' + name)}" if annotation is bool else flag(name)
         names = [long, extra["short"]] if extra["short"] else [long]
+        is_basic, panel = name in basic_names, extra["panel"]
         metadata = typer.Option(
-            *names, help=help_text, metavar=metavar, rich_help_panel=extra["panel"], show_default=not required
+            *names,
+            help=help_text,
+            metavar=metavar,
+            rich_help_panel=BASIC if is_basic else f"Advanced: {panel}" if basic_names else panel,
+            show_default=not required,
+            autocompletion=_completion(choices_of(field.annotation) or extra["suggestions"]),
         )
         default = None if required else field.default
-        options.append((extra["panel"], _keyword(name, Annotated[annotation, metadata], default)))
-    options.sort(key=lambda option: PANELS.index(option[0]))
+        rank = (not is_basic, PANELS.index(panel))
+        options.append((rank, _keyword(name, Annotated[annotation, metadata], default)))
+    options.sort(key=lambda option: option[0])
     return arguments + [parameter for _, parameter in options]
 
 
-def _typed(annotation: Any) -> tuple[Any, str | None]:
-    """Return the type for Typer. Numbers and choices stay texts: the config class checks them."""
+def _help_text(field: Any) -> str:
+    """Return the help of a field, with its choices where the help does not explain each."""
+    choices, help_text = choices_of(field.annotation), str(field.description)
+    if all(re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", help_text) for choice in choices):
+        return help_text
+    return f"{', '.join(choices[:-1])} or {choices[-1]}. {help_text}"
+
+
+def _completion(values: Sequence[str]) -> Callable[[str], list[str]] | None:
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    return complete if values else None
+
+
+def _typed(annotation: Any) -> tuple[Any, str]:
+    """Return the type for Typer and its name. Numbers and choices stay texts: the config class checks them.
+
+    The names are short: a long one leaves no room for the option in a narrow terminal.
+    """
     annotation = _strip_validators(annotation)
     if get_origin(annotation) is tuple:
-        return list[str], "<float>" if get_args(annotation)[0] is float else "<str>"
-    for number_type in (int, float):
+        return list[str], "X" if get_args(annotation)[0] is float else "TEXT"
+    for number_type, name in ((int, "N"), (float, "X")):
         if annotation in (number_type, number_type | None):
-            return str | None, f"<{number_type.__name__}>"
-    for part in (annotation, *get_args(annotation)):
-        if get_origin(part) is Literal:
-            return str | None, f"<{'|'.join(get_args(part))}>"
-    return annotation, None
+            return str | None, name
+    if choices_of(annotation):
+        return str | None, "NAME"
+    return annotation, "PATH" if Path in (annotation, *get_args(annotation)) else "TEXT"
 
 
 def _strip_validators(annotation: Any) -> Any:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import redirect_stdout, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, RenderableType
 from rich.markup import escape
@@ -51,21 +51,20 @@ class VisibleConsole(Console):
             self.print(message, **options)
 
 
-class Output(Reporter):
-    """Notes and progress on stderr, the result on stdout: a table for people or one JSON document."""
+class ConsoleReporter(Reporter):
+    """Prints notes, warnings and progress on stderr.
 
-    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
-        self.quiet, self.as_json = quiet, as_json
+    In a `with` block on a terminal, progress is a bar; elsewhere it is a line every 30 seconds.
+    """
+
+    def __init__(self) -> None:
         self._console = VisibleConsole(stderr=True, soft_wrap=True)
-        if quiet or not self._console.is_terminal:
-            for library in ("HF_HUB", "HF_DATASETS"):  # their download bars, read when they are imported
-                os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
         self._progress: Progress | None = None
         self._bars: dict[str, Any] = {}
         self._last_printed: dict[str, float] = {}
 
-    def __enter__(self) -> "Output":
-        if not self.quiet and self._console.is_terminal:
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn  # no help needs it
 
             self._progress = Progress(
@@ -84,13 +83,11 @@ class Output(Reporter):
         if self._progress:
             self._progress.stop()
             self._progress = None
-        if kind is KeyboardInterrupt:  # Typer turns it into exit code 130, without a word
-            error("interrupted; no result was written")
+            self._bars.clear()
 
     def note(self, message: str) -> None:
         """Print a line on stderr."""
-        if not self.quiet:
-            self._console.say(message, markup=False)
+        self._console.say(message, markup=False)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
         """Show progress: a bar on a terminal, plain lines when piped. Stop where that was asked for."""
@@ -102,7 +99,7 @@ class Output(Reporter):
             self._progress.update(self._bars[task], completed=done, total=total, detail=detail)
             if done >= total:
                 self._progress.remove_task(self._bars.pop(task))
-        elif not self.quiet:
+        else:
             self._print_progress(task, done, total, detail)
 
     def _print_progress(self, task: str, done: int, total: int, detail: str) -> None:
@@ -112,6 +109,37 @@ class Output(Reporter):
         elif time.monotonic() - last >= PLAIN_SECONDS:
             self._last_printed[task] = time.monotonic()
             self._console.say(f"{task}: {done:,}/{total:,} {detail}".rstrip(), markup=False)
+
+
+class Output(ConsoleReporter):
+    """Notes and progress on stderr, the result on stdout: a table for people or one JSON document."""
+
+    def __init__(self, quiet: bool = False, as_json: bool = False) -> None:
+        super().__init__()
+        self.quiet, self.as_json = quiet, as_json
+        if quiet or not self._console.is_terminal:
+            for library in ("HF_HUB", "HF_DATASETS"):  # their download bars, read when they are imported
+                os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+
+    def __enter__(self) -> Self:
+        return self if self.quiet else super().__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, *error_parts: object) -> None:
+        super().__exit__(kind, *error_parts)
+        if kind is KeyboardInterrupt:  # Typer turns it into exit code 130, without a word
+            error("interrupted; no result was written")
+
+    def note(self, message: str) -> None:
+        """Print a line on stderr, unless quiet."""
+        if not self.quiet:
+            super().note(message)
+
+    def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Show progress, unless quiet. Stop where that was asked for."""
+        if self.quiet:
+            check_stop()
+        else:
+            super().advance(task, done, total, detail)
 
     def result(self, document: Mapping[str, Any], shown: RenderableType) -> None:
         """Print the result on stdout: `document` with `--json`, else what is `shown` unless quiet.

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from distilkit.progress import describe_duration
 from distilkit.reports import summary
 
 if TYPE_CHECKING:  # help must not wait for pydantic and numpy
@@ -161,6 +162,9 @@ def diagnosis_text(document: Mapping[str, Any]) -> str:
 
 def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
     lines = []
+    if "new_texts" in estimates:
+        made = estimates["new_texts"]
+        lines.append(f"estimate: {made['rows']:,} new texts by the recipe: {made['seconds']:,.0f} s")
     for name, cost in estimates.get("teachers", {}).items():
         how = (
             f"{cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}" if cost["rows"] else ""
@@ -174,6 +178,8 @@ def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
             f"{summary.pluralize(cost['rows'], 'row')}: {cost['seconds']:,.0f} s each "
             f"({cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}; without validation)"
         )
+        if estimates["seconds"] is not None:
+            lines.append(f"estimate: {describe_duration(estimates['seconds'])} in all")
         required, available = (memory[which] / 2**30 for which in ("bytes", "available"))
         lines.append(f"estimate: memory {required:.1f} GiB, of {available:.1f} on the {device}")
     return lines

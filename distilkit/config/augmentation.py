@@ -1,11 +1,11 @@
-"""What `augment` is told."""
+"""Options of `augment`."""
 
 from typing import Any, Literal
 
 from pydantic import model_validator
 
 from distilkit.config.data import DEVICE_HELP, Device, Precision, TextsConfig
-from distilkit.config.fields import FilePath, ModelName, flag, option
+from distilkit.config.fields import AnyPath, ModelName, flag, option
 
 Candidates = Literal["mlm", "embeddings", "both"]
 Rule = Literal["tang", "tinybert"]
@@ -14,9 +14,11 @@ P_MASK, P_POS = 0.1, 0.1
 
 
 class AugmentConfig(TextsConfig):
-    """Make new texts of the training split's, as one Parquet file for a teacher to label."""
+    """Generate augmented texts from the training split: one Parquet file, unlabelled."""
 
-    output: FilePath = option(panel="Output", short="-o", help="Parquet file that receives the new texts.")
+    output: AnyPath = option(
+        panel="Output", short="-o", basic=True, help="Parquet file that receives the new texts."
+    )
     overwrite: bool = option(
         False, panel="Output", help="Replace --output if it is there, once the new file is complete."
     )
@@ -24,12 +26,13 @@ class AugmentConfig(TextsConfig):
         None,
         ge=1,
         panel="Data",
-        help="Make them of a stratified sample of N rows, the same whatever the seed.",
+        help="Generate from a stratified sample of N rows, the same for every seed.",
     )
     rule: Rule = option(
         "tang",
         panel="Augmentation",
         short="-r",
+        basic=True,
         help="tang: masks, words of the same part of speech, n-grams. tinybert: words that a model proposes.",
     )
     variants: int | None = option(
@@ -37,6 +40,7 @@ class AugmentConfig(TextsConfig):
         ge=1,
         panel="Augmentation",
         short="-n",
+        basic=True,
         help="New texts tried per row; repeats are dropped. (default: 20; tang for pairs 10)",
     )
     p_mask: float | None = option(
@@ -87,10 +91,10 @@ class AugmentConfig(TextsConfig):
         "(default: the --mlm model's)",
     )
     precision: Precision | None = option(
-        None, panel="Augmentation", help="tinybert: of the forward pass; auto as in train. (default: auto)"
+        None, panel="Augmentation", help="tinybert: compute precision, as in train. (default: auto)"
     )
     device: Device = option(None, panel="Augmentation", help=f"tinybert: {DEVICE_HELP}")
-    seed: int = option(42, ge=0, lt=2**32, panel="Augmentation", short="-s", help="Of all that is drawn.")
+    seed: int = option(42, ge=0, lt=2**32, panel="Augmentation", short="-s", help="Random seed.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "AugmentConfig":

@@ -1,4 +1,4 @@
-"""What `cache path`, `list`, `verify` and `prune` are told."""
+"""Options of `cache path`, `list`, `verify` and `prune`."""
 
 from distilkit.config.fields import Config, Strings, option
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, model_validator
 
-from distilkit.config.fields import Config, FilePath, option, replace_values
+from distilkit.config.fields import Config, OptionalPath, option, replace_values
 
 Dataset = Literal["sst2", "mrpc", "imdb", "rotten_tomatoes"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -28,15 +28,17 @@ class TextsConfig(Config):
         None,
         panel="Data",
         short="-d",
+        basic=True,
         help="Known dataset: its columns, label names and metric. From the Hub unless --data-dir is given.",
     )
-    data_dir: FilePath | None = option(
+    data_dir: OptionalPath = option(
         None,
         panel="Data",
+        basic=True,
         help="Folder with train, validation, test as .parquet, .csv, .tsv or .jsonl; or one file of rows.",
     )
     text_column: str | None = option(
-        None, panel="Data", help="Column with the text. (default: the dataset's, else text)"
+        None, panel="Data", basic=True, help="Column with the text. (default: the dataset's, else text)"
     )
     text_pair_column: str | None = option(
         None,
@@ -44,7 +46,7 @@ class TextsConfig(Config):
         help="Column with the second text of a pair. (default: the dataset's, else none)",
     )
     label_column: str | None = option(
-        None, panel="Data", help="Column with the label. (default: the dataset's, else label)"
+        None, panel="Data", basic=True, help="Column with the label. (default: the dataset's, else label)"
     )
 
     @model_validator(mode="after")
@@ -93,7 +95,7 @@ class DataConfig(TextsConfig):
         None,
         ge=1,
         panel="Data",
-        help="Evaluate on a stratified sample of N rows, the same whatever the seed.",
+        help="Evaluate on a stratified sample of N rows, the same for every seed.",
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from distilkit.config.fields import FilePath, field_infos, flag, option
+from distilkit.config.fields import AnyPath, field_infos, flag, option
 from distilkit.config.fitting import FitConfig
 from distilkit.config.loss import LossConfig
 from distilkit.config.student import BILSTM_DEFAULTS, ENCODER_DEFAULTS, StudentConfig
@@ -28,6 +28,7 @@ NOT_GENERAL = (
     "alpha_end",
     "soft_loss",
     "temperature",
+    "metric",
     "calibrate",
 )
 
@@ -40,12 +41,13 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
         None,
         panel="Model",
         short="-r",
+        basic=True,
         help="auto: choose what is not given (text to distill on, start, method, epochs) by data, teacher "
         "and device, and say why. Alpha is then 0 unless given.",
     )
     calibrate: bool = option(
         True,
-        panel="Training",
+        panel="Output",
         help="Fit a temperature on the validation split at the end and store it in the student's weights.",
     )
 
@@ -163,11 +165,20 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
 
 
 class DoctorConfig(DistillConfig):
-    """Look for what would make a distillation worthless. It takes the options of `distill`."""
+    """Look for what would make a distillation worthless. It takes the options of `distill`.
 
-    output_dir: FilePath = option(
+    Without a teacher, which is trained only after the data are checked, alpha is 1.
+    """
+
+    output_dir: AnyPath = option(
         Path(),
         panel="Output",
         short="-o",
         help="Nothing is written there: it is taken so that a `distill` command can be checked as it is.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_to_data_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
+        has_reason = values.get("teacher") or values.get("recipe") or values.get("method")
+        return values if has_reason else {"alpha": 1.0} | values

@@ -1,14 +1,37 @@
-"""What `evaluate` is told, and the figures it can be told to hold."""
+"""Options of `evaluate`, and the figures that its gates take."""
 
-import difflib
 from typing import Literal
 
 from pydantic import model_validator
 
 from distilkit.config.data import DEVICE_HELP, DataConfig, Device, Precision
-from distilkit.config.fields import FilePath, ModelName, Strings, field_infos, flag, option, positional
+from distilkit.config.fields import (
+    ModelName,
+    OptionalPath,
+    Strings,
+    closest,
+    field_infos,
+    flag,
+    option,
+    positional,
+)
 
 Split = Literal["train", "validation", "test"]
+
+
+GLUE_FILES = {"sst2": "SST-2.tsv", "mrpc": "MRPC.tsv"}
+LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
+# Figures of `evaluate` by which way is better.
+HIGHER: tuple[str, ...] = (
+    *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
+    *("roc_auc", "average_precision", "agreement", "accuracy_kept", "gap_recovered", "rows_per_second"),
+)
+LOWER: tuple[str, ...] = (
+    *("loss", "brier", "ece", "kl", *LATENCIES),
+    *("parameters", "parameters_without_embeddings", "bytes", "peak_memory_bytes"),
+)
+FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
+SHARES = ({*HIGHER} - {"rows_per_second"}) | {"brier", "ece"}
 
 
 class EvaluateConfig(DataConfig):
@@ -35,6 +58,7 @@ class EvaluateConfig(DataConfig):
         None,
         panel="Model",
         short="-t",
+        basic=True,
         help="Compare the others with it. (default: the teacher a run names, if among the models)",
     )
     labels_only: ModelName | None = option(
@@ -42,25 +66,35 @@ class EvaluateConfig(DataConfig):
         panel="Model",
         help="Label-only student, the baseline of gap_recovered. (default: a run at alpha 1)",
     )
-    split: Split = option("validation", panel="Data", help="Split to score. It must have labels.")
+    split: Split = option("validation", panel="Data", basic=True, help="Split to score. It must have labels.")
     fail_under: Strings = option(
         (),
         panel="Gates",
-        help="METRIC=VALUE, repeatable: exit code 3 if a model that has the metric is below.",
+        basic=True,
+        suggestions=[f"{metric}=" for metric in HIGHER],
+        help="METRIC=VALUE for higher-is-better metrics, repeatable: exit code 3 if a model is below.",
     )
     fail_over: Strings = option(
-        (), panel="Gates", help="METRIC=VALUE, repeatable: exit code 3 if a model that has it is above."
+        (),
+        panel="Gates",
+        suggestions=[f"{metric}=" for metric in LOWER],
+        help="METRIC=VALUE for lower-is-better metrics, repeatable: exit code 3 if a model is above.",
     )
-    baseline: FilePath | None = option(
-        None, panel="Gates", help="An earlier --json: exit code 3 if a model is significantly worse than it."
+    baseline: OptionalPath = option(
+        None,
+        panel="Gates",
+        help="JSON of an earlier evaluation: exit code 3 if a model is significantly less accurate.",
     )
-    report: FilePath | None = option(
-        None, panel="Output", help="Folder for a page with pictures that opens anywhere, and the pictures."
+    report: OptionalPath = option(
+        None,
+        panel="Output",
+        basic=True,
+        help="Folder for a page with pictures that opens anywhere, and the pictures.",
     )
-    markdown: FilePath | None = option(
+    markdown: OptionalPath = option(
         None, panel="Output", help="File for a summary in Markdown, for a pull request."
     )
-    glue_submission: FilePath | None = option(
+    glue_submission: OptionalPath = option(
         None,
         panel="Output",
         help="Folder for the answers to GLUE's test split, as gluebenchmark.com takes them.",
@@ -71,13 +105,13 @@ class EvaluateConfig(DataConfig):
     threads: int | None = option(
         None, ge=1, panel="Speed", help="Cores that may compute. (default: those that torch takes)"
     )
-    precision: Precision = option("auto", panel="Speed", help="Of the forward pass; auto as in train.")
+    precision: Precision = option("auto", panel="Speed", help="Compute precision, as in train.")
     device: Device = option(None, panel="Speed", help=DEVICE_HELP)
     endpoint_batch_size: int = option(16, ge=1, panel="Speed", help="Rows a request to an endpoint.")
     concurrency: int = option(8, ge=1, panel="Speed", help="Requests to an endpoint at a time.")
     timeout: float = option(30.0, gt=0, panel="Speed", help="Seconds an endpoint has for a request.")
     retries: int = option(3, ge=0, panel="Speed", help="How often a failed request is sent again.")
-    seed: int = option(42, ge=0, panel="Output", help="Of the samples that intervals come from.")
+    seed: int = option(42, ge=0, panel="Output", help="Random seed of the confidence intervals.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EvaluateConfig":
@@ -107,21 +141,6 @@ class EvaluateConfig(DataConfig):
         return self.endpoint_batch_size == self.concurrency == 1
 
 
-GLUE_FILES = {"sst2": "SST-2.tsv", "mrpc": "MRPC.tsv"}
-LATENCIES = ("latency_p50_ms", "latency_p95_ms", "latency_p99_ms")
-# Figures of `evaluate` by which way is better.
-HIGHER: tuple[str, ...] = (
-    *("accuracy", "f1", "precision", "recall", "f1_macro", "precision_macro", "recall_macro", "mcc"),
-    *("roc_auc", "average_precision", "agreement", "accuracy_kept", "gap_recovered", "rows_per_second"),
-)
-LOWER: tuple[str, ...] = (
-    *("loss", "brier", "ece", "kl", *LATENCIES),
-    *("parameters", "parameters_without_embeddings", "bytes", "peak_memory_bytes"),
-)
-FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
-SHARES = ({*HIGHER} - {"rows_per_second"}) | {"brier", "ece"}
-
-
 def parse_gates(texts: tuple[str, ...], option_name: str) -> tuple[tuple[str, float], ...]:
     """Parse `("accuracy=0.85",)` as `(("accuracy", 0.85),)`.
 
@@ -142,8 +161,8 @@ def parse_gates(texts: tuple[str, ...], option_name: str) -> tuple[tuple[str, fl
                 f"{option_name} {gate}: that would fail good values. Use {opposite_option} {gate}"
             )
         if not equals or metric not in metrics:
-            close = difflib.get_close_matches(metric, metrics, n=1)
-            near = f", such as {close[0]}=NUMBER" if close and close[0] != metric else ""
+            close = closest(metric, metrics)
+            near = f", such as {close}=NUMBER" if close and close != metric else ""
             raise ValueError(
                 f"{option_name} {gate}: write METRIC=VALUE{near}. The metrics are {', '.join(metrics)}"
             )

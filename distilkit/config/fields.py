@@ -3,15 +3,20 @@
 import difflib
 import inspect
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from distilkit.errors import MAX_NAMES, UserError, list_names
 
 AnyConfig = TypeVar("AnyConfig", bound="Config")
+# Whether an error names options as they are typed (`--batch-size`) or as Python arguments (`batch_size`).
+_NAMES_FLAGS: ContextVar[bool] = ContextVar("names_flags", default=False)
 
 MAX_YAML_BYTES = 100_000  # a command has some fifty options
 MAX_SHOWN = 200  # characters of a value in a message
@@ -40,22 +45,64 @@ class Config(BaseModel):
     __signature__ = _Signature()
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Add to the docstring what each option is, for `help()`."""
+        super().__pydantic_init_subclass__(**options)
+        cls.__doc__ = f"{inspect.cleandoc(cls.__doc__ or '')}\n\nArgs:\n{_describe_fields(cls)}"
+
     def __init__(self, **values: Any) -> None:
         _refuse_unknown(type(self), values)
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise UserError(_describe_problems(error, type(self))) from None
+            problems = _describe_problems(error, type(self))
+            raise UserError(
+                problems if _NAMES_FLAGS.get() else name_arguments(problems, type(self))
+            ) from None
 
 
-def option(default: Any = ..., *, help: str, panel: str, short: str | None = None, **limits: Any) -> Any:
-    """Declare a field with its help, its panel on the command line and perhaps a short flag."""
-    return Field(default, description=help, json_schema_extra={"panel": panel, "short": short}, **limits)
+def option(
+    default: Any = ...,
+    *,
+    help: str,
+    panel: str,
+    short: str | None = None,
+    basic: bool = False,
+    suggestions: Sequence[str] = (),
+    **limits: Any,
+) -> Any:
+    """Declare a field with its help, its panel on the command line and perhaps a short flag.
+
+    Args:
+        basic: whether help lists it among the options that most people use.
+        suggestions: values that the shell completes where others are possible too.
+    """
+    extra: dict[str, Any] = {"panel": panel, "short": short, "basic": basic}
+    extra["suggestions"] = list(suggestions)
+    return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
 def positional(default: Any = ..., *, help: str, **limits: Any) -> Any:
     """Declare a field that the command line takes as its arguments."""
     return Field(default, description=help, json_schema_extra={"positional": True}, **limits)
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """Return the values of a field that takes one of a few texts, else none."""
+    for part in (annotation, *get_args(annotation)):
+        if get_origin(part) is Literal:
+            return get_args(part)
+    return ()
+
+
+def closest(value: str, names: Sequence[str]) -> str | None:
+    """Return the name that `value` most likely means: of the same letters, else beginnings, else spelling."""
+    letters = {name: re.sub(r"[\W_]", "", name.lower()) for name in (value, *names)}
+    same = [name for name in names if letters[name] == letters[value]]
+    longer = [name for name in names if len(letters[value]) > 1 and letters[name].startswith(letters[value])]
+    candidates = same or longer or difflib.get_close_matches(value.lower(), names, n=1)
+    return candidates[0] if candidates else None
 
 
 def _as_tuple(value: Any) -> Any:
@@ -78,10 +125,40 @@ def _expand_home(value: Any) -> Any:
 
 FilePath = Annotated[Path, BeforeValidator(_expand_home)]
 ModelName = Annotated[str, BeforeValidator(_expand_home)]  # a folder, or a name on the Hub
-Strings = Annotated[
-    tuple[Annotated[str, Field(min_length=1), BeforeValidator(_expand_home)], ...], BeforeValidator(_as_tuple)
-]
-Floats = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
+
+if TYPE_CHECKING:
+    # A type checker takes the type of an argument from `__set__` and that of an attribute from `__get__`
+    # (PEP 681): pydantic turns texts into paths, and one text into a tuple of it.
+    class AnyPath:
+        """A path, given as one or as text."""
+
+        def __get__(self, config: object, owner: object) -> Path: ...
+        def __set__(self, config: object, value: Path | str) -> None: ...
+
+    class OptionalPath:
+        """A path, given as one or as text, or none."""
+
+        def __get__(self, config: object, owner: object) -> Path | None: ...
+        def __set__(self, config: object, value: Path | str | None) -> None: ...
+
+    class Strings:
+        """Several texts, or one of them alone."""
+
+        def __get__(self, config: object, owner: object) -> tuple[str, ...]: ...
+        def __set__(self, config: object, value: str | Sequence[str] | None) -> None: ...
+
+    class Floats:
+        """Several numbers, or one of them alone."""
+
+        def __get__(self, config: object, owner: object) -> tuple[float, ...]: ...
+        def __set__(self, config: object, value: float | Sequence[float] | None) -> None: ...
+else:
+    AnyPath, OptionalPath = FilePath, FilePath | None
+    Strings = Annotated[
+        tuple[Annotated[str, Field(min_length=1), BeforeValidator(_expand_home)], ...],
+        BeforeValidator(_as_tuple),
+    ]
+    Floats = Annotated[tuple[float, ...], BeforeValidator(_as_tuple)]
 
 
 def field_infos(config_type: type[Config]) -> dict[str, Any]:
@@ -89,9 +166,32 @@ def field_infos(config_type: type[Config]) -> dict[str, Any]:
     return dict(config_type.model_fields)
 
 
+def name_arguments(text: str, config_type: type[Config]) -> str:
+    """Return `text` with Python arguments in place of flags: `batch_size` for `--batch-size`."""
+    names = field_infos(config_type)
+
+    def replace(match: re.Match[str]) -> str:
+        name = match[1].replace("-", "_")
+        return name if name in names else match[0]
+
+    return re.sub(r"--([a-z][a-z-]*[a-z])", replace, text)
+
+
+def _describe_fields(config_type: type[Config]) -> str:
+    default_texts = config_type.default_texts() if hasattr(config_type, "default_texts") else {}
+    lines = []
+    for name, info in field_infos(config_type).items():
+        description = str(info.description)
+        if name in default_texts:
+            description = description.format(**default_texts)
+        lines.append(f"    {name}: {name_arguments(description, config_type)}")
+    return "\n".join(lines)
+
+
 def replace_values(config: AnyConfig, **values: Any) -> AnyConfig:
     """Return `config` with these values instead, checked again."""
-    return type(config)(**(dict(config) | values))
+    with _naming_flags():
+        return type(config)(**(dict(config) | values))
 
 
 def flag(name: str) -> str:
@@ -106,20 +206,40 @@ def make_config(config_type: type[AnyConfig], values: Mapping[str, Any], source:
         UserError: as the class does, with `source` before its message.
     """
     try:
-        return config_type(**{str(name): value for name, value in values.items()})
+        with _naming_flags():
+            return config_type(**{str(name): value for name, value in values.items()})
     except UserError as error:
         raise UserError(f"{source}: {error}" if source else str(error)) from None
+
+
+@contextmanager
+def _naming_flags() -> Iterator[None]:
+    token = _NAMES_FLAGS.set(True)
+    try:
+        yield
+    finally:
+        _NAMES_FLAGS.reset(token)
+
+
+def _shown_name(config_type: type[Config], name: str) -> str:
+    if not _NAMES_FLAGS.get():
+        return name
+    is_argument = (field_infos(config_type)[name].json_schema_extra or {}).get("positional")
+    return name.upper() if is_argument else flag(name)
 
 
 def _refuse_unknown(config_type: type[Config], values: Mapping[str, Any]) -> None:
     names = list(field_infos(config_type))
     for name, value in values.items():
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It takes {list_names(names)}: see --help."
-            raise UserError(f"{clip(name)} is not an option of this command. {hint}")
+            close = closest(str(name)[:MAX_SHOWN], names)
+            hint = f"Did you mean {close!r}?" if close else f"It takes {list_names(names)}."
+            hint += " See --help." if _NAMES_FLAGS.get() and not close else ""
+            who = "this command" if _NAMES_FLAGS.get() else config_type.__name__
+            raise UserError(f"{clip(name)} is not an option of {who}. {hint}")
         if isinstance(value, str) and not value.strip():
-            raise UserError(f"{flag(name)} {clip(value)}: it is empty. Give a value or leave it out.")
+            shown = _shown_name(config_type, name)
+            raise UserError(f"{shown} {clip(value)}: it is empty. Give a value or leave it out.")
 
 
 def _describe_problems(error: ValidationError, config_type: type[Config]) -> str:
@@ -133,11 +253,12 @@ def _problem(detail: Any, config_type: type[Config]) -> str:
     if not detail["loc"]:
         return message
     name = str(detail["loc"][0])
-    is_argument = (field_infos(config_type)[name].json_schema_extra or {}).get("positional")
-    shown = name.upper() if is_argument else flag(name)
+    shown, info = _shown_name(config_type, name), field_infos(config_type)[name]
     if detail["type"] == "missing":
-        return f"{shown} is missing: {field_infos(config_type)[name].description}"
-    return f"{shown} {clip(detail['input'])}: {message[0].lower()}{message[1:][:500]}"
+        return f"{shown} is missing: {info.description}"
+    close = closest(str(detail["input"])[:MAX_SHOWN], choices_of(info.annotation))
+    suggestion = f". Did you mean {close}?" if close else ""
+    return f"{shown} {clip(detail['input'])}: {message[0].lower()}{message[1:][:500]}{suggestion}"
 
 
 def read_values(file: Path) -> dict[str, Any]:

@@ -1,44 +1,72 @@
-"""What several commands are told: which texts, how much of them, how a model is trained."""
+"""Options on training, which `train` and `distill` share."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from distilkit.config.data import DEVICE_HELP, DataConfig, Device, Precision
-from distilkit.config.fields import FilePath, flag, option
+from distilkit.config.fields import AnyPath, flag, option
+
+Metric = Literal["accuracy", "f1", "f1_macro", "mcc", "loss"]
+# Names of models and splits that are no paths, whatever files there are.
+NO_PATHS = frozenset(("bilstm", "tinybert", "distilbert", "minilm", "unsupervised"))
+HARDWARE_FIELDS = ("device", "precision")  # shared by students that are distilled together
+FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
 
 
 class FitConfig(DataConfig):
     """How a model is trained; shared by `train` and `distill`."""
 
-    output_dir: FilePath = option(panel="Output", short="-o", help="Folder that receives the run.")
+    output_dir: AnyPath = option(panel="Output", short="-o", basic=True, help="Folder that receives the run.")
     overwrite: bool = option(
         False,
         panel="Output",
+        basic=True,
         help="Replace a run that is already in --output-dir, once the new one is complete.",
     )
     max_train_samples: int | None = option(
         None,
         ge=1,
         panel="Data",
-        help="Train on a stratified sample of N rows, the same whatever the seed.",
+        help="Train on a stratified sample of N rows, the same for every seed.",
     )
     epochs: int | None = option(
-        None, ge=1, panel="Training", short="-e", help="Passes over the training split. (default: {epochs})"
+        None,
+        ge=1,
+        panel="Training",
+        short="-e",
+        basic=True,
+        help="Passes over the training split. (default: {epochs})",
     )
     batch_size: int | None = option(
-        None, ge=1, panel="Training", short="-b", help="Rows per forward pass. (default: {batch_size})"
+        None,
+        ge=1,
+        panel="Training",
+        short="-b",
+        basic=True,
+        help="Rows per forward pass. (default: {batch_size})",
     )
     gradient_accumulation_steps: int = option(
         1, ge=1, panel="Training", help="Forward passes per optimizer step: 8 x 4 steps like 32 x 1."
     )
     learning_rate: float | None = option(
-        None, gt=0, panel="Training", help="Peak of the linear schedule. (default: {learning_rate})"
+        None,
+        gt=0,
+        panel="Training",
+        basic=True,
+        help="Peak of the linear schedule. (default: {learning_rate})",
     )
     warmup_ratio: float = option(0.1, ge=0, le=1, panel="Training", help="Share of the steps that warms up.")
     weight_decay: float = option(0.01, ge=0, panel="Training", help="AdamW's, on weight matrices only.")
     max_grad_norm: float = option(1.0, gt=0, panel="Training", help="Gradients are clipped to this norm.")
+    metric: Metric | None = option(
+        None,
+        panel="Training",
+        help="Validation metric that picks the best epoch: accuracy, f1 (two classes, of the second), "
+        "f1_macro, mcc or loss. Ties go to the lower validation loss, then to the earlier epoch. "
+        "(default: the dataset's; f1 for mrpc, else accuracy)",
+    )
     patience: int | None = option(
-        None, ge=1, panel="Training", help="Stop after N epochs without a better validation metric."
+        None, ge=1, panel="Training", help="Stop after N epochs without a better one, by --metric."
     )
     precision: Precision = option(
         "auto",
@@ -48,7 +76,12 @@ class FitConfig(DataConfig):
     )
     device: Device = option(None, panel="Training", help=DEVICE_HELP)
     seed: int = option(
-        42, ge=0, lt=2**32, panel="Training", short="-s", help="Of weights, order and dropout."
+        42,
+        ge=0,
+        lt=2**32,
+        panel="Training",
+        short="-s",
+        help="Random seed (weights, data order, dropout).",
     )
 
     @classmethod
@@ -69,9 +102,3 @@ class FitConfig(DataConfig):
     def dependent_defaults(self) -> dict[str, Any]:
         """Return what the options that are `None` stand for, given the others."""
         return FIT_DEFAULTS | {"max_length": 256 if self.dataset == "imdb" else 128}
-
-
-# Names of models and splits that are no paths, whatever files there are.
-NO_PATHS = frozenset(("bilstm", "tinybert", "distilbert", "minilm", "unsupervised"))
-HARDWARE_FIELDS = ("device", "precision")  # shared by students that are distilled together
-FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}

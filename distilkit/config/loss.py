@@ -27,10 +27,11 @@ class LossConfig(Config):
         (),
         panel="Model",
         short="-t",
+        basic=True,
         help="Run folder, model folder or Hub id; repeat it for the mean of several. Not needed for alpha 1.",
     )
     teacher_weight: Floats = option(
-        (), panel="Model", help="Of each --teacher in the mean, in their order. (default: equal)"
+        (), panel="Model", help="Weight of each --teacher in the mean, in their order. (default: equal)"
     )
     alpha: float = option(
         0.5,
@@ -38,6 +39,7 @@ class LossConfig(Config):
         le=1,
         panel="Loss",
         short="-a",
+        basic=True,
         help="Weight of the hard loss. 1: labels only, no teacher runs. 0: teacher only, no label in it.",
     )
     alpha_end: float | None = option(
@@ -50,13 +52,13 @@ class LossConfig(Config):
     soft_loss: SoftLoss = option(
         "mse",
         panel="Loss",
-        help="What the teacher's weight is on. mse: of the raw logits. kl: of the answers at --temperature.",
+        help="Loss against the teacher. mse: on raw logits. kl: on probabilities at --temperature.",
     )
     temperature: float | None = option(
         None,
         gt=0,
         panel="Loss",
-        help="kl: softens both answers, and the term is multiplied by its square. (default: 2)",
+        help="kl: divides both models' logits; the loss is multiplied by its square. (default: 2)",
     )
     method: Method | None = option(
         None,

@@ -1,15 +1,15 @@
-"""What `report` is told."""
+"""Options of `report`."""
 
 from pathlib import Path
 
-from distilkit.config.fields import Config, FilePath, Strings, option, positional
+from distilkit.config.fields import AnyPath, Config, Strings, option, positional
 
 
 class ReportConfig(Config):
-    """Draw how runs were trained: losses and metrics of every epoch, several runs in one picture."""
+    """Plot the training curves of one or more runs: losses and metrics of every epoch."""
 
     runs: Strings = positional(help="Run folders.", min_length=1)
-    output_dir: FilePath = option(
+    output_dir: AnyPath = option(
         Path("report"),
         panel="Output",
         short="-o",

@@ -1,10 +1,11 @@
 """Options on the student: its architecture, its sizes and what its weights start from."""
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import model_validator
 
-from distilkit.config.fields import Config, ModelName, flag, option
+from distilkit.config.fields import Config, ModelName, closest, flag, option
 
 Init = Literal["pretrained", "teacher", "random"]
 Pooling = Literal["last", "max", "both"]
@@ -14,14 +15,25 @@ Vocabulary = Literal["words", "teacher"]
 BILSTM_DEFAULTS: dict[str, object] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
 ENCODER_DEFAULTS: dict[str, object] = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
 BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling", "word_dropout")
+NAMED_STUDENTS = ("bilstm", "tinybert", "distilbert")
 DEFAULT_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
+
+
+def _is_same_word(value: str, name: str | None) -> bool:
+    """Return whether case and hyphens alone tell `value` from `name`, and no folder has that name."""
+    letters = "".join(character for character in value.lower() if character.isalnum())
+    return letters == name and not Path(value).exists()
 
 
 class StudentConfig(Config):
     """The student's architecture, sizes and start."""
 
     student: ModelName = option(
-        "bilstm", panel="Model", help="bilstm, tinybert, distilbert, or any Hub id or folder of an encoder."
+        "bilstm",
+        panel="Model",
+        basic=True,
+        suggestions=NAMED_STUDENTS,
+        help="bilstm, tinybert, distilbert, or any Hub id or folder of an encoder.",
     )
     init: Init | None = option(
         None,
@@ -58,12 +70,13 @@ class StudentConfig(Config):
         "(default: 300, or the teacher's)",
     )
     dropout: float | None = option(
-        None, ge=0, lt=1, panel="BiLSTM", help="Share of values left out in training. (default: 0.1)"
+        None, ge=0, lt=1, panel="BiLSTM", help="Share of values that training drops. (default: 0.1)"
     )
     pooling: Pooling | None = option(
         None,
         panel="BiLSTM",
-        help="Of its states: the last, their maximum over the tokens, or both. (default: both)",
+        help="How states become one vector. last: each direction's final state. max: the maximum over "
+        "the tokens. both: both, side by side. (default: both)",
     )
     word_dropout: float | None = option(
         None,
@@ -75,6 +88,9 @@ class StudentConfig(Config):
 
     @model_validator(mode="after")
     def _check_student(self) -> "StudentConfig":
+        meant = closest(self.student, NAMED_STUDENTS)
+        if self.student not in NAMED_STUDENTS and _is_same_word(self.student, meant):
+            raise ValueError(f"--student {self.student}: write it as {meant}")
         if self.student != "bilstm":
             for name in BILSTM_ONLY:
                 if getattr(self, name) is not None:

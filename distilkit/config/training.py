@@ -1,4 +1,4 @@
-"""What `train` is told."""
+"""Options of `train`."""
 
 from distilkit.config.fields import ModelName, option
 from distilkit.config.fitting import FitConfig
@@ -11,5 +11,7 @@ class TrainConfig(FitConfig):
         "google-bert/bert-base-uncased",
         panel="Model",
         short="-m",
+        basic=True,
+        suggestions=("minilm", "google-bert/bert-base-uncased"),
         help="Hub id, folder, earlier run, or `minilm` (22.7 M parameters, in the extra `demo`).",
     )

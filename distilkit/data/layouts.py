@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distilkit.data.formats import ENDINGS, READABLE, SHOWN_NAMES, is_readable, split_name
 from distilkit.errors import UserError
+from distilkit.runs.folder import suggest_sibling
 
 SPLITS = ("train", "validation", "test", "unsupervised")
 SPLIT_OF_NAME = {split: split for split in SPLITS} | dict.fromkeys(
@@ -76,8 +77,8 @@ def find_splits(location: Path) -> dict[str, SplitFiles]:
         return _single_file(location)
     if not location.is_dir():
         raise UserError(
-            f"--data-dir {location} is not there. Give a folder that holds train, validation or test "
-            f"({READABLE}), or one such file."
+            f"--data-dir {location} is not there. {suggest_sibling(location)}".rstrip()
+            + f" Give a folder that holds train, validation or test ({READABLE}), or one such file."
         )
     try:
         splits = _splits_in(location)

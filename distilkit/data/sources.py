@@ -430,6 +430,7 @@ class RawSource:
             notes=tuple(notes),
             whole=whole or {},
             source_of={split: self._source_of(split) for split in splits},
+            is_held_out="validation" in splits and "validation" not in self.available(),
         )
 
 

@@ -31,6 +31,7 @@ class TextData:
     source_of: Mapping[str, str] = field(default_factory=dict)
     source_rows: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     labelled_by_teacher: bool = False  # its predictions on held-out rows stand for labels
+    is_held_out: bool = False  # whether the validation split was cut from the training file
 
     def texts(self, split: str) -> Texts:
         """Return the rows of a split, in order; they stay on disk until they are read."""

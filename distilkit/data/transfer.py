@@ -193,7 +193,7 @@ def enough(data: TextData, rows: int) -> TextData:
     if rows >= len(text):
         return data
     splits = datasets.DatasetDict(data.splits | {SPLIT: text.select(range(rows))})
-    note = f"transfer: {rows:,} of {len(text):,} rows, by chance, are enough for the epochs"
+    note = f"transfer: using a random {rows:,} of {len(text):,} rows (all that the epochs read)"
     return replace(data, splits=splits, notes=(*data.notes, note))
 
 

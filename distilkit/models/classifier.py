@@ -23,7 +23,7 @@ from distilkit.models.loading import (
     load_tokenizer,
     match_tokenizer,
 )
-from distilkit.models.locating import Source, weight_bytes
+from distilkit.runs.locating import Source, weight_bytes
 from distilkit.runs.run import Run
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from distilkit.errors import UserError
-from distilkit.models.locating import Source, describe_adapter, is_adapter
+from distilkit.runs.locating import Source, describe_adapter, is_adapter
 
 LFS_POINTER = b"version https://git-lfs"
 MODEL_FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")

@@ -29,7 +29,7 @@ from distilkit.errors import UserError
 from distilkit.models.checkpoints import LoadedModel, check_head, compare_with_checkpoint
 from distilkit.models.folder_faults import check_config_file, check_tokenizer_file, explain_failure
 from distilkit.models.heads import config_names, label_config, reorder_head
-from distilkit.models.locating import Source
+from distilkit.runs.locating import Source
 
 # Code that comes with a model is never run, and the terminal never asks whether it should be.
 NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}

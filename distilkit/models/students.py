@@ -26,9 +26,9 @@ from distilkit.models.loading import (
     load_tokenizer,
     match_tokenizer,
 )
-from distilkit.models.locating import find_model
 from distilkit.models.teacher_layers import student_from_teacher
 from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
+from distilkit.runs.locating import find_model
 
 
 def make_student(

@@ -21,7 +21,7 @@ from distilkit.models.architectures import (
 from distilkit.models.classifier import Classifier, Student
 from distilkit.models.heads import label_config, reorder_head
 from distilkit.models.loading import load_config
-from distilkit.models.locating import find_model
+from distilkit.runs.locating import find_model
 
 
 def student_from_teacher(config: DistillConfig, names: Sequence[str], teacher: Classifier) -> Student:

@@ -141,7 +141,7 @@ def _pictures(runs: Sequence[TrainingHistory]) -> list[Picture]:
             pictures.append(Picture(stem, f"{heading}.", caption, figure))
 
     for metric in dict.fromkeys(run["metric"] for run in runs):
-        if metric != LAYER_LOSS:
+        if metric not in (LAYER_LOSS, "loss"):  # of which there are pictures below
             heading = f"Validation {metric}"
             add(f"validation-{metric}", heading, "Higher is better.", "validation", metric, metric=metric)
     caption = "Before any calibration. Lower is better."

@@ -1,5 +1,6 @@
 """Files and folders that are written whole or not at all."""
 
+import difflib
 import json
 import os
 import threading
@@ -12,6 +13,16 @@ from distilkit.runs.drafts import KEPT, Draft, move_in, open_draft, settle_lefto
 from distilkit.stopping import check_stop
 
 DEEPEST_NAME_BYTES = 100  # of the longest path below a run or a report
+
+
+def suggest_sibling(path: Path) -> str:
+    """Return "Did you mean …?" where something with a similar name is in the same folder, else ""."""
+    try:
+        siblings = [sibling.name for sibling in path.parent.iterdir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, siblings, n=1)
+    return f"Did you mean {path.parent / close[0]}?" if close else ""
 
 
 def check_folder(folder: Path, option: str, check_contents: Callable[[], None]) -> None:

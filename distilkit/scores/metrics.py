@@ -6,7 +6,7 @@ import datasets
 import evaluate
 import numpy as np
 import torch.nn.functional as F
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor
 
 from distilkit.errors import UserError
@@ -56,11 +56,23 @@ class F1(OfflineMetric):
         return scores
 
 
-def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
+class Mcc(evaluate.Metric):
+    """Compute Matthews' correlation coefficient; 0 where all answers are the same."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="MCC", citation="", inputs_description=INPUTS, features=FEATURES
+        )
+
+    def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"mcc": float(matthews_corrcoef(references, predictions))}
+
+
+def score(logits: Tensor, labels: Tensor, *, with_mcc: bool = False) -> dict[str, float]:
     """Compute accuracy, F1 and mean cross-entropy of `logits` `[N, C]` against `labels` `[N]`.
 
     Returns:
-        `accuracy`, `f1` (two classes only), `f1_macro` and `loss`.
+        `accuracy`, `f1` (two classes only), `f1_macro`, `mcc` (where it is asked for) and `loss`.
 
     Raises:
         UserError: on labels below 0, which GLUE writes where labels are hidden, and on an empty split.
@@ -76,7 +88,9 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
     scores: dict[str, float] = {}
     scores |= Accuracy().compute(**answers)
     scores |= F1().compute(**answers, num_labels=logits.shape[1])
-    order = ("accuracy", "f1", "f1_macro")
+    if with_mcc:
+        scores |= Mcc().compute(**answers)
+    order = ("accuracy", "f1", "f1_macro", "mcc")
     loss = float(F.cross_entropy(logits, labels))
     return {name: scores[name] for name in order if name in scores} | {"loss": loss}
 

@@ -10,13 +10,13 @@ from distilkit.engine.training.losses import DistillationLoss
 from distilkit.hardware.precision import check_precision, choose_precision, select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_for_training, load_tokenizer, match_tokenizer
-from distilkit.models.locating import find_model
 from distilkit.progress import SILENT, Reporter
+from distilkit.runs.locating import find_base_model
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.findings.early import before_training
 from distilkit.workflows.findings.rows import describe_classes
 from distilkit.workflows.fitting.fit import fit_into_run
-from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
+from distilkit.workflows.fitting.job import Job, check_metric, clamp_max_length, encode_split
 
 
 def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
@@ -32,8 +32,9 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     check_output_dir(config.output_dir, config.overwrite, config.input_paths)
     device = select_device(config.device)
     check_precision(config.precision, device)
-    source = find_model(config.model)
+    source = find_base_model(config.model)
     data = sources.load_for_training(config, config.max_train_samples)
+    check_metric(config, data)
     reporter.note_all(data.notes)
     reporter.note(describe_classes(data))
     set_seed(config.seed)
@@ -53,12 +54,13 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
         model=model,
         tokenizer=tokenizer,
         loss=loss,
-        formula=loss.formula,
+        formula=loss.formula.replace("student", "model"),  # it has no teacher
         precision=precision,
         facts={"model": {"name": source.name, "origin": origin}},
     )
     encoded = partial(encode_split, data, tokenizer, model, config.max_length, reporter)
     rows = encoded("train").join(labels=data.labels("train"))
-    findings = before_training(config, data, rows.lengths, max_length_given=requested.max_length is not None)
-    reporter.note_all(finding.line for finding in findings)
+    has_max_length = requested.max_length is not None
+    for finding in before_training(config, data, rows.lengths, max_length_given=has_max_length):
+        reporter.warn(finding.line)
     return fit_into_run(job, rows, encoded("validation"), accelerator, reporter)

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import distilkit
+import distilkit.cli.app
 from distilkit.cli.app import app
 from distilkit.config import (
     AugmentConfig,
@@ -156,7 +157,7 @@ def _processor_seconds(run: Callable[[], object]) -> float:
 )
 def test_help_names_the_choices_of_an_option(command: str, field: str, choices: tuple[str, ...]) -> None:
     line: Any = next(line for line in help_of(command).splitlines() if f" {flag(field)} " in line)
-    assert "|".join(choices) in line
+    assert all(re.search(rf"\b{choice}\b", line) for choice in choices)
 
 
 @pytest.mark.parametrize("columns", ["80", "200"])
@@ -209,3 +210,85 @@ def test_the_evaluation_table_names_its_models_and_cuts_nothing(
     ):
         assert text in printed
     assert "it is\n" not in printed, "a gate that is missed is an error, on stderr"
+
+
+@pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
+def test_no_help_cuts_a_flag_in_a_narrow_terminal(arguments: list[str]) -> None:
+    """An option that is shown as `--gradient-accumulati…` cannot be typed."""
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "80", "TERM": "dumb"}).output
+    assert "…" not in shown.replace(".jsonl …", "")
+    assert "<" not in shown and "list[" not in shown, "a type that says nothing"
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", HELPS[1:], ids=" ".join)
+def test_every_command_shows_two_examples_that_parse(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """People copy them: an option that was renamed must not live on in one."""
+    from distilkit.cli import paths
+
+    if arguments == ["cache", "--help"]:
+        return
+    shown = CliRunner().invoke(app, arguments, env={"COLUMNS": "100", "TERM": "dumb"}).output
+    examples = [line.strip() for line in shown.splitlines() if "distilkit " in line and "Usage" not in line]
+    assert len(examples) == 2
+
+    def stop(config: object) -> None:
+        raise KeyError("parsed")
+
+    monkeypatch.setattr(paths, "check_paths", stop)
+    for example in examples:
+        words = re.split(r" > | \|\| ", example.partition("distilkit ")[2])[0].split()
+        assert isinstance(CliRunner().invoke(app, words).exception, KeyError), example
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_bare_command_is_answered_by_an_example(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the first thing that people type."""
+    monkeypatch.setattr(sys, "argv", ["distilkit", command])
+    with pytest.raises(SystemExit) as stop:
+        distilkit.cli.app.main()
+    printed = capsys.readouterr()
+    assert (stop.value.code, printed.out) == (2, "")
+    assert printed.err.startswith(f"error: distilkit {command} needs options. For example:\n")
+    assert f"    distilkit {command} " in printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["train", "--lr", "1"], "--learning-rate"),
+        (["distill", "--learning_rate", "1"], "--learning-rate"),
+        (["train", "--num_train_epochs", "1"], "--epochs"),
+        (["distill", "--metric_for_best_model", "f1"], "--metric"),
+        (["train", "--model_name_or_path", "x"], "--model"),
+        (["evaluate", "--fail_under", "x"], "--fail-under"),
+    ],
+)
+def test_flags_of_other_tools_are_answered_by_ours(arguments: list[str], meant: str) -> None:
+    result = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 2 and f"Possible options: {meant})" in result.output
+
+
+@pytest.mark.parametrize(
+    ("typed", "completions"),
+    [
+        ("train --dataset s", ["sst2"]),
+        ("distill --student ", ["bilstm", "tinybert", "distilbert"]),
+        ("train --precision f", ["fp32", "fp16"]),
+        ("train -m min", ["minilm"]),
+        ("evaluate --fail-under acc", ["accuracy=", "accuracy_kept="]),
+        ("distill --metric f", ["f1", "f1_macro"]),
+    ],
+)
+def test_the_shell_completes_values(typed: str, completions: list[str]) -> None:
+    environment = {
+        "_DISTILKIT_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"distilkit {typed}",
+        "COMP_CWORD": str(len(f"distilkit {typed}".split(" ")) - 1),
+    }
+    result = run_script(SCRIPT, **environment)
+    assert result.stdout.split() == completions, result.stderr

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.table import Table
 
+from distilkit import ConsoleReporter
 from distilkit.cli import output as module
 from distilkit.cli.output import Output, VisibleConsole, make_visible
 from distilkit.errors import UserError
@@ -144,3 +145,29 @@ def test_markup_of_our_own_is_still_markup(monkeypatch: pytest.MonkeyPatch) -> N
     screen = open_screen(monkeypatch)
     VisibleConsole(stderr=True, force_terminal=True, color_system="standard").print("[bold red]error:[/]")
     assert "\x1b[1;31merror:" in screen.getvalue()
+
+
+def test_the_console_reporter_prints_notes_warnings_and_progress(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python users get what the command line prints; stdout stays theirs."""
+    monkeypatch.setattr(module, "PLAIN_SECONDS", 0.0)
+    with ConsoleReporter() as console:
+        console.note("data: [reviews], 16 rows")
+        console.warn("the teacher guesses")
+        console.advance("train", 1, 2, "loss 0.5")
+        console.advance("train", 2, 2)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == [
+        "data: [reviews], 16 rows",
+        "warning: the teacher guesses",
+        "train: 1/2 loss 0.5",
+    ]
+
+
+def test_quiet_prints_no_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output(quiet=True) as console:
+        console.warn("the teacher guesses")
+        console.advance("train", 1, 2)
+    assert capsys.readouterr() == ("", "")

@@ -199,5 +199,5 @@ def test_with_a_ratio_text_is_kept_for_the_epochs_there_are(
     assert sorted(texts) == sorted(lines) and texts != lines, "an epoch would read the file's beginning alone"
     some = transfer.enough(data, 32)
     assert list(some.texts("transfer").first) == texts[:32]
-    assert some.notes[-1] == "transfer: 32 of 100 rows, by chance, are enough for the epochs"
+    assert some.notes[-1] == "transfer: using a random 32 of 100 rows (all that the epochs read)"
     assert transfer.enough(data, 100) is data

@@ -12,7 +12,7 @@ from distilkit.errors import UserError
 from distilkit.models.checkpoints import find_prefix
 from distilkit.models.classifier import load_classifier
 from distilkit.models.loading import load_for_training, load_trained, save_model
-from distilkit.models.locating import Source, find_model
+from distilkit.runs.locating import Source, find_model
 
 NAMES = ("negative", "positive")
 KEYS = ("bert.embeddings.word_embeddings.weight", "classifier.weight")

@@ -10,7 +10,7 @@ from conftest import Call, tiny_bert, tiny_tokenizer
 from distilkit.errors import UserError
 from distilkit.models.classifier import load_classifier
 from distilkit.models.loading import load_config, load_tokenizer, save_model
-from distilkit.models.locating import Source, find_model
+from distilkit.runs.locating import Source, find_model
 
 
 def edited(folder: Path, file: str = "config.json", **values: Any) -> Source:

@@ -30,7 +30,7 @@ from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import predict_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher
 from distilkit.errors import UserError
-from distilkit.models import BiLSTMConfig, heads, locating
+from distilkit.models import BiLSTMConfig, heads
 from distilkit.models.classifier import load_classifier
 from distilkit.models.heads import model_names
 from distilkit.models.loading import (
@@ -44,7 +44,8 @@ from distilkit.models.loading import (
     load_trained,
     save_model,
 )
-from distilkit.models.locating import find_model, weight_bytes
+from distilkit.runs import locating
+from distilkit.runs.locating import find_model, weight_bytes
 
 NAMES = ("negative", "positive")
 
@@ -90,7 +91,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["runs/no-such-run", "no-such-model"])
 def test_a_name_that_might_be_on_the_hub_says_that_the_hub_cannot_be_reached(name: str) -> None:
-    with pytest.raises(UserError, match="is no folder here"):
+    with pytest.raises(UserError, match="not found"):
         find_model(name)
 
 

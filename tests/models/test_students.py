@@ -22,9 +22,9 @@ from distilkit.models.bilstm import BiLSTMForSequenceClassification
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student, load_classifier
 from distilkit.models.heads import model_names
 from distilkit.models.loading import save_model
-from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.models.teacher_layers import copy_layers, evenly_spaced
+from distilkit.runs.locating import find_model
 
 NAMES = ("negative", "positive")
 TEXTS = [*GOOD, *BAD]

@@ -54,6 +54,15 @@ def test_ten_classes_have_a_macro_f1_and_no_binary_one(answer: tuple[list[int], 
     assert "f1" not in scores
 
 
+def test_mcc_by_hand() -> None:
+    """2 true and 1 false positives, 1 true and 1 false negatives: (2 - 1) / sqrt(3 * 3 * 2 * 2)."""
+    scores = score(logits_for([1, 1, 1, 0, 0], 2), torch.tensor([1, 1, 0, 1, 0]), with_mcc=True)
+    assert scores["mcc"] == pytest.approx(1 / 6)
+    constant = score(logits_for([1, 1, 1], 2), torch.tensor([1, 1, 0]), with_mcc=True)
+    assert constant["mcc"] == 0
+    assert list(scores) == ["accuracy", "f1", "f1_macro", "mcc", "loss"]
+
+
 def test_f1_by_hand() -> None:
     """2 true positives, 1 false positive, 1 missed; the other class 1 right of 3 in question."""
     scores = score(logits_for([1, 1, 1, 0, 0], 2), torch.tensor([1, 1, 0, 1, 0]))

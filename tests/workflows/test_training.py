@@ -62,7 +62,7 @@ def test_a_run_holds_what_it_promises_and_nothing_else(config: Any, teacher_run:
     size = (teacher_run.model_path / "model.safetensors").stat().st_size
     assert metrics["bytes"] == size and metrics["seconds"] > 0
     environment = teacher_run.environment
-    assert environment["command"] == "train" and environment["loss"] == "loss = CE(student, labels)"
+    assert environment["command"] == "train" and environment["loss"] == "loss = CE(model, labels)"
     assert environment["seed"] == 42 and environment["precision"] == "fp32"
     assert environment["dataset"]["rows"] == {"train": 16, "validation": 8}
     assert environment["start"] <= environment["end"]
@@ -102,7 +102,7 @@ def test_plain_transformers_gives_the_accuracy_that_the_run_says(teacher_run: Ru
 def test_it_tells_its_formula_and_every_epoch(config: Any) -> None:
     reporter = Notes()
     train(config(), reporter)
-    assert "loss = CE(student, labels)" in reporter.notes
+    assert "loss = CE(model, labels)" in reporter.notes
     assert [note[:10] for note in reporter.notes if note.startswith("epoch")] == ["epoch 1/2 ", "epoch 2/2 "]
     assert reporter.progress["tokenize train"] == (16, 16)
 
@@ -185,7 +185,7 @@ def canned(monkeypatch: pytest.MonkeyPatch) -> Any:
             return predict(model, *arguments, **options)
 
         monkeypatch.setattr(recorder, "predict_logits", watched)
-        monkeypatch.setattr(recorder, "score", lambda logits, labels: {"loss": 0.0} | next(rest))
+        monkeypatch.setattr(recorder, "score", lambda *_, **__: {"loss": 0.0} | next(rest))
         return shown
 
     return can
@@ -263,6 +263,53 @@ def test_validation_logits_that_are_no_numbers_end_the_training(
     with pytest.raises(UserError, match="logits are NaN or infinite in 8 of 8 validation rows"):
         train(config(output_dir=tmp_path / "run"))
     assert files_in(tmp_path) == set()
+
+
+def test_a_tie_goes_to_the_epoch_with_the_lower_loss(config: Any, canned: Any) -> None:
+    """With few validation rows ties are the rule, and the first epoch is the one that has learned least."""
+    losses = (0.48, 0.52, 0.45, 0.45)
+    canned([{"accuracy": 0.75, "loss": loss} for loss in losses])
+    notes = Notes()
+    run = train(config(epochs=4), notes)
+    assert [record["improved"] for record in run.history] == [True, False, True, False]
+    assert run.metrics["best_epoch"] == 3
+    assert any(note.endswith("best so far, by validation loss 0.4500") for note in notes.notes)
+
+
+@pytest.mark.parametrize(
+    ("metric", "best"), [(None, 1), ("accuracy", 1), ("f1", 2), ("f1_macro", 3), ("mcc", 4), ("loss", 5)]
+)
+def test_the_metric_that_is_asked_for_picks_the_epoch(
+    metric: str | None, best: int, config: Any, canned: Any
+) -> None:
+    """On rows that are mostly of one class, F1 of that class keeps a model that answers nothing else."""
+    scores = [
+        {name: 0.9 if epoch == place else 0.5 for place, name in enumerate(("accuracy", "f1"), 1)}
+        for epoch in range(1, 6)
+    ]
+    for epoch, values in enumerate(scores, 1):
+        values |= {"f1_macro": 0.9 if epoch == 3 else 0.5, "mcc": 0.9 if epoch == 4 else -0.5}
+        values["loss"] = 0.1 if epoch == 5 else 0.7
+    canned(scores)
+    run = train(config(epochs=5, metric=metric))
+    assert (run.metrics["best_epoch"], run.metrics["metric"]) == (best, metric or "accuracy")
+    assert run.config.metric == metric
+
+
+def test_mcc_is_measured_where_it_picks_the_epoch(config: Any) -> None:
+    run = train(config(epochs=1, metric="mcc"))
+    assert -1 <= run.metrics["validation"]["mcc"] <= 1
+    assert "mcc" not in train(config(epochs=1, overwrite=True)).metrics["validation"]
+
+
+def test_f1_of_one_class_is_refused_for_three(config: Any, tmp_path: Path) -> None:
+    """Else the first validation, after an epoch of training, would end in a traceback."""
+    data = tmp_path / "three"
+    write_jsonl(data / "train.jsonl", [{"text": f"a film {n}", "label": n % 3} for n in range(12)])
+    write_jsonl(data / "validation.jsonl", [{"text": f"no film {n}", "label": n % 3} for n in range(6)])
+    with pytest.raises(UserError, match=r"three has 3 classes\. Use --metric f1_macro"):
+        train(config(dataset=None, data_dir=data, metric="f1"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_test_split_is_never_opened(config: Any, sst2_dir: Path, tmp_path: Path) -> None:

@@ -62,15 +62,16 @@ def fit(
 ) -> Iterator[StepRecord | StudentRecord]:
     """Train the students of `learner` in place; yield records and print nothing.
 
-    The best epoch and patience are each student's own. A student that diverges, or whose patience ends, keeps
-    the parameters it has; the others go on.
+    The best epoch and patience are each student's own. Of epochs with equal metrics the one with the lower
+    validation loss is better (the entry `loss` of `validate`, where there is one), then the earlier one. A
+    student that diverges, or whose patience ends, keeps the parameters it has; the others go on.
 
     Args:
         learner: takes the steps.
         loader: gives them, in an order that each epoch changes.
         validate: returns the metrics of a student, by its index, after every epoch.
         metric: the entry of `validate`'s result that decides which epoch is better.
-        patience: stop after that many epochs without a better `metric`.
+        patience: stop after that many epochs without a better one.
         spare_core: prepares the next step while this one is taken; changes no number.
 
     Yields:
@@ -120,7 +121,7 @@ def fit(
                     step=step,
                     learning_rate=learner.learning_rate,
                     validation=scores,
-                    improved=stopping[student].improved(scores[metric]),
+                    improved=stopping[student].improved(scores[metric], scores.get("loss", 0.0)),
                     examples_per_second=meter.rows / seconds,
                     seconds=seconds,
                     **means[student],
@@ -184,17 +185,17 @@ def score_student(
 
 
 class EarlyStopping:
-    """Track the best value of a metric, and whether patience has run out."""
+    """Track the best epoch by its metric, ties by its loss, and whether patience has run out."""
 
     def __init__(self, patience: int | None, higher_is_better: bool = True) -> None:
         self._patience, self._sign = patience, 1 if higher_is_better else -1
-        self._best, self._epochs_since = float("-inf"), 0
+        self._best, self._epochs_since = (float("-inf"), float("-inf")), 0
 
-    def improved(self, value: float) -> bool:
-        """Take in an epoch's value; return whether it is better than all before."""
-        value *= self._sign
-        better = value > self._best
-        self._best, self._epochs_since = (value, 0) if better else (self._best, self._epochs_since + 1)
+    def improved(self, value: float, loss: float) -> bool:
+        """Take in an epoch's metric and loss; return whether it is better than all before."""
+        quality = (value * self._sign, -loss)
+        better = quality > self._best
+        self._best, self._epochs_since = (quality, 0) if better else (self._best, self._epochs_since + 1)
         return better
 
     @property

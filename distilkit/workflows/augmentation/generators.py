@@ -26,8 +26,8 @@ from distilkit.hardware.precision import (
     select_device,
 )
 from distilkit.models.loading import fingerprint, load_embedding_table, load_masked_lm, load_tokenizer
-from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
+from distilkit.runs.locating import find_model
 from distilkit.workflows.augmentation.masked_lm import MaskedLM, is_word
 from distilkit.workflows.augmentation.rules import (
     Candidates,

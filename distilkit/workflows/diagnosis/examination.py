@@ -8,6 +8,7 @@ import torch
 
 from distilkit.config import DistillConfig
 from distilkit.progress import Reporter
+from distilkit.workflows.distillation.recipe import NewTexts
 from distilkit.workflows.findings.finding import Finding
 
 SCHEMA = "distilkit.doctor/1"
@@ -22,6 +23,7 @@ class Diagnosis:
         skipped: why others were not.
         measured: what the checks counted, by check.
         estimates: what the run would take on `device`.
+        recipe: what `--recipe` chooses, with its reasons.
     """
 
     dataset: str
@@ -34,6 +36,7 @@ class Diagnosis:
     skipped: dict[str, str] = field(default_factory=dict)
     measured: dict[str, Any] = field(default_factory=dict)
     estimates: dict[str, Any] = field(default_factory=dict)
+    recipe: list[dict[str, object]] = field(default_factory=list)
 
     def document(self) -> dict[str, Any]:
         """Return the versioned JSON document."""
@@ -47,6 +50,7 @@ class Examination:
     Attributes:
         requested: the options as they were given, with the recipe applied.
         config: the same, resolved, and cut to what models can read.
+        new_texts: what the recipe would generate; `None` where it generates nothing.
     """
 
     requested: DistillConfig
@@ -54,6 +58,7 @@ class Examination:
     device: torch.device
     reporter: Reporter
     diagnosis: Diagnosis
+    new_texts: NewTexts | None = None
 
     def add(self, findings: Iterable[Finding], *checks: str) -> None:
         """Add findings to the diagnosis, and the names of the checks that were made for them."""

@@ -14,8 +14,8 @@ from distilkit.data.labels import match_labels
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 from distilkit.models.classifier import Classifier, Student, load_classifier
-from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
+from distilkit.runs.locating import find_model
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.diagnosis.cost import time_teacher
 from distilkit.workflows.diagnosis.examination import Examination

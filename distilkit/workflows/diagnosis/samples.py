@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import datasets
 import numpy as np
-from numpy.typing import NDArray
 
 from distilkit.data.inputs import evenly
 from distilkit.data.raw import RawData
@@ -13,16 +12,6 @@ from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts, row_key
 
 MAX_LABELLED_ROWS = 1000  # of the validation split, which a teacher reads
-
-
-TIMED_STEPS = 8  # of training, after equally many that are not timed
-
-
-def spread_batches(order: NDArray[np.int64], batch_rows: int) -> list[NDArray[np.int64]]:
-    """Return evenly spread batches of neighbours in `order`, as training makes of rows of similar length."""
-    batches = np.array_split(order, max(1, len(order) // batch_rows))
-    count = min(TIMED_STEPS, len(batches))
-    return [batches[int((i + 0.5) * len(batches) / count)] for i in range(count)]
 
 
 def sample_rows(data: TextData, split: str) -> Texts:

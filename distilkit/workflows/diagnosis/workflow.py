@@ -31,6 +31,8 @@ def doctor(config: DoctorConfig, reporter: Reporter = SILENT) -> Diagnosis:
     if not config.has_dataset:
         raise UserError("doctor looks at a dataset: give --dataset or --data-dir.")
     examination = _begin(config, reporter)
+    if not config.teacher:
+        examination.diagnosis.skipped["teacher"] = "there is none yet: add --teacher RUN_OR_MODEL"
     teachers = load_teachers(examination)
     raw = read_raw(examination.requested)
     data = read_rows(examination, raw, teachers)
@@ -54,7 +56,8 @@ def check_findings(diagnosis: Diagnosis) -> None:
     """Raise `FaultFound` when `doctor` found an error."""
     errors = [finding.check for finding in diagnosis.findings if finding.severity == "error"]
     if errors:
-        raise FaultFound(f"found by doctor: {', '.join(dict.fromkeys(errors))}")
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise FaultFound(f"doctor: {count} ({', '.join(dict.fromkeys(errors))})")
 
 
 def _begin(config: DistillConfig, reporter: Reporter) -> Examination:
@@ -71,11 +74,20 @@ def _begin(config: DistillConfig, reporter: Reporter) -> Examination:
 
 
 def _apply_recipe(examination: Examination) -> None:
-    requested = examination.requested
-    if requested.recipe:
-        try:
-            examination.requested = recipe.apply_recipe_without_texts(requested)
-        except UserError as error:  # the recipe reads the texts too, and stops at an empty one
-            examination.diagnosis.skipped["recipe"] = str(error)
-            examination.requested = recipe.drop_recipe(requested)
-        examination.config = resolve(examination.requested)
+    requested, diagnosis = examination.requested, examination.diagnosis
+    if not requested.recipe:
+        return
+    try:
+        choices = recipe.list_choices(requested, examination.reporter)
+        examination.requested = recipe.apply_choices(requested, choices)
+        examination.new_texts = recipe.estimate_new_texts(requested, choices)
+        diagnosis.recipe = [choice._asdict() for choice in choices]
+    except UserError as error:  # the recipe reads the texts too, and stops at an empty one
+        diagnosis.skipped["recipe"] = str(error)
+        examination.requested = recipe.drop_recipe(requested)
+    examination.config = resolve(examination.requested)
+    if examination.new_texts:
+        diagnosis.estimates["new_texts"] = {
+            "rows": examination.new_texts.rows,
+            "seconds": round(examination.new_texts.seconds, 1),
+        }

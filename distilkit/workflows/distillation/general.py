@@ -17,9 +17,9 @@ from distilkit.hardware.precision import check_precision, choose_precision, sele
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.classifier import Classifier
 from distilkit.models.loading import load_pretrained, load_tokenizer, match_tokenizer
-from distilkit.models.locating import find_model
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
+from distilkit.runs.locating import find_model
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows
 from distilkit.workflows.fitting.fit import fit_into_run

@@ -25,11 +25,12 @@ from distilkit.hardware.threads import single_threaded
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
+from distilkit.workflows.distillation.cost import announce_time
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows, with_layers
 from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes
 from distilkit.workflows.findings.early import before_distilling
 from distilkit.workflows.findings.rows import describe_classes
-from distilkit.workflows.fitting.job import Job, clamp_max_length, encode_split
+from distilkit.workflows.fitting.job import Job, check_metric, clamp_max_length, encode_split
 
 
 @dataclass
@@ -93,11 +94,14 @@ class DistillationInputs:
     first_is_fresh: bool = True
 
 
-def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> DistillationInputs:
+def gather_inputs(
+    requested: Sequence[DistillConfig], reporter: Reporter, *, announces_time: bool = False
+) -> DistillationInputs:
     """Load teachers and data, make the first student, encode the rows and gather the teacher logits.
 
     Args:
         requested: configs that are equal in all that is shared; not resolved yet.
+        announces_time: whether to print how long the run will take, before the teachers read a row.
 
     Raises:
         UserError: as `distill`.
@@ -111,12 +115,7 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
 
     start = load_teachers(config, reads_logits or matches_layers)
     teachers = [teacher for teacher in start if isinstance(teacher, Classifier)]
-    # Where no label is read, the teacher may be the only one that knows all classes.
-    class_names = teachers[0].class_names if teachers and not reads_labels else None
-    data = transfer.load(config, labelled=reads_labels, names=class_names)
-    reporter.note_all(data.notes)
-    if "train" in data.labels_of:
-        reporter.note(describe_classes(data))
+    data = _load_data(configs, teachers, reporter, reads_labels=reads_labels)
     class_orders = [match_classes(teacher, data, reporter) for teacher in teachers]
     splits = [split for split in ("train", transfer.SPLIT) if split in data.splits]
 
@@ -132,9 +131,7 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
     ]
     config = configs[0]
 
-    mix = None
-    if config.transfer_ratio:
-        mix, data = _limit_transfer_text(data, config.transfer_ratio, configs, reporter)
+    mix, data = _limit_transfer_text(data, config.transfer_ratio, configs, reporter)
     precision = choose_precision(config.precision, default_device(), student.model, reporter)
 
     def encode_for(tokenizer: Tokenizer, model: PreTrainedModel) -> Rows:
@@ -147,6 +144,8 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
     labels = _padded_labels(data, len(rows.train)) if reads_labels else None
 
     ensemble = TeacherEnsemble(config, teachers, class_orders, data, reporter)
+    if announces_time:
+        announce_time(configs, data, student, ensemble, rows.train.lengths, mix, reporter)
     teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
     teacher_logits = torch.cat([ensemble.logits(split) for split in splits]) if reads_logits else None
     if reads_logits and "validation" not in data.labels_of:
@@ -170,6 +169,24 @@ def gather_inputs(requested: Sequence[DistillConfig], reporter: Reporter) -> Dis
     )
     _report_findings(inputs, class_orders, reporter, has_max_length=requested[0].max_length is not None)
     return inputs
+
+
+def _load_data(
+    configs: Sequence[DistillConfig],
+    teachers: Sequence[Classifier],
+    reporter: Reporter,
+    *,
+    reads_labels: bool,
+) -> TextData:
+    # Where no label is read, the teacher may be the only one that knows all classes.
+    class_names = teachers[0].class_names if teachers and not reads_labels else None
+    data = transfer.load(configs[0], labelled=reads_labels, names=class_names)
+    for config in configs:
+        check_metric(config, data)
+    reporter.note_all(data.notes)
+    if "train" in data.labels_of:
+        reporter.note(describe_classes(data))
+    return data
 
 
 def prepare_job(inputs: DistillationInputs, i: int) -> tuple[Job, Encoded]:
@@ -214,9 +231,14 @@ def prepare_job(inputs: DistillationInputs, i: int) -> tuple[Job, Encoded]:
 
 
 def _limit_transfer_text(
-    data: TextData, ratio: float, configs: Sequence[DistillConfig], reporter: Reporter
-) -> tuple[tuple[int, int], TextData]:
-    """Return the rows of both kinds in an epoch, and the data with no more text than the epochs read."""
+    data: TextData, ratio: float | None, configs: Sequence[DistillConfig], reporter: Reporter
+) -> tuple[tuple[int, int] | None, TextData]:
+    """Return the rows of both kinds in an epoch, and the data with no more text than the epochs read.
+
+    Without a ratio an epoch reads all rows, and there is no mix.
+    """
+    if ratio is None:
+        return None, data
     train_rows = len(data.splits["train"])
     mix = train_rows, transfer.per_epoch(ratio, train_rows)
     limited = transfer.enough(data, mix[1] * max(config.epochs or 0 for config in configs))
@@ -237,7 +259,7 @@ def _report_findings(
     *,
     has_max_length: bool,
 ) -> None:
-    """Print what `doctor` would say without running a model."""
+    """Warn of what `doctor` would say without running a model."""
     configs, data = inputs.configs, inputs.data
     train_rows = len(data.splits["train"])
     predictions = None if inputs.teacher_logits is None else inputs.teacher_logits.argmax(dim=1).numpy()
@@ -249,4 +271,4 @@ def _report_findings(
         answers=None if predictions is None else predictions[:train_rows],
         columns=class_orders[0] if len(class_orders) == 1 else range(len(data.names)),
     ):
-        reporter.note(finding.line)
+        reporter.warn(finding.line)

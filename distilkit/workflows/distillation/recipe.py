@@ -4,11 +4,14 @@
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
+
+import pyarrow.parquet
 
 from distilkit.config import DEFAULT_LAYERS, AugmentConfig, DistillConfig, resolve
 from distilkit.config.fields import flag, replace_values
@@ -18,8 +21,8 @@ from distilkit.data.sources import measure
 from distilkit.hardware.precision import default_device
 from distilkit.models.architectures import HEADS
 from distilkit.models.loading import load_config, load_tokenizer
-from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
+from distilkit.runs.locating import find_model
 from distilkit.workflows.augmentation.blocks import AlreadyThere, Busy
 from distilkit.workflows.augmentation.workflow import augment, name_of
 
@@ -34,6 +37,7 @@ COPYABLE_FROM = {"tinybert": ("bert",), "distilbert": ("bert", "distilbert")}  #
 AUGMENTED = "augmented"  # stands for a transfer file that is yet to be generated
 VARIANTS_PER_ROW = 20  # Tang et al. 2019, Jiao et al. 2020
 KEPT_VARIANT_SHARE = 0.7  # about; the other variants are repeats
+SAMPLED_ROWS = 500  # of which new texts are generated for an estimate
 POLL_SECONDS = 0.5
 DATA_FIELDS = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column", "max_train_samples")
 
@@ -80,19 +84,24 @@ def apply_recipe(config: DistillConfig, home: Path, reporter: Reporter) -> Disti
     Raises:
         UserError: as `distill`, where data or teacher cannot be read.
     """
-    values: dict[str, Any] = {}
-    for choice in choose(config, read_facts(config)):
-        values[choice.name] = choice.value
-        shown = " ".join(choice.value) if isinstance(choice.value, tuple) else choice.value
-        reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.reason})")
+    values: dict[str, Any] = {choice.name: choice.value for choice in list_choices(config, reporter)}
     if values.get("transfer") == (AUGMENTED,):
         values["transfer"] = (str(_generate_texts(config, home, reporter)),)
     return replace_values(config, recipe=None, **values)
 
 
-def apply_recipe_without_texts(config: DistillConfig) -> DistillConfig:
-    """Write the recipe into `config`, but neither generate texts nor print anything."""
-    values = {choice.name: choice.value for choice in choose(config, read_facts(config))}
+def list_choices(config: DistillConfig, reporter: Reporter) -> list[Choice]:
+    """Return what the recipe chooses, and print each choice with its reason."""
+    choices = list(choose(config, read_facts(config)))
+    for choice in choices:
+        shown = " ".join(choice.value) if isinstance(choice.value, tuple) else choice.value
+        reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.reason})")
+    return choices
+
+
+def apply_choices(config: DistillConfig, choices: Sequence[Choice]) -> DistillConfig:
+    """Write the recipe's choices into `config`, without texts that are yet to be generated."""
+    values = {choice.name: choice.value for choice in choices}
     if values.get("transfer") == (AUGMENTED,):
         del values["transfer"]
         values["transfer_ratio"] = None
@@ -212,11 +221,48 @@ def read_facts(config: DistillConfig) -> Facts:
     )
 
 
-def _generate_texts(config: DistillConfig, home: Path, reporter: Reporter) -> Path:
-    """Return the file of new texts in `home`: generated now, unless an earlier run generated the same."""
+@dataclass(frozen=True)
+class NewTexts:
+    """Texts that a recipe generates: how many, in how many seconds, and how many per row an epoch reads."""
+
+    rows: int
+    seconds: float
+    ratio: float | None
+
+
+def estimate_new_texts(config: DistillConfig, choices: Sequence[Choice]) -> NewTexts | None:
+    """Estimate what the recipe will generate, from new texts of a sample of the training rows.
+
+    Returns:
+        `None` where it generates nothing. Texts that an earlier run kept are counted, and take no time.
+    """
+    values = {choice.name: choice.value for choice in choices}
+    if values.get("transfer") != (AUGMENTED,):
+        return None
+    ratio = values.get("transfer_ratio", config.transfer_ratio)
+    draft = _augmentation_of(config, config.output_dir.parent)
+    earlier_file = draft.output.with_name(name_of(draft))
+    if earlier_file.exists():
+        return NewTexts(pyarrow.parquet.read_metadata(earlier_file).num_rows, 0.0, ratio)
+    train_rows = read_facts(config).rows
+    with TemporaryDirectory() as folder:
+        sample = replace_values(
+            draft, max_train_samples=min(SAMPLED_ROWS, train_rows), output=Path(folder) / "sample.parquet"
+        )
+        made = augment(sample)
+    rows = round(made.rows * train_rows / made.sources)
+    return NewTexts(rows, rows / made.rows_per_second if made.rows_per_second else 0.0, ratio)
+
+
+def _augmentation_of(config: DistillConfig, home: Path) -> AugmentConfig:
     options: dict[str, Any] = {name: getattr(config, name) for name in DATA_FIELDS}
     options["mask_token"] = load_tokenizer(find_model(config.teacher[0])).mask_token  # the teacher knows it
-    draft = AugmentConfig(**options, variants=VARIANTS_PER_ROW, output=home / "augmented.parquet")
+    return AugmentConfig(**options, variants=VARIANTS_PER_ROW, output=home / "augmented.parquet")
+
+
+def _generate_texts(config: DistillConfig, home: Path, reporter: Reporter) -> Path:
+    """Return the file of new texts in `home`: generated now, unless an earlier run generated the same."""
+    draft = _augmentation_of(config, home)
     output = home / name_of(draft)
     is_waiting = False
     while not output.exists():

@@ -47,6 +47,10 @@ class _LaneReporter(NamedReporter):
         self._check()
         super().note(message)
 
+    def warn(self, message: str) -> None:
+        self._check()
+        super().warn(message)
+
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
         self._check()
         super().advance(task, done, total, detail)

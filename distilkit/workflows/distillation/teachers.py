@@ -25,9 +25,9 @@ from distilkit.models.classifier import (
     load_classifier,
     load_named_tokenizer,
 )
-from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
 from distilkit.runs.cache import cache_root
+from distilkit.runs.locating import find_model
 
 
 def load_teachers(config: DistillConfig, runs: bool) -> list[NamedTokenizer]:
@@ -169,10 +169,10 @@ class TeacherEnsemble:
             waiting=lambda: note(f"teacher: another process is running {name}; waiting for its logits"),
         )
         model.cpu()
-        checked = f" ({gathered.checked} of them compared with the live teacher)" if gathered.checked else ""
+        checked = f" ({gathered.checked} spot-checked)" if gathered.checked else ""
         note(
-            f"teacher: {name}, logits of {gathered.cached:,} distinct {kind}rows from the cache{checked}, "
-            f"of {gathered.computed:,} computed"
+            f"teacher: {name}, logits of distinct {kind}rows: {gathered.cached:,} cached{checked}, "
+            f"{gathered.computed:,} computed"
         )
         if gathered.damaged:
             note(f"cache: damaged shards not used, their rows computed again: {gathered.damaged}")

@@ -7,7 +7,7 @@ from distilkit.config.fields import field_infos, flag
 from distilkit.config.fitting import HARDWARE_FIELDS
 from distilkit.errors import UserError
 from distilkit.hardware.precision import select_device
-from distilkit.progress import SILENT, Reporter
+from distilkit.progress import SILENT, DistinctReporter, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation import recipe
 from distilkit.workflows.distillation.general import distill_general
@@ -61,10 +61,13 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite, config.input_paths)
     select_device(configs[0].device)
+    has_recipe = any(config.recipe for config in configs)
+    if has_recipe:  # it reads the data that the training reads again
+        reporter = DistinctReporter(reporter)
     home = configs[0].output_dir.parent  # texts that a recipe generates lie next to the first run
     configs = [recipe.apply_recipe(config, home, reporter) if config.recipe else config for config in configs]
     _check_shared_options(configs)  # again: at alpha 1 the recipe adds no text
-    return train_all(gather_inputs(configs, reporter), reporter)
+    return train_all(gather_inputs(configs, reporter, announces_time=has_recipe), reporter)
 
 
 def _check_shared_options(configs: Sequence[DistillConfig]) -> None:

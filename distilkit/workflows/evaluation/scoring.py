@@ -23,8 +23,8 @@ from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
 from distilkit.models.classifier import Classifier, load_classifier
 from distilkit.models.loading import count_parameters
-from distilkit.models.locating import find_model
 from distilkit.progress import Reporter
+from distilkit.runs.locating import find_model
 from distilkit.scores.statistics import Answers, Integers
 from distilkit.workflows.evaluation.endpoint import Endpoint, Row, post_rows
 

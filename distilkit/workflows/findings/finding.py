@@ -21,5 +21,5 @@ class Finding:
 
     @property
     def line(self) -> str:
-        """All but the why, in one line."""
-        return f"{self.severity}: {self.what}. To do: {self.do}"
+        """Return all but severity and why, in one line."""
+        return f"{self.what}. To do: {self.do}"

@@ -97,7 +97,7 @@ def teacher_skill(
             "teacher-level",
             "error",
             f"{level}{always}; {chance}",
-            "Not fine-tuned? A student learns what its teacher says, and this one knows next to nothing.",
+            "The teacher is at chance level; was it fine-tuned on this task? A student learns what it says.",
             "distilkit train on these rows (-o runs/teacher), then --teacher runs/teacher; "
             "--alpha 1 does without one",
         )

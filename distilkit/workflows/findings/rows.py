@@ -207,12 +207,12 @@ def data_findings(
         test: rows of the test split.
     """
     yield from doubtful_classes(data.names)
-    yield from class_balance(data.names, ids)
+    yield from class_balance(data.names, ids, is_held_out=data.is_held_out)
     yield from repeated_rows(data, overlaps.repeats)
     yield from shared_rows_between_splits("validation", overlaps.validation, len(data.splits["validation"]))
     yield from shared_rows_between_splits("test", overlaps.test, test)
     yield from same_pairs_repeated(data, overlaps.same_pairs)
-    yield from few_rows(len(data.splits["validation"]))
+    yield from few_rows(data)
 
 
 def unused_teacher(config: DistillConfig) -> Iterator[Finding]:
@@ -238,8 +238,14 @@ def no_classes(problem: str) -> Finding:
     )
 
 
-def class_balance(names: Sequence[str], ids: Mapping[str, NDArray[np.int64]]) -> Iterator[Finding]:
-    """Classes with no rows, or few."""
+def class_balance(
+    names: Sequence[str], ids: Mapping[str, NDArray[np.int64]], *, is_held_out: bool = False
+) -> Iterator[Finding]:
+    """Report classes with no rows, or few.
+
+    Args:
+        is_held_out: whether the validation rows were cut from the training file.
+    """
     for split in ("train", "validation"):
         if split not in ids or not (ids[split] != NO_CLASS).any():
             continue
@@ -253,10 +259,7 @@ def class_balance(names: Sequence[str], ids: Mapping[str, NDArray[np.int64]]) ->
                 "A class that is never shown is never learned."
                 if training
                 else "The score will say nothing of that class.",
-                f"add rows of {show_name(gone[0])} to {split}"
-                if training
-                else f"add rows of {show_name(gone[0])} to the file of {split}; without one a tenth of train "
-                "is held out, so add rows there",
+                _advise_on_missing_class(show_name(gone[0]), split, is_held_out=is_held_out),
             )
         least = max(FEW_OF_A_CLASS, RARE * sum(counts) / len(names))
         rare = [
@@ -277,6 +280,17 @@ def describe_classes(data: TextData) -> str:
     """Return the classes, and how many training rows have each."""
     counts = class_counts(data.labels_of["train"], len(data.names))
     return f"classes: {describe_counts(data.names, counts)}"
+
+
+def _advise_on_missing_class(name: str, split: str, *, is_held_out: bool) -> str:
+    if split == "train":
+        return f"add rows of {name} to train"
+    if is_held_out:
+        return (
+            f"validation is a tenth of train, in which {name} is too rare: add rows of {name} to train, "
+            "or give a validation file that has some"
+        )
+    return f"add rows of {name} to the validation file"
 
 
 def _short(text: str) -> str:
@@ -332,16 +346,22 @@ def same_pairs_repeated(data: TextData, count: int) -> Iterator[Finding]:
         )
 
 
-def few_rows(rows: int) -> Iterator[Finding]:
-    """Too few rows to judge by."""
+def few_rows(data: TextData) -> Iterator[Finding]:
+    """Report too few rows to judge by."""
+    rows = len(data.splits["validation"])
     if rows < FEW_ROWS:
+        remedy = f"judge by {FEW_ROWS} rows or more"
+        if data.is_held_out:
+            remedy += ": give a validation file (these are a tenth of train)"
+        elif len(data.splits.get("train", ())) // 10 > rows:
+            remedy += ": add some, or remove the validation file, and a tenth of train is held out"
         low, high = wilson(round(0.9 * rows), rows)
         yield Finding(
             "few-validation-rows",
             "warning",
             f"validation has {rows:,} rows, so an accuracy of 0.9 there means {low:.2f} to {high:.2f}",
             "Epochs and students that differ by less cannot be told apart.",
-            f"judge by {FEW_ROWS} rows or more; without a validation file a tenth of train is held out",
+            remedy,
         )
 
 

@@ -255,6 +255,7 @@ def _fit_stack(
         epochs=_number_of_epochs(jobs[0]),
         validate=lambda student: recorders[student].validate(),
         metric=jobs[0].metric,
+        higher_is_better=jobs[0].higher_is_better,
         patience=jobs[0].config.patience,
     )
 

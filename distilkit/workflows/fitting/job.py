@@ -12,6 +12,7 @@ from distilkit.data.encoding import Encoded, Tokenizer, encode, longest_input
 from distilkit.data.text_data import TextData
 from distilkit.engine.training.layers import LayerPair
 from distilkit.engine.training.learners import Loss
+from distilkit.errors import UserError
 from distilkit.hardware.precision import Resolved
 from distilkit.progress import Reporter
 
@@ -52,12 +53,14 @@ class Job:
     @property
     def metric(self) -> str:
         """Return the metric that picks the best epoch."""
-        return LAYER_LOSS if self.objective == "layers" else self.data.metric
+        if self.objective == "layers":
+            return LAYER_LOSS
+        return self.config.metric or self.data.metric
 
     @property
     def higher_is_better(self) -> bool:
         """Return whether a higher metric is better."""
-        return self.objective == "logits"
+        return self.metric not in (LAYER_LOSS, "loss")
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,24 @@ class Stage:
     job: Job
     train_rows: Encoded
     validation_rows: Encoded
+
+
+def check_metric(config: FitConfig, data: TextData) -> None:
+    """Refuse, before any work, a `--metric` that these data do not have.
+
+    Raises:
+        UserError: when F1 of one class is asked of more than two, or anything where there are no labels.
+    """
+    if config.metric and data.labelled_by_teacher:
+        raise UserError(
+            f"--metric {config.metric} needs labels, and there are none: the epoch that agrees most with the "
+            "teacher is kept. Leave it out."
+        )
+    if config.metric == "f1" and len(data.names) != 2:
+        raise UserError(
+            f"--metric f1 is that of one class of two, and {data.name} has {len(data.names)} classes. "
+            "Use --metric f1_macro."
+        )
 
 
 def clamp_max_length(

@@ -25,11 +25,11 @@ from distilkit.hardware.formats import workload_of
 from distilkit.hardware.kernels import forward_context
 from distilkit.hardware.precision import lstm_precision, measured_speed, name_device
 from distilkit.models.loading import check_savable, count_parameters, save_model
-from distilkit.models.locating import weight_bytes
 from distilkit.progress import Reporter
 from distilkit.reports.summary import describe_temperature
 from distilkit.runs import environment as environment_facts
 from distilkit.runs import folder, run
+from distilkit.runs.locating import weight_bytes
 from distilkit.runs.records import (
     CalibrationFacts,
     DatasetFacts,
@@ -119,9 +119,10 @@ class RunRecorder:
         self._check_batching()
         self._logits = predict_logits(job.model, self._validation_rows, precision=job.precision)
         check_finite(self._logits, f"{job.config.output_dir}", "validation", job.precision)
-        scores = score(self._logits, job.data.labels("validation"))
+        labels = job.data.labels("validation")
+        scores = score(self._logits, labels, with_mcc=job.metric == "mcc")
         if job.data.labelled_by_teacher:  # accuracy on its labels is agreement with it
-            return {"agreement": scores["accuracy"]}
+            return {"agreement": scores["accuracy"], "loss": scores["loss"]}
         return scores
 
     def _check_batching(self) -> None:
@@ -145,6 +146,8 @@ class RunRecorder:
         epoch_job = stage or self.job
         assert epoch_job.config.epochs
         line = describe_epoch(record, epoch_job.config.epochs, epoch_job.metric)
+        if stage is None and record.improved and self._best and self._is_tie(record, self._best):
+            line += f", by validation loss {record.validation['loss']:.4f}"
         if self.job.first:
             record = record.model_copy(update={"stage": epoch_job.objective})
             line = f"{epoch_job.objective}: {line}"
@@ -158,6 +161,9 @@ class RunRecorder:
                 if self._calibrates:  # later epochs will have changed them by the time they are divided
                     weights = self.job.model.state_dict()
                     self._best_weights = {name: value.cpu().clone() for name, value in weights.items()}
+
+    def _is_tie(self, record: EpochRecord, best: EpochRecord) -> bool:
+        return record.validation[self.job.metric] == best.validation[self.job.metric]
 
     def finish(self) -> run.Run:
         """Calibrate the best weights, write metrics and environment, and move the draft to `output_dir`.
@@ -218,7 +224,7 @@ class RunRecorder:
             majority(labels, job.data.names),
         )
         if warning:
-            self._reporter.note(f"warning: {warning}")
+            self._reporter.warn(warning)
 
     def _calibrate(self) -> "Calibration":
         """Divide the best weights' logits by a temperature that fits the validation split, where one does.

@@ -16,7 +16,7 @@ from distilkit.engine.inference.logits import predict_texts
 from distilkit.engine.inference.padding import check_batching, check_model_supports, padding_changes_logits
 from distilkit.models.heads import label_config
 from distilkit.models.loading import load_trained, save_model
-from distilkit.models.locating import find_model
+from distilkit.runs.locating import find_model
 
 TEXTS = ["fun", "no fun", *GOOD, *BAD, "a moving and great story . " * 6]
 CPU = torch.device("cpu")

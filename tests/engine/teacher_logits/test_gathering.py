@@ -29,8 +29,8 @@ from distilkit.engine.teacher_logits.maintenance import entries
 from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.errors import UserError
 from distilkit.models.loading import fingerprint, load_tokenizer, load_trained
-from distilkit.models.locating import find_model
 from distilkit.models.vocabulary import word_tokenizer
+from distilkit.runs.locating import find_model
 
 TEXTS = [*GOOD, *BAD]
 SECOND = [*BAD, *GOOD]

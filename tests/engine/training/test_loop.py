@@ -487,6 +487,20 @@ def test_best_is_decided_by_the_metric_asked_for_and_no_other() -> None:
     assert records[1].validation == {"accuracy": 0.5, "metric": 0.2}
 
 
+def test_a_tie_is_decided_by_the_loss_and_then_by_the_earlier_epoch() -> None:
+    """Patience counts in the same way: a model whose loss still falls has not stopped learning."""
+    losses = (0.5, 0.6, 0.4, 0.4, 0.3)
+    answers = iter([{"metric": 0.75, "loss": loss} for loss in losses])
+    records = epochs_of(run(Bag(), encoded(8), epochs=5, patience=2, validate=lambda model: next(answers)))
+    assert [record.improved for record in records] == [True, False, True, False, True]
+
+
+def test_a_loss_may_be_the_metric() -> None:
+    answers = iter([{"metric": value} for value in (0.5, 0.4, 0.45)])
+    validated = run(Bag(), encoded(8), epochs=3, higher_is_better=False, validate=lambda model: next(answers))
+    assert [record.improved for record in epochs_of(validated)] == [True, True, False]
+
+
 def test_early_stopping_counts_epochs_without_a_better_metric() -> None:
     """A tie is not better; a new best starts the count again."""
     values = (0.5, 0.4, 0.6, 0.6, 0.55, 0.7)

@@ -157,12 +157,12 @@ def test_the_teacher_runs_once_for_all_and_a_second_time_not_at_all(
     given, notes = watch_teachers(monkeypatch), Notes()
     distill_many(grid(config, "first"), notes)
     assert given == [8]
-    assert any("0 distinct rows from the cache, of 8 computed" in note for note in notes.notes)
+    assert any("distinct rows: 0 cached, 8 computed" in note for note in notes.notes)
     given.clear()
     again = Notes()
     distill(config("again", seed=7), again)
     (note,) = [note for note in again.notes if note.startswith("teacher: ")]
-    assert "8 distinct rows from the cache" in note and "of 0 computed" in note
+    assert "distinct rows: 8 cached" in note and ", 0 computed" in note
     assert given in ([], [8]), "what is read again is only compared"
 
 

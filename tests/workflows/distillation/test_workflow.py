@@ -312,7 +312,7 @@ def test_the_teacher_runs_once_however_many_epochs_there_are(
     given, reporter = watch_teacher(monkeypatch), Notes()
     distill(config(epochs=3), reporter)
     assert given == [8], "16 rows, of which 8 are repeats"
-    assert any("0 distinct rows from the cache, of 8 computed" in note for note in reporter.notes)
+    assert any("distinct rows: 0 cached, 8 computed" in note for note in reporter.notes)
 
 
 def test_the_run_names_its_teacher_by_fingerprint(config: Any, teacher_run: Run) -> None:

