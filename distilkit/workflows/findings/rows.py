@@ -208,11 +208,37 @@ def data_findings(
     """
     yield from doubtful_classes(data.names)
     yield from class_balance(data.names, ids, is_held_out=data.is_held_out)
+    yield from joined_rows(data)
     yield from repeated_rows(data, overlaps.repeats)
     yield from shared_rows_between_splits("validation", overlaps.validation, len(data.splits["validation"]))
     yield from shared_rows_between_splits("test", overlaps.test, test)
     yield from same_pairs_repeated(data, overlaps.same_pairs)
     yield from few_rows(data)
+
+
+def joined_rows(data: TextData) -> Iterator[Finding]:
+    """Report training texts with lines that end like rows.
+
+    A quotation mark too many joins all rows up to the next one. CSV readers, pandas' too, read such a file
+    without an error and with fewer rows.
+    """
+    names = "|".join(re.escape(name) for name in data.names)
+    border = re.compile(rf"""[,;\t]"?({names})"?\r?\n|\n"?({names})"?[,;\t]""")  # the label last or first
+    joined = [
+        (row, text)
+        for row, text in enumerate(data.texts("train").strings())
+        if "\n" in text and border.search(text)
+    ]
+    if joined:
+        row, text = joined[0]
+        yield Finding(
+            "joined-rows",
+            "warning",
+            f"{len(joined):,} texts of train hold lines that look like rows, the first in row {row + 1:,}: "
+            f"{_short(text)}",
+            "A quotation mark that is never closed makes one text of all rows up to the next mark.",
+            'double quotation marks within texts (""), and quote these texts',
+        )
 
 
 def unused_teacher(config: DistillConfig) -> Iterator[Finding]:

@@ -1,8 +1,10 @@
 """Findings on labels: each where it helps, and none on labels that are as they should be."""
 
+import datasets
 import pytest
 
-from distilkit.workflows.findings.rows import doubtful_classes, joined_names
+from distilkit.data.text_data import TextData
+from distilkit.workflows.findings.rows import doubtful_classes, joined_names, joined_rows
 
 
 @pytest.mark.parametrize("name", ["nan", "None", "NULL", "NA", "n/a", "<NA>", "-", "?"])
@@ -48,3 +50,24 @@ def test_findings_on_thousands_of_classes_are_short() -> None:
     assert all(
         len(finding.line) < 1000 for finding in doubtful_classes(["-1", "nan", "a,b", "b", "a", *names])
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "is_reported"),
+    [
+        ("so he said dull t1,neg\ngreat t2,pos\nfun", True),
+        ('dull t1;"neg"\r\ngreat', True),
+        ("dull t1\npos,great t2\nneg", True),
+        ("a poem,\nin two lines, and pos\nno more", False),
+        ("dull,neg", False),
+    ],
+)
+def test_rows_that_a_quotation_mark_joined_are_reported(text: str, is_reported: bool) -> None:
+    """The file is read with fewer rows, and one text has the labels of others in it."""
+    rows = datasets.Dataset.from_dict({"text": ["fine", text], "label": ["pos", "neg"]})
+    data = TextData(
+        "films", datasets.DatasetDict(train=rows), "text", None, "label", ("neg", "pos"), "accuracy", {}
+    )
+    findings = list(joined_rows(data))
+    assert [finding.check for finding in findings] == ["joined-rows"] * is_reported
+    assert all("row 2" in finding.what for finding in findings)
