@@ -15,7 +15,7 @@ MAX_VALUE = 80  # characters of a value that is shown
 MIN_LENGTH = 4  # tokens: the least that --max-length may be
 
 
-def explain_failure(source: Source, what: str, error: Exception) -> UserError:
+def explain_failure(source: Source, what: str, error: BaseException) -> UserError:
     """Return what to tell the user about a folder whose `what` transformers cannot load."""
     fault = next(_known_faults(source, str(error)), None)
     if fault:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from torch import Tensor
@@ -24,15 +25,29 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER as LARGEST
 
-from distilkit.data.encoding import Tokenizer, count_embeddings, count_padding_positions
+from distilkit.data.encoding import (
+    Tokenizer,
+    count_embeddings,
+    count_padding_positions,
+    encode,
+    longest_input,
+)
+from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 from distilkit.models.checkpoints import LoadedModel, check_head, compare_with_checkpoint
-from distilkit.models.folder_faults import check_config_file, check_tokenizer_file, explain_failure
+from distilkit.models.folder_faults import (
+    MAX_REASON,
+    check_config_file,
+    check_tokenizer_file,
+    explain_failure,
+)
 from distilkit.models.heads import config_names, label_config, reorder_head
 from distilkit.runs.locating import Source
 
 # Code that comes with a model is never run, and the terminal never asks whether it should be.
 NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
+PROBE, PROBE_LENGTH = "a text that every model can answer", 16  # tokens at most; CANINE wants four or more
+PANIC = "PanicException"  # of Rust code; no subclass of `Exception`
 LENGTH_BEFORE_TRAINING = "model_max_length_before_training"  # of a saved tokenizer's config
 
 
@@ -60,7 +75,9 @@ def _explaining(source: Source, what: str) -> Iterator[None]:
     except UserError:
         raise
     # Weights, configs and tokenizers are parsed by six libraries, whose errors have no common base class.
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
         raise explain_failure(source, what, error) from None
 
 
@@ -84,6 +101,7 @@ def load_tokenizer(source: Source) -> Tokenizer:
         check_tokenizer_file(source)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source.folder, **NO_REMOTE_CODE)
         _check_tokenizer(source, tokenizer)
+        tokenizer("a")  # a vocabulary and a template that do not fit show in the first text
     limit = tokenizer.init_kwargs.get(LENGTH_BEFORE_TRAINING)
     if isinstance(limit, int):
         tokenizer.model_max_length = limit
@@ -123,11 +141,34 @@ def match_tokenizer(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> 
             f"table has {rows:,} rows, for ids below {rows}. Set the pad_token in its tokenizer_config.json "
             "to a token that the model knows."
         )
-    if count_padding_positions(model):
-        return  # its positions are counted from the id that it was made with
-    for config in (model.config, model.config.get_text_config()):
-        if getattr(config, "pad_token_id", None) != pad:
-            config.pad_token_id = pad
+    if not count_padding_positions(model):  # those are counted from the id that it was made with
+        for config in (model.config, model.config.get_text_config()):
+            if getattr(config, "pad_token_id", None) != pad:
+                config.pad_token_id = pad
+    _answer_once(model, tokenizer, name)
+
+
+def _answer_once(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> None:
+    """Answer a short text: what is wrong with sizes that nothing checks shows here, and not hours later."""
+    max_length = min(PROBE_LENGTH, longest_input(tokenizer, model) or PROBE_LENGTH)
+    row = encode(tokenizer, Texts([PROBE]), max_length=max_length, model=model).to(model.device)
+    was_training = model.training
+    model.eval()  # dropout would draw from the generator that training goes on with
+    try:
+        with torch.no_grad():  # what a model keeps of it must be fit for training
+            shape = tuple(model(**row.inputs(np.zeros(1, np.int64))).logits.shape)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:MAX_REASON]
+        raise UserError(
+            f"{name}: it cannot answer a text, so its config.json may be damaged. {reason}"
+        ) from None
+    finally:
+        model.train(was_training)
+    if shape != (1, len(model.config.id2label)):
+        raise UserError(
+            f"{name}: it answers a text with {' x '.join(map(str, shape))} numbers, and not with one for "
+            f"each of {len(model.config.id2label)} classes."
+        )
 
 
 def load_trained(source: Source) -> PreTrainedModel:

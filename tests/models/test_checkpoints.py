@@ -120,3 +120,11 @@ def test_what_was_saved_by_a_class_of_its_own_loads_without_remarks(kind: str, t
     loaded = load_for_training(source, ("LABEL_0", "LABEL_1"))
     assert not loaded.new and not loaded.unused and not loaded.remarks
     assert torch.equal(next(loaded.model.parameters()), next(model.parameters()))
+
+
+def test_a_teacher_of_several_labels_at_once_is_told_apart(tmp_path: Path) -> None:
+    """Its scores are sigmoids; read by softmax, they are other probabilities."""
+    model = tiny_bert()
+    model.config.problem_type = "multi_label_classification"
+    (note,) = load_classifier(saved(tmp_path, model)).notes
+    assert "several labels at once" in note and "softmax" in note

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import Call, tiny_bert, tiny_tokenizer
 
 from distilkit.errors import UserError
 from distilkit.models.classifier import load_classifier
-from distilkit.models.loading import load_config, load_tokenizer, save_model
+from distilkit.models.loading import load_config, load_tokenizer, match_tokenizer, save_model
 from distilkit.runs.locating import Source, find_model
 
 
@@ -85,3 +86,33 @@ def test_a_limit_that_json_writes_as_a_float_is_a_number_of_tokens(tmp_path: Pat
     for value, limit in ((64.0, 64), (1e30, int(1e30))):
         tokenizer = load_tokenizer(edited(tmp_path, "tokenizer_config.json", model_max_length=value))
         assert tokenizer.model_max_length == limit and isinstance(tokenizer.model_max_length, int)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"chunk_size_feed_forward": "x"}, {"num_attention_heads": -1}, {"num_attention_heads": 0}],
+)
+def test_sizes_that_no_model_can_compute_with_are_refused_on_load(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """transformers builds such a model all the same, and its first batch is a traceback."""
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_classifier(edited(tmp_path, **values))
+
+
+def test_a_template_with_a_token_that_is_not_in_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    """tokenizers panics at the first text, with an exception that no `except Exception` catches."""
+    file = edited(tmp_path).folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["post_processor"]["special_tokens"] = {}
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
+        load_tokenizer(find_model(str(tmp_path)))
+
+
+def test_trying_a_model_out_draws_no_random_number(tmp_path: Path) -> None:
+    """Dropout in the first text would change what every training after it draws."""
+    model = load_classifier(edited(tmp_path)).model.train()
+    before = torch.get_rng_state()
+    match_tokenizer(model, tiny_tokenizer(), "the model")
+    assert torch.equal(torch.get_rng_state(), before) and model.training

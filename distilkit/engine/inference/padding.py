@@ -116,7 +116,7 @@ def _evaluating(model: torch.nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # what a model keeps of it must be fit for training
             yield
     finally:
         model.train(was_training)

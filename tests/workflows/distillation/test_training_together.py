@@ -279,10 +279,10 @@ def test_a_disk_that_refuses_one_run_costs_only_that_one(
 ) -> None:
     original = recorder.save_model
 
-    def full(model: Any, tokenizer: Any, folder: Path) -> None:
+    def full(model: Any, tokenizer: Any, folder: Path, max_length: int) -> None:
         if folder.parent.name.startswith(".b."):
             raise OSError(errno.ENOSPC, "No space left on device")
-        original(model, tokenizer, folder)
+        original(model, tokenizer, folder, max_length)
 
     monkeypatch.setattr(recorder, "save_model", full)
     with pytest.raises(UserError, match=r"b: --output-dir .*No space left(.|\n)*The other 2 finished"):
