@@ -1,5 +1,6 @@
 """The wheel that people install."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -61,3 +62,34 @@ def test_the_project_speaks_of_itself_alone() -> None:
         if file.is_file():
             text = file.read_text(encoding="utf-8")
             assert not any(path in text for path in ("/" + "work/", "/" + "root/", "/" + "tmp/")), file
+
+
+TYPED_CALLS = """
+from pathlib import Path
+
+from distilkit import ConsoleReporter, DistillConfig, EvaluateConfig, Run, TrainConfig, distill, train
+
+teacher: Run = train(TrainConfig(dataset="sst2", model="minilm", output_dir="runs/teacher"))
+config = DistillConfig(data_dir="d", teacher="runs/teacher", teacher_weight=1.0, output_dir=Path("runs"))
+student: Run = distill(config, ConsoleReporter())
+EvaluateConfig(models=["runs/teacher"], data_dir="reviews", report="report", baseline=None)
+name: str = config.teacher[0]
+folder: Path = config.output_dir
+data: Path | None = config.data_dir
+"""
+
+
+def test_type_checkers_take_texts_for_paths_and_a_name_for_several(tmp_path: Path) -> None:
+    """The package says that it is typed: the calls of its own README must not be errors."""
+    file = tmp_path / "calls.py"
+    file.write_text(TYPED_CALLS, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(ROOT / ".mypy_cache"), str(file)]
+    checked = subprocess.run(
+        command,
+        env=os.environ | {"MYPYPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert checked.returncode == 0, checked.stdout

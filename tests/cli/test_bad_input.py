@@ -129,7 +129,7 @@ FLAGS: list[tuple[Sequence[str], tuple[str, ...]]] = [
     ((*GENERAL[:-2],), ("--method general", "--corpus FILE.txt")),
     ((*GENERAL, "--student", "bilstm"), ("--method general", "bilstm")),
     ((*GENERAL, "--corpus", "data/text.txt"), ("--corpus data/text.txt is given twice",)),
-    ((*GENERAL, "--corpus", "nowhere.txt"), ("--corpus nowhere.txt is not there", "wikitext-103")),
+    ((*GENERAL, "--corpus", "nowhere.txt"), ("--corpus nowhere.txt: there is no such file", "wikitext-103")),
     ((*GENERAL, "--corpus", "data/train.jsonl"), ("--corpus data/train.jsonl is no .txt file",)),
     ((*GENERAL, "--max-length", "64"), ("--corpus", "--max-length 64", "Give more text")),
     ((*GENERAL, "--alpha", "0.5"), ("--alpha 0.5", "reads no labels")),

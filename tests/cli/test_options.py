@@ -160,58 +160,6 @@ def test_help_names_the_choices_of_an_option(command: str, field: str, choices: 
     assert all(re.search(rf"\b{choice}\b", line) for choice in choices)
 
 
-@pytest.mark.parametrize("columns", ["80", "200"])
-def test_the_evaluation_table_names_its_models_and_cuts_nothing(
-    columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """When piped, rich takes a width of 80 for granted and drops whole columns."""
-    from distilkit.cli.output import Output
-    from distilkit.cli.tables import evaluation_table
-    from distilkit.reports.document import SCHEMA, CostEntry, EvaluationDocument, ModelEntry
-
-    monkeypatch.setenv("COLUMNS", columns)
-    metrics = {"accuracy": 0.9, "f1": 0.9, "f1_macro": 0.9, "agreement": 0.95, "accuracy_kept": 0.97}
-    cost = dict.fromkeys(CostEntry.model_fields) | {"parameters": 22_713_986, "bytes": 90_867_952}
-    cost["rows_per_second"] = 1234.5
-    inputs = {"rows": 872, "tokens_mean": 25.0, "tokens_p95": 50.0, "truncated": 0.2, "unknown": 0.1}
-    entry: dict[str, Any] = dict.fromkeys(ModelEntry.model_fields) | {"kind": "model", "right": "1" * 872}
-    entry |= {"metrics": metrics, "intervals": {"accuracy": [0.88, 0.92]}, "cost": cost, "inputs": inputs}
-    entry["home"] = {"dataset": "imdb", "accuracy": 0.95, "drop": 0.05, "inputs": None}
-    entry |= {name: [] for name in ("per_class", "confusion", "slices", "mistakes")}
-    models = [entry | {"model": f"runs/sst2-a-rather-long-name-{i}"} for i in range(2)]
-    document: dict[str, Any] = {"schema": SCHEMA, "dataset": "sst2", "split": "validation", "rows": 872}
-    document |= {"sampled_from": None, "fingerprint": "cd" * 32, "classes": [], "models": models}
-    document |= {"device": "cpu", "precision": "bf16", "threads": 1}
-    document |= {"confidence": 0.95, "replicates": 1000, "seed": 42}
-    gate = {"kind": "fail_under", "metric": "accuracy", "threshold": 0.9, "value": 0.9}
-    document["gates"] = [
-        gate | {"model": "a", "passed": True, "why": "it is not under"},
-        gate | {"model": "b", "passed": False, "why": "it is"},
-    ]
-    sentence = "one is better than the other, or so it seems to all who have looked at it."
-    difference = {"value": 0.01, "low": 0.0, "high": 0.02}
-    pair = {"first": "a", "second": "b", "difference": difference, "sentence": sentence}
-    document["pairs"] = [pair | {"both": 700, "only_first": 1, "only_second": 9, "p_value": 0.02}]
-    Output().result(document, evaluation_table(EvaluationDocument.model_validate(document)))
-    printed = capsys.readouterr().out
-    for text in (
-        "runs/sst2-a-rather-long-name-1",
-        "(0.8800 to 0.9200)",
-        "22.7M",
-        "90.9M",
-        "1,234",
-        "97.0%",
-        "0.9500",
-        "rows/s",
-        "looked at it.",
-        "872 rows, cpu, bf16, 1 thread",
-        "0.9500 on imdb, its training data (-5.0 points)",
-        "passed: a: it is not under",
-    ):
-        assert text in printed
-    assert "it is\n" not in printed, "a gate that is missed is an error, on stderr"
-
-
 @pytest.mark.parametrize("arguments", HELPS, ids=" ".join)
 def test_no_help_cuts_a_flag_in_a_narrow_terminal(arguments: list[str]) -> None:
     """An option that is shown as `--gradient-accumulati…` cannot be typed."""

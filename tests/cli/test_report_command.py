@@ -39,7 +39,7 @@ def test_the_json_has_the_histories_and_the_written_files(
 
 def test_mistakes_exit_with_2_and_say_what_to_type(console: Call, tmp_path: Path) -> None:
     answer = console("report")
-    assert answer.code == 2 and "RUNS is missing: Run folders." in answer.err
+    assert answer.code == 2 and "distilkit report runs/teacher runs/student" in answer.err
     answer = console("report", str(tmp_path), "-o", str(tmp_path / "out"))
     assert answer.code == 2 and "is not a run" in answer.err
     assert not (tmp_path / "out").exists()

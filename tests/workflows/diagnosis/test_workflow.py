@@ -592,7 +592,7 @@ def test_distill_tells_of_a_teacher_that_guesses(tmp_path: Path) -> None:
     options |= {"data_dir": write(tmp_path / "data"), "teacher": str(tmp_path / "teacher")}
     notes = Notes()
     distill(DistillConfig(output_dir=tmp_path / "run", **options), notes)
-    told = [note for note in notes.notes if note.startswith("warning: ")]
+    told = [note for note in notes.notes if note.startswith("warning: the teacher")]
     assert len(told) == 1 and "the teacher is right in 50.0% of 300 training rows" in told[0]
 
 
