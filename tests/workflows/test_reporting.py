@@ -141,7 +141,7 @@ def test_a_real_run_and_its_evaluation_are_shown(
 ) -> None:
     """The files that `train` and `evaluate` write have the fields that `report` reads."""
     run = tmp_path / "teacher"
-    shutil.copytree(teacher_run.path, run)
+    shutil.copytree(teacher_run.path, run, ignore=shutil.ignore_patterns("evaluation"))
     evaluate(EvaluateConfig(models=(str(run),), dataset="sst2", data_dir=sst2_dir, latency=False))
     (made,) = report(ReportConfig(runs=str(run), output_dir=tmp_path / "out")).series["runs"]
     assert set(Run(run).history[0]) == set(record(1, 0.5))
@@ -335,6 +335,6 @@ def test_a_damaged_evaluation_is_shown_or_left_out(
 def evaluated_run(teacher_run: Run, sst2_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Evaluate a copy of the teacher, which keeps the result."""
     run = tmp_path_factory.mktemp("evaluated") / "teacher"
-    shutil.copytree(teacher_run.path, run)
+    shutil.copytree(teacher_run.path, run, ignore=shutil.ignore_patterns("evaluation"))
     evaluate(EvaluateConfig(models=(str(run),), dataset="sst2", data_dir=sst2_dir, latency=False))
     return run

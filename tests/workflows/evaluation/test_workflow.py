@@ -444,8 +444,8 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_evaluation(
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device", str(tmp_path / "page"))
 
+    monkeypatch.setattr("distilkit.reports.page.write_report", refuse)  # its import takes the real write_text
     monkeypatch.setattr(workflow.folder, "write_text", refuse)
-    monkeypatch.setattr("distilkit.reports.page.write_report", refuse)
     measured = evaluate(evaluating(bilstm_runs[0], **{option: tmp_path / "page"}))
     assert measured.document()["models"][0]["metrics"]["accuracy"] > 0
     with pytest.raises(UserError, match=f"--{option} .* cannot be written: No space left"):
