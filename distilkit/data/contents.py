@@ -1,6 +1,7 @@
 """The content of files of rows: opened through its compression, and recognised where it is something else."""
 
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,12 @@ _BEGINNINGS = {
     b"\x28\xb5\x2f\xfd": "it is compressed with Zstandard. Rename it to {name}.zst",
     b"PK\x03\x04": "it is a ZIP archive or an Excel workbook. Unzip it, or save its sheet as CSV",
     b"\xd0\xcf\x11\xe0": "it is an Excel workbook. Save its sheet as CSV",
+    b"version https://git-lfs": "it is a Git LFS pointer. Fetch the file where it was cloned: git lfs pull",
+    b"%PDF-": "it is a PDF. Export its table as CSV",
+    b"<?xml": "it is XML. Export its rows as CSV",
 }
+_WEB_PAGE = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)  # of a login, or of an error
+_MAGIC = {".parquet": b"PAR", ".arrow": b"ARROW"}
 
 
 @dataclass
@@ -50,19 +56,35 @@ def open_text(file: Path, newline: str | None = None) -> io.TextIOWrapper:
 
 def check_content(file: Path) -> None:
     """Raise `UserError` where a file with the ending of a text format holds something else, or UTF-16."""
-    with open_bytes(file) as stream:
-        head = bytes(stream.read(HEAD_BYTES))
-    for beginning, remedy in _BEGINNINGS.items():
-        if head.startswith(beginning):
-            raise UserError(
-                f"{file} is not what its ending says: "
-                f"{remedy.format(stem=split_name(file)[0], name=file.name)}."
-            )
+    head = _read_head(file)
+    _check_beginning(file, head)
     zeros = head.count(b"\0")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")) or (zeros * 4 > len(head) and _alternates(head)):
         raise UserError(f"{file} is UTF-16, not UTF-8. {_conversion(file, 'UTF-16')}")
     if zeros * 100 > len(head):
         raise UserError(f"{file} is not what its ending says: it holds binary data, not text.")
+
+
+def check_binary_content(file: Path) -> None:
+    """Raise `UserError` where a file with the ending of Parquet or Arrow is known to hold something else."""
+    head = _read_head(file)
+    if not head.startswith(_MAGIC[split_name(file)[1]]):
+        _check_beginning(file, head)
+
+
+def _read_head(file: Path) -> bytes:
+    with open_bytes(file) as stream:
+        return bytes(stream.read(HEAD_BYTES))
+
+
+def _check_beginning(file: Path, head: bytes) -> None:
+    remedies = [remedy for beginning, remedy in _BEGINNINGS.items() if head.startswith(beginning)]
+    if _WEB_PAGE.match(head.removeprefix(b"\xef\xbb\xbf")):
+        remedies.append("it is a web page, perhaps that of a login or an error. Download the file again")
+    for remedy in remedies:
+        raise UserError(
+            f"{file} is not what its ending says: {remedy.format(stem=split_name(file)[0], name=file.name)}."
+        )
 
 
 def _alternates(head: bytes) -> bool:

@@ -117,15 +117,20 @@ def _explain(file: Path, header: str, error: pa.ArrowInvalid) -> Exception:
         return RowTooLong(str(error)) if "straddl" in str(error) else error
     where = f"row {int(match['row']) - 1:,}" if match["row"] else "a row"  # the header is none of the rows
     expected, actual = int(match["expected"]), int(match["actual"])
+    remark = _explain_first_line(header) if where == "row 1" else ""
     remedy = "Put quotation marks around a text that holds a separator, and double those within a text."
-    if actual < expected and match["text"].count('"') % 2:
+    if actual == expected + 1 and match["text"].rstrip().endswith((",", "\t")):
+        remedy = "The row ends with a separator: remove it there, or add one at the end of the header."
+    elif actual == 1 and '"' not in match["text"]:
+        remedy = "If it is a remark and no row, remove it."
+    elif actual < expected and match["text"].count('"') % 2:
         remedy = "Its quotation mark is never closed: close it, or double it where it is part of the text."
     elif '\\"' in match["text"]:
         remedy = 'Double the quotation marks within a text (""): a backslash before them is not enough.'
     return UserError(
         f"{file} cannot be read as {split_name(file)[1][1:]}: {where} has {_columns(actual)}, the header "
         f"{_columns(expected)}: {shorten(match['text'], 80)!r}. "
-        f"{_explain_separator(file, header, expected) or remedy}"
+        f"{remark or _explain_separator(file, header, expected) or remedy}"
     )
 
 
@@ -135,7 +140,7 @@ def _columns(count: int) -> str:
 
 def _explain_header(file: Path, header: str, names: list[str], columns: Sequence[str]) -> str:
     """Return what may be wrong with a header that lacks a column; empty where nothing is odd about it."""
-    if hint := _explain_separator(file, header, len(names)):
+    if hint := _explain_first_line(header) or _explain_separator(file, header, len(names)):
         return hint
     plain = {name.strip(' "'): name for name in names}
     blank = [plain[column] for column in columns if column not in names and column in plain]
@@ -144,6 +149,16 @@ def _explain_header(file: Path, header: str, names: list[str], columns: Sequence
         return f"There are blanks around {list_names(blank)}: remove them, {remedy}."
     if not set(columns) & set(names) and any(map(_looks_like_data, names)):
         return f"Its first row looks like data: add a row of names above it, such as {','.join(columns)}."
+    return ""
+
+
+def _explain_first_line(header: str) -> str:
+    """Return what is wrong with a first line that is a remark, or a note to Excel; empty where it is neither."""
+    line = header.strip().strip('"')
+    if re.fullmatch(r"sep=.?,*", line, re.IGNORECASE):
+        return f"Its first line, {line!r}, is a note to Excel and names no columns: remove that line."
+    if line.startswith("#"):
+        return "Its first line begins with #: remove that line, or only the # where it names the columns."
     return ""
 
 

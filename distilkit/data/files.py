@@ -16,7 +16,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet
 
-from distilkit.data.contents import Table, check_content, not_utf8, open_text, pick_columns, unique_names
+from distilkit.data.contents import (
+    Table,
+    check_binary_content,
+    check_content,
+    not_utf8,
+    open_text,
+    pick_columns,
+    unique_names,
+)
 from distilkit.data.delimited import BLOCK_BYTES, RowTooLong, open_delimited
 from distilkit.data.formats import is_whole, list_names, shorten, split_name
 from distilkit.data.json_lines import open_json
@@ -186,6 +194,7 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def _open_parquet(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+    check_binary_content(file)
     reader = pyarrow.parquet.ParquetFile(file)
     schema = reader.schema_arrow
     picked = _pick(file, schema, columns, with_texts=with_texts)
@@ -199,6 +208,7 @@ def _open_parquet(file: Path, columns: Sequence[str], *, with_texts: bool) -> Ta
 
 
 def _open_arrow(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+    check_binary_content(file)
     source = pa.memory_map(str(file))
     reader: pa.RecordBatchReader | pa.RecordBatchFileReader
     try:

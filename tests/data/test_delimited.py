@@ -65,6 +65,13 @@ def test_quotation_marks_in_glues_files_are_characters(texts: list[str], tmp_pat
         ('text, label\n"a film", "pos"\n', ["' label'", "skipinitialspace=True"]),
         ("a very dull film indeed,neg\na film,pos\n", ["first row looks like data", "text,label"]),
         ("0,14678,someone\n4,14678,someone\n", ["first row looks like data"]),
+        ("sep=,\ntext,label\na film,pos\n", ["'sep=,'", "a note to Excel", "remove that line"]),
+        ('"sep=;"\ntext;label\na film;pos\n', ["'sep=;'", "a note to Excel"]),
+        ("SEP=|\ntext,label\na film,pos\n", ["a note to Excel"]),
+        ("# of May\ntext,label\na film,pos\n", ["begins with #", "remove that line"]),
+        ("#text,label\na film,pos\n", ["begins with #", "only the #"]),
+        ("text,label\na film,pos,\n", ["row 1 has 3 columns", "ends with a separator"]),
+        ("text,label\na film,pos\n(1 row affected)\n", ["row 2 has 1 column", "a remark and no row"]),
         ("body,label\na,b\n", ["no column 'text', only 'body', 'label'. Name it."]),
     ],
 )

@@ -222,6 +222,28 @@ def test_a_nul_within_a_text_is_a_character_wherever_it_stands(place: int, tmp_p
     assert texts_of(tmp_path / "a.csv") == rows
 
 
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".json", ".tsv", ".parquet", ".arrow"])
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", "git lfs pull"),
+        (b"\n<!DOCTYPE html>\n<html><body>Sign in, please</body></html>\n", "a web page"),
+        (b"\xef\xbb\xbf<HTML lang='en'><head>404, not found</head></HTML>\n", "a web page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "it is XML"),
+        (b"%PDF-1.7\n1 0 obj", "it is a PDF"),
+        (b"PK\x03\x04\x14\0\6\0", "Excel workbook"),
+    ],
+)
+def test_a_download_that_is_something_else_is_named_as_what_it_is(
+    content: bytes, named: str, ending: str, tmp_path: Path
+) -> None:
+    """A pointer or the page of a login has no rows; "no column 'text'" would send people to their columns."""
+    file = tmp_path / f"a{ending}"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"is not what its ending says: .*{named}"):
+        read_file(file, COLUMNS)
+
+
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".arrow", ".json", ".tsv", ".csv.gz"])
 def test_damaged_files_give_one_error_and_never_a_traceback(ending: str, tmp_path: Path) -> None:
     """Bytes changed, removed and doubled at random; the other tests say what a right file gives."""
