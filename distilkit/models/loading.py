@@ -164,10 +164,11 @@ def _answer_once(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> Non
         ) from None
     finally:
         model.train(was_training)
-    if shape != (1, len(model.config.id2label)):
+    classes = len(model.config.id2label or ())
+    if shape != (1, classes):
         raise UserError(
             f"{name}: it answers a text with {' x '.join(map(str, shape))} numbers, and not with one for "
-            f"each of {len(model.config.id2label)} classes."
+            f"each of {classes} classes."
         )
 
 
