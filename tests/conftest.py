@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from distilkit.data import text_data
-from distilkit.hardware import precision
+from distilkit.hardware.device import default_device, select_device
 from distilkit.progress import Reporter
 from distilkit.runs.run import Run
 
@@ -104,13 +104,13 @@ def _cache_of_the_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def _device_of_the_environment() -> Iterator[None]:
     """No test leaves the device that it has selected to the next."""
     yield
-    precision.select_device(None)
+    select_device(None)
 
 
 @pytest.fixture
 def device() -> torch.device:
     """The device of a command without `--device`: CUDA where there is some."""
-    return precision.default_device()
+    return default_device()
 
 
 @pytest.fixture

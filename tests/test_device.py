@@ -30,7 +30,7 @@ from distilkit.engine.inference.logits import predict_logits
 from distilkit.engine.training.learners import ModelLearner, OptimizerSettings
 from distilkit.engine.training.loop import StudentRecord, fit
 from distilkit.engine.training.losses import DistillationLoss
-from distilkit.hardware.precision import select_device
+from distilkit.hardware.device import select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_trained
 from distilkit.runs.locating import find_model
@@ -155,7 +155,8 @@ def test_a_student_is_distilled_saved_read_on_the_cpu_and_scored(
     data: dict[str, Any] = {"dataset": "sst2", "data_dir": sst2_dir}
     options = AUTO | STUDENTS[kind] | {"output_dir": tmp_path / "student"}
     run = distill(DistillConfig(**data, teacher=(str(teacher.path),), alpha=0.5, **options))
-    assert run.environment["precision"] == teacher.environment["precision"]
+    if run.environment["device"] != "cpu":  # on a CPU either model is measured
+        assert run.environment["precision"] == teacher.environment["precision"]
     is_lstm_on_cuda = run.environment["device"] != "cpu" and "bilstm" in str(STUDENTS[kind])
     assert ("lstm_precision" in run.environment) is is_lstm_on_cuda
     assert all(np.isfinite(record["loss"]) for record in run.history)
@@ -206,7 +207,7 @@ def test_logits_from_the_cpu_are_taken_by_the_device(
     notes = Notes()
     distill(DistillConfig(**options, output_dir=tmp_path / "auto"), notes)
     (note,) = [note for note in notes.notes if note.startswith("teacher: ")]
-    assert "of 0 computed" in note and "compared with the live teacher" in note
+    assert "spot-checked" in note and note.endswith(", 0 computed")
 
 
 def test_the_cpu_is_taken_where_it_is_named(teacher: Any, sst2_dir: Path, tmp_path: Path) -> None:

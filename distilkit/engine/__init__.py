@@ -1,1 +1,1 @@
-"""Tensors: the loop, losses, metrics, inference. Nothing here prints, parses or exits."""
+"""Tensors: the loop, losses, inference. Nothing here prints, parses or exits."""

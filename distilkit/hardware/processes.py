@@ -5,7 +5,8 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, GradientAccumulationPlugin
 
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved, default_device, has_only_mps
+from distilkit.hardware.device import default_device, has_only_mps
+from distilkit.hardware.precision import Resolved
 
 
 def make_accelerator(precision: Resolved) -> Accelerator:

@@ -95,7 +95,7 @@ Turn = Callable[[Tensor], Tensor]
 Read = Callable[..., Tensor]
 
 
-class _AtOnce(torch.autograd.Function):
+class _BothDirections(torch.autograd.Function):
     """`read` for two LSTMs, forward and backward, on a CPU core each: the same numbers in less time.
 
     Autograd walks back through a graph in one thread, so either LSTM has a small graph of its own.
@@ -105,15 +105,17 @@ class _AtOnce(torch.autograd.Function):
     def forward(ctx: Any, reads: tuple[Read, Read], states: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         half = len(weights) // 2
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        backward_run = make_spare_core().submit(_AtOnce.run, reads[1], (states, *weights[half:]), dtype)
-        ctx.runs = _AtOnce.run(reads[0], (states, *weights[:half]), dtype), backward_run.result()
+        backward_run = make_spare_core().submit(
+            _BothDirections.run, reads[1], (states, *weights[half:]), dtype
+        )
+        ctx.runs = _BothDirections.run(reads[0], (states, *weights[:half]), dtype), backward_run.result()
         return tuple(output.detach() for _, output in ctx.runs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (first_run, second_run), ctx.runs = ctx.runs, None
-        second_result = make_spare_core().submit(_AtOnce.run_back, second_run, gradients[1])
-        states, *weights = _AtOnce.run_back(first_run, gradients[0])
+        second_result = make_spare_core().submit(_BothDirections.run_back, second_run, gradients[1])
+        states, *weights = _BothDirections.run_back(first_run, gradients[0])
         second_states, *second_weights = second_result.result()
         both = None if states is None or second_states is None else states + second_states
         return (None, both, *weights, *second_weights)
@@ -215,7 +217,7 @@ class BiLSTMModel(BiLSTMPreTrainedModel):
     ) -> tuple[Tensor, Tensor]:
         weights = (*ahead.parameters(), *back.parameters())
         if self.uses_spare_core and torch.is_grad_enabled() and states.device.type == "cpu":
-            apply: Any = _AtOnce.apply
+            apply: Any = _BothDirections.apply
             both: tuple[Tensor, Tensor] = apply(reads, states, *weights)
             return both
         half = len(weights) // 2

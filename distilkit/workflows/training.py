@@ -7,7 +7,8 @@ from accelerate.utils import set_seed
 from distilkit.config import TrainConfig, resolve
 from distilkit.data import sources
 from distilkit.engine.training.losses import DistillationLoss
-from distilkit.hardware.precision import check_precision, choose_precision, select_device
+from distilkit.hardware.device import select_device
+from distilkit.hardware.precision import check_precision, choose_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_for_training, load_tokenizer, match_tokenizer
 from distilkit.progress import SILENT, Reporter

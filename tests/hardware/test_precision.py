@@ -16,17 +16,11 @@ from accelerate.utils import DistributedType
 from conftest import Notes, needs_cuda, tiny_bert
 
 from distilkit.errors import UserError
-from distilkit.hardware import formats
-from distilkit.hardware.formats import FormatSpeed, Workload
+from distilkit.hardware import cpu_formats
+from distilkit.hardware.cpu_formats import FormatSpeed, Workload
+from distilkit.hardware.device import default_device, select_device
 from distilkit.hardware.memory import explain_out_of_memory
-from distilkit.hardware.precision import (
-    autocast,
-    check_precision,
-    choose_precision,
-    default_device,
-    resolve_precision,
-    select_device,
-)
+from distilkit.hardware.precision import autocast, check_precision, choose_precision, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 
 
@@ -81,7 +75,7 @@ def test_auto_follows_the_measurement_and_not_the_flags(
     """Some CPUs with AVX512_BF16 compute bf16 at half the speed of fp32: training takes twice as long."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
     measured = FormatSpeed(fp32_ms=4.0, bf16_ms=bf16_ms)
-    monkeypatch.setattr(formats, "_measure_once", lambda workload: measured)
+    monkeypatch.setattr(cpu_formats, "_measure_once", lambda workload: measured)
     notes = Notes()
     model = tiny_bert()
     cpu = torch.device("cpu")
@@ -97,7 +91,7 @@ def test_a_cpu_without_bf16_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> 
         raise AssertionError("there is nothing to choose from")
 
     cpu = torch.device("cpu")
-    monkeypatch.setattr(formats, "_measure_once", measure)
+    monkeypatch.setattr(cpu_formats, "_measure_once", measure)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
     assert resolve_precision("auto", cpu, Workload()) == "fp32"
 
@@ -117,7 +111,7 @@ def test_running_out_of_memory_says_what_to_do() -> None:
 
 def test_a_device_is_chosen_without_looking_for_other_processes() -> None:
     """Where a cluster sets these for every job, Accelerate would wait for the others to come."""
-    code = "from distilkit.hardware.precision import default_device; print(default_device().type)"
+    code = "from distilkit.hardware.device import default_device; print(default_device().type)"
     environment = os.environ | {"WORLD_SIZE": "2", "PMI_SIZE": "2"}
     result = subprocess.run(
         [sys.executable, "-c", code],

@@ -75,6 +75,16 @@ def open_shard(file: Path, classes: int | None = None) -> Shard:
     return shard
 
 
+def serialise(shard: Shard) -> tuple[str, bytes]:
+    """Return the name of a shard's file, which is the checksum of its bytes, and the bytes.
+
+    The tensors are `keys`, uint8 `[N, 16]`, and `logits`, float32 `[N, C]`.
+    """
+    keys = shard.keys.view(np.uint8).reshape(-1, KEY_BYTES)
+    data = safetensors.numpy.save({"keys": keys, "logits": shard.logits})
+    return f"{hashlib.sha256(data).hexdigest()}.safetensors", data
+
+
 def count_rows(file: Path) -> int:
     """Return the rows that the header of a shard promises; 0 when it cannot be read."""
     try:

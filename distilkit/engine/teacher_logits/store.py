@@ -10,7 +10,6 @@ A shard appears whole, under the checksum of its bytes, and is never changed: re
 shows.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -21,18 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from distilkit.engine.teacher_logits.shards import (
-    KEY_BYTES,
     Damaged,
     Keys,
     Shard,
     as_keys,
     is_damaged,
     open_shard,
+    serialise,
 )
 from distilkit.runs import drafts, environment
 from distilkit.runs import folder as folder_run
@@ -191,9 +189,7 @@ class LogitStore:
         self._segments.append(segment)
 
     def _write(self, shard: Shard) -> None:
-        keys = shard.keys.view(np.uint8).reshape(-1, KEY_BYTES)
-        data = safetensors.numpy.save({"keys": keys, "logits": shard.logits})
-        name = hashlib.sha256(data).hexdigest() + ".safetensors"
+        name, data = serialise(shard)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not read_description(self.folder):

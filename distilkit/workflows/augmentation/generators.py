@@ -18,13 +18,9 @@ from distilkit.data.duplicates import REPEATED, UNCHANGED, SeenRows, content_key
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
-from distilkit.hardware.formats import workload_of
-from distilkit.hardware.precision import (
-    check_precision,
-    default_device,
-    resolve_precision,
-    select_device,
-)
+from distilkit.hardware.cpu_formats import workload_of
+from distilkit.hardware.device import default_device, select_device
+from distilkit.hardware.precision import check_precision, resolve_precision
 from distilkit.models.loading import fingerprint, load_embedding_table, load_masked_lm, load_tokenizer
 from distilkit.progress import Reporter
 from distilkit.runs.locating import find_model

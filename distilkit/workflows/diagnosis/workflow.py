@@ -5,7 +5,8 @@ import torch
 from distilkit.config import DistillConfig, DoctorConfig, resolve
 from distilkit.data.raw import read_raw
 from distilkit.errors import FaultFound, UserError
-from distilkit.hardware.precision import check_precision, select_device
+from distilkit.hardware.device import select_device
+from distilkit.hardware.precision import check_precision
 from distilkit.progress import SILENT, Reporter
 from distilkit.workflows.diagnosis.cost import estimate_run
 from distilkit.workflows.diagnosis.examination import Diagnosis, Examination

@@ -20,8 +20,9 @@ from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import low_precision_copy, predict_texts, tokens_of
 from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.training.losses import DistillationLoss
-from distilkit.hardware.formats import workload_of
-from distilkit.hardware.precision import Resolved, default_device, resolve_precision
+from distilkit.hardware.cpu_formats import workload_of
+from distilkit.hardware.device import default_device
+from distilkit.hardware.precision import Resolved, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import training_threads
 from distilkit.models.classifier import Classifier, Student

@@ -13,7 +13,8 @@ from distilkit.data.encoding import Tokenizer
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.training.layers import LayerMatchingLoss
-from distilkit.hardware.precision import check_precision, choose_precision, select_device
+from distilkit.hardware.device import select_device
+from distilkit.hardware.precision import check_precision, choose_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.classifier import Classifier
 from distilkit.models.loading import load_pretrained, load_tokenizer, match_tokenizer

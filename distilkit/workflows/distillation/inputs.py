@@ -19,7 +19,8 @@ from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
 from distilkit.data.text_data import TextData
 from distilkit.engine.training.layers import LayerPair
 from distilkit.engine.training.losses import DistillationLoss
-from distilkit.hardware.precision import Resolved, check_precision, choose_precision, default_device
+from distilkit.hardware.device import default_device
+from distilkit.hardware.precision import Resolved, check_precision, choose_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import single_threaded
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student

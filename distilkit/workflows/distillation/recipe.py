@@ -18,7 +18,7 @@ from distilkit.config.fields import flag, replace_values
 from distilkit.data import transfer
 from distilkit.data.sampling import CorpusSize
 from distilkit.data.sources import measure
-from distilkit.hardware.precision import default_device
+from distilkit.hardware.device import default_device
 from distilkit.models.architectures import HEADS
 from distilkit.models.loading import load_config, load_tokenizer
 from distilkit.progress import Reporter

@@ -17,8 +17,9 @@ from distilkit.engine.inference.padding import check_batching
 from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher, teacher_key
 from distilkit.engine.teacher_logits.store import LogitStore
-from distilkit.hardware.formats import workload_of
-from distilkit.hardware.precision import Resolved, default_device, resolve_precision
+from distilkit.hardware.cpu_formats import workload_of
+from distilkit.hardware.device import default_device
+from distilkit.hardware.precision import Resolved, resolve_precision
 from distilkit.models.classifier import (
     Classifier,
     NamedTokenizer,

@@ -6,7 +6,7 @@ from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos, flag
 from distilkit.config.fitting import HARDWARE_FIELDS
 from distilkit.errors import UserError
-from distilkit.hardware.precision import select_device
+from distilkit.hardware.device import select_device
 from distilkit.progress import SILENT, DistinctReporter, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation import recipe

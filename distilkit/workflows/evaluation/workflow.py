@@ -13,14 +13,9 @@ from distilkit.data.inputs import measure_inputs
 from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
-from distilkit.hardware.formats import Workload, workload_of
-from distilkit.hardware.precision import (
-    Resolved,
-    check_precision,
-    name_device,
-    resolve_precision,
-    select_device,
-)
+from distilkit.hardware.cpu_formats import Workload, workload_of
+from distilkit.hardware.device import name_device, select_device
+from distilkit.hardware.precision import Resolved, check_precision, resolve_precision
 from distilkit.hardware.threads import using_threads
 from distilkit.models.loading import count_parameters
 from distilkit.progress import SILENT, Reporter

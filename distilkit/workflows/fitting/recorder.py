@@ -21,9 +21,10 @@ from distilkit.engine.inference.padding import (
 )
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
 from distilkit.errors import UserError
-from distilkit.hardware.formats import workload_of
+from distilkit.hardware.cpu_formats import workload_of
+from distilkit.hardware.device import name_device
 from distilkit.hardware.kernels import forward_context
-from distilkit.hardware.precision import lstm_precision, measured_speed, name_device
+from distilkit.hardware.precision import lstm_precision, measured_speed
 from distilkit.models.loading import check_savable, count_parameters, save_model
 from distilkit.progress import Reporter
 from distilkit.reports.summary import describe_temperature

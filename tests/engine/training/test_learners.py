@@ -19,7 +19,8 @@ from distilkit.engine.training.loop import LOG_STEPS, StepRecord, StudentRecord,
 from distilkit.engine.training.losses import DistillationLoss, Losses, model_inputs
 from distilkit.engine.training.optimizer import clip_each_student
 from distilkit.errors import UserError
-from distilkit.hardware.precision import autocast, select_device
+from distilkit.hardware.device import select_device
+from distilkit.hardware.precision import autocast
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 from distilkit.models.bilstm_stack import BiLSTMStack

@@ -23,8 +23,8 @@ from distilkit.engine.training.losses import DistillationLoss, Losses
 from distilkit.engine.training.optimizer import parameter_groups
 from distilkit.engine.training.sparse_adamw import SparseRowAdamW
 from distilkit.errors import UserError
+from distilkit.hardware.device import select_device
 from distilkit.hardware.dropout import Dropout
-from distilkit.hardware.precision import select_device
 from distilkit.hardware.processes import make_accelerator
 from distilkit.runs.records import EpochRecord
 

@@ -27,7 +27,7 @@ FILE = "cpu-formats.json"
 REPEATS = 5  # the fastest counts: what other processes take is not the CPU's doing
 TOKENS = 128  # rows of the products
 LSTM_ROWS, LSTM_LENGTH = 32, 8
-MIN_WIDTH = 256  # narrower products take too little time to be measured
+MIN_WIDTH, MIN_LSTM_WIDTH = 256, 128  # narrower layers take too little time to be measured
 MIN_SPEEDUP = 1.1  # below it bf16 costs exactness and gains nothing
 FLAGS = ("amx_bf16", "avx512_bf16")
 
@@ -185,9 +185,10 @@ def _linear_step(workload: Workload) -> Callable[[bool], None]:
 
 def _lstm_step(workload: Workload) -> Callable[[bool], None]:
     """Return a pass of an LSTM over a batch of short texts, in bf16 or not."""
+    width, inner = max(workload.width, MIN_LSTM_WIDTH), max(workload.inner, MIN_LSTM_WIDTH)
     with torch.random.fork_rng(devices=[]):
-        lstm = nn.LSTM(workload.width, workload.inner, batch_first=True)
-        values = torch.randn(LSTM_ROWS, LSTM_LENGTH, workload.width)
+        lstm = nn.LSTM(width, inner, batch_first=True)
+        values = torch.randn(LSTM_ROWS, LSTM_LENGTH, width)
     halved = copy.deepcopy(lstm).bfloat16()
     if workload.training:
         weights = tuple(lstm.parameters())

@@ -9,8 +9,8 @@ from conftest import tiny_bert
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from distilkit.hardware import formats
-from distilkit.hardware.formats import FILE, FormatSpeed, Workload, format_speed, measure, workload_of
+from distilkit.hardware import cpu_formats
+from distilkit.hardware.cpu_formats import FILE, FormatSpeed, Workload, format_speed, measure, workload_of
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
 
 WORKLOAD = Workload("linear", False, 300, 400)
@@ -25,7 +25,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, fresh_cache: Path) -> list[Workloa
         workloads.append(workload)
         return FormatSpeed(fp32_ms=3, bf16_ms=2)
 
-    monkeypatch.setattr(formats, "_measure_once", record)
+    monkeypatch.setattr(cpu_formats, "_measure_once", record)
     return workloads
 
 
@@ -37,8 +37,8 @@ def test_a_workload_is_measured_once_and_the_answer_kept(measured: list[Workload
     other = Workload("lstm", True, 300, 150)
     assert format_speed(other).choice == "bf16"
     kept = json.loads((fresh_cache / FILE).read_text())
-    assert list(kept) == [formats.describe_machine()]
-    assert list(kept[formats.describe_machine()]) == [WORKLOAD.name, other.name]
+    assert list(kept) == [cpu_formats.describe_machine()]
+    assert list(kept[cpu_formats.describe_machine()]) == [WORKLOAD.name, other.name]
 
 
 def test_another_machine_measures_for_itself(
@@ -46,7 +46,7 @@ def test_another_machine_measures_for_itself(
 ) -> None:
     """A home folder is shared by machines of a cluster: the answer of one is wrong on another."""
     format_speed(WORKLOAD)
-    monkeypatch.setattr(formats, "cpu_model", lambda: "another CPU")
+    monkeypatch.setattr(cpu_formats, "cpu_model", lambda: "another CPU")
     format_speed(WORKLOAD)
     assert measured == [WORKLOAD, WORKLOAD]
 
@@ -55,7 +55,7 @@ def test_another_machine_measures_for_itself(
     "content", ["", "[1]", "null", '{"MACHINE": 3}', '{"MACHINE": {"NAME": {"fp32_ms": "x"}}}']
 )
 def test_a_damaged_file_is_measured_again(content: str, measured: list[Workload], fresh_cache: Path) -> None:
-    text = content.replace("MACHINE", formats.describe_machine()).replace("NAME", WORKLOAD.name)
+    text = content.replace("MACHINE", cpu_formats.describe_machine()).replace("NAME", WORKLOAD.name)
     (fresh_cache / FILE).write_text(text)
     assert format_speed(WORKLOAD).fp32_ms == 3 and measured == [WORKLOAD]
     format_speed(WORKLOAD)
