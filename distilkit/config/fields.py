@@ -240,6 +240,14 @@ def _refuse_unknown(config_type: type[Config], values: Mapping[str, Any]) -> Non
         if isinstance(value, str) and not value.strip():
             shown = _shown_name(config_type, name)
             raise UserError(f"{shown} {clip(value)}: it is empty. Give a value or leave it out.")
+        if isinstance(value, bool) and _is_number(field_infos(config_type)[name].annotation):
+            raise UserError(f"{_shown_name(config_type, name)} {value}: it must be a number. Give one.")
+
+
+def _is_number(annotation: Any) -> bool:
+    """Return whether a field takes one number, and no truth value, which pydantic would read as 0 or 1."""
+    types = {annotation, *get_args(annotation)}
+    return bool(types & {int, float}) and bool not in types
 
 
 def _describe_problems(error: ValidationError, config_type: type[Config]) -> str:
@@ -276,8 +284,8 @@ def _read_text(file: Path) -> str:
             data = stream.read(MAX_YAML_BYTES + 1)
         text = data.decode("utf-8")
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{file} cannot be read: {reason}") from None
+        reason = error.strerror if isinstance(error, OSError) else f"{error}. Save it as UTF-8"
+        raise UserError(f"{file} cannot be read: {reason}.") from None
     if len(data) > MAX_YAML_BYTES:
         raise UserError(f"{file} has more than {MAX_YAML_BYTES:,} bytes, so it is no file of options.")
     return text

@@ -153,7 +153,7 @@ def _explain_header(file: Path, header: str, names: list[str], columns: Sequence
 
 
 def _explain_first_line(header: str) -> str:
-    """Return what is wrong with a first line that is a remark, or a note to Excel; empty where it is neither."""
+    """Return what is wrong with a first line that is a remark or a note to Excel; empty for other lines."""
     line = header.strip().strip('"')
     if re.fullmatch(r"sep=.?,*", line, re.IGNORECASE):
         return f"Its first line, {line!r}, is a note to Excel and names no columns: remove that line."

@@ -1,7 +1,7 @@
 """Answers that something else gave: a label a row and, where it said so, how sure it was."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from distilkit.data.files import read_file
-from distilkit.data.formats import READABLE, is_readable
+from distilkit.data.formats import READABLE, is_readable, shorten
 from distilkit.data.labels import are_ids, label_ids, list_pairs, note_ids
+from distilkit.data.texts import normalise
 from distilkit.errors import UserError
 
 LABEL, SCORE = "label", "score"
@@ -30,18 +31,24 @@ class PredictionsFile:
     notes: tuple[str, ...] = ()
 
 
-def read_predictions(file: Path, names: Sequence[str], rows: int) -> PredictionsFile:
+def read_predictions(
+    file: Path, names: Sequence[str], rows: int, texts: Mapping[str, Sequence[str]] | None = None
+) -> PredictionsFile:
     """Read a file of `rows` rows, in the order of the split, with a column `label` and perhaps one `score`.
+
+    Args:
+        texts: the split's columns of texts by name; where the file has one of them too, it must be the same.
 
     Raises:
         UserError: naming the file and what is wrong: another number of rows, a label that is no class of
-            `names`, a score that is no probability.
+            `names`, a score that is no probability, texts in another order.
     """
+    texts = {name: column for name, column in (texts or {}).items() if name not in (LABEL, SCORE)}
     if not is_readable(file):
         raise UserError(f"--predictions {file}: the ending must be one of {READABLE}.")
     if not file.is_file():
         raise UserError(f"--predictions {file}: there is no such file.")
-    table, column_names = read_file(file, [LABEL, SCORE])
+    table, column_names = read_file(file, [LABEL, SCORE, *texts])
     column_names.require(
         LABEL,
         f"--predictions {file}",
@@ -52,9 +59,23 @@ def read_predictions(file: Path, names: Sequence[str], rows: int) -> Predictions
             f"--predictions {file}: it has {len(table):,} rows, the split {rows:,}. "
             "It needs a row for each row of the split, in the same order."
         )
+    for name in texts:
+        if name in table.column_names:
+            _check_order(table[name], texts[name], f"--predictions {file}", name)
     labels = table.data.column(LABEL).to_pylist()
     scores = table.data.column(SCORE).to_pylist() if SCORE in table.column_names else None
     return predicted(labels, scores, names, f"--predictions {file}")
+
+
+def _check_order(column: Sequence[Any], expected: Sequence[str], where: str, name: str) -> None:
+    """Raise `UserError` where a row has another text than the split, case and white space aside."""
+    for row, (text, right) in enumerate(zip(column, expected, strict=True), start=1):
+        if normalise(str(text)) != normalise(right):
+            raise UserError(
+                f"{where}, row {row}: its {name} is {shorten(str(text))!r}, in the split "
+                f"{shorten(right)!r}. Put its rows in the order of the split; if they are and only the texts "
+                f"differ, leave out the column {name}."
+            )
 
 
 def predicted(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import datasets
 import numpy as np
@@ -189,9 +190,19 @@ class RawSource:
         self.pair = config.text_pair_column or (preset.pair if preset else None)
         self.label = config.label_column or "label"
         self.names = preset.names if preset else None
+        self._check_columns()
         self._files = find_splits(config.data_dir) if config.data_dir else {}
         self._column_names: dict[str, ColumnNames] = {}
         self._hub: datasets.DatasetDict | None = None
+
+    def _check_columns(self) -> None:
+        """Raise `UserError` where two options name one column: its own text would be the answer."""
+        columns = {"--text-column": self.text, "--text-pair-column": self.pair, "--label-column": self.label}
+        for first, second in combinations((option for option in columns if columns[option]), 2):
+            if columns[first] == columns[second]:
+                raise UserError(
+                    f"{first} and {second} are the same column, {columns[first]!r}. Give each its own."
+                )
 
     def available(self) -> list[str]:
         """Return the splits that there are."""

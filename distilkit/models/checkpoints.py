@@ -11,6 +11,14 @@ from distilkit.errors import UserError, list_names
 # What wrappers put before the names of the weights, and how the model in them is reached.
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
 
+# Heads that may look like those of text classifiers, as the names of transformers' classes end.
+OTHER_TASKS = {
+    "ForTokenClassification": "classifying tokens",
+    "ForQuestionAnswering": "finding answers in a text",
+    "ForMultipleChoice": "choosing between texts",
+    "ForNextSentencePrediction": "telling whether a text follows another",
+}
+
 
 class LoadedModel(NamedTuple):
     """A model, which of its weights are new, and which weights of the checkpoint it does not use."""
@@ -66,6 +74,20 @@ def check_head(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -> 
             f"classes ({list_classes(names)}). Name {stored[0]} in id2label and "
             "label2id, and remove num_labels."
         )
+
+
+def check_task(name: str, config: Any) -> None:
+    """Raise `UserError` where config.json says that the head was trained for another task.
+
+    The weights of some of these heads have the names and shapes of a classifier's, and would be scored.
+    """
+    for architecture in getattr(config, "architectures", None) or ():
+        for task, title in OTHER_TASKS.items():
+            if isinstance(architecture, str) and architecture.endswith(task):
+                raise UserError(
+                    f"{name}: its head is for {title} ({architecture} in its config.json), not for "
+                    f"classifying texts. Fine-tune it first: distilkit train --model {name}"
+                )
 
 
 def is_encoder_weight(key: str, model: PreTrainedModel) -> bool:

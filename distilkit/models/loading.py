@@ -34,7 +34,7 @@ from distilkit.data.encoding import (
 )
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
-from distilkit.models.checkpoints import LoadedModel, check_head, compare_with_checkpoint
+from distilkit.models.checkpoints import LoadedModel, check_head, check_task, compare_with_checkpoint
 from distilkit.models.folder_faults import (
     MAX_REASON,
     check_config_file,
@@ -184,6 +184,7 @@ def load_fine_tuned(source: Source) -> LoadedModel:
         UserError: when the folder cannot be loaded or its classification head was never trained.
     """
     config = load_config(source)
+    check_task(source.name, config)
     config_names(config, source.name)
     loaded, report = _load_classifier(source, config)
     check_head(source.name, loaded.model, report)

@@ -84,9 +84,21 @@ def find_model(name: str, *, without_hub: str = "Check the path or the connectio
                 raise UserError(f"{name}: {describe_adapter(path)}")
             raise UserError(
                 f"{name} is neither a run nor a model: it has no config.json and no model folder."
+                + _suggest_inner(path)
             )
         return Source(name, path)
     return Source(name, _download(name, suggest_sibling(path), without_hub))
+
+
+def _suggest_inner(folder: Path) -> str:
+    """Return a sentence on the models within a folder, such as the checkpoints of transformers' Trainer."""
+    try:
+        inner = [file.parent for file in folder.glob("*/config.json")]
+    except OSError:
+        return ""
+    steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in inner}
+    inner.sort(key=lambda path: (int(step[1]) if (step := steps[path]) else -1, path.name))
+    return f" It holds {len(inner):,} models; did you mean {inner[-1]}?" if inner else ""
 
 
 def find_base_model(name: str) -> Source:

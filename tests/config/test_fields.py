@@ -1,6 +1,7 @@
 """Whatever a file of options holds ends in a config or in one clear error."""
 
 import random
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,40 @@ def test_a_file_without_end_is_not_read_to_its_end(
     Path("large").write_text("a: " + "x" * MAX_YAML_BYTES)
     with pytest.raises(UserError, match=r"more than 100,000 bytes"):
         read_values(file)
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("epochs: yes", "--epochs 'yes'"),
+        ("epochs: true", "--epochs True: it must be a number"),
+        ("weight_decay: off", "--weight-decay 'off'"),
+        ("weight_decay: false", "--weight-decay False: it must be a number"),
+        ("patience: True", "--patience True: it must be a number"),
+        ("seed: 12:30", "--seed '12:30'"),
+        ("learning_rate: 1:30.5", "--learning-rate '1:30.5'"),
+        ("seed: 0x10", "--seed '0x10'"),
+    ],
+)
+def test_a_word_of_yaml_never_becomes_a_number(line: str, named: str, tmp_path: Path) -> None:
+    """YAML 1.1 makes 750 of 12:30, and pydantic makes 1 of true: a run with a seed that nobody chose."""
+    file = tmp_path / "config.yaml"
+    file.write_text(f"dataset: sst2\noutput_dir: o\n{line}\n")
+    with pytest.raises(UserError, match=re.escape(named)):
+        make_config(TrainConfig, read_values(file))
+
+
+def test_plain_values_are_read_as_yaml_1_2_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        "text_column: no\nlabel_column: 012\noutput_dir: y\noverwrite: yes\nseed: 010\nbatch_size: 1_000\n"
+        "learning_rate: 5e-5\nweight_decay: .5\nmax_grad_norm: 1.e+1\npatience: null\ndata_dir: ~\n"
+        "dataset: sst2"
+    )
+    config = make_config(TrainConfig, read_values(file))
+    assert (config.text_column, config.label_column, config.output_dir) == ("no", "012", Path("y"))
+    assert (config.overwrite, config.seed, config.batch_size, config.learning_rate) == (True, 10, 1000, 5e-5)
+    assert (config.weight_decay, config.max_grad_norm, config.patience) == (0.5, 10, None)
 
 
 def test_a_date_is_a_name(tmp_path: Path) -> None:

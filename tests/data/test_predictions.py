@@ -79,3 +79,18 @@ def test_a_file_that_is_not_there_or_of_another_kind_is_told(tmp_path: Path) -> 
         read_predictions(tmp_path / "a.csv", NAMES, 2)
     with pytest.raises(UserError, match=r"\.jsonl"):
         read_predictions(tmp_path / "a.xlsx", NAMES, 2)
+
+
+def test_answers_in_another_order_than_the_texts_of_the_split_are_refused(tmp_path: Path) -> None:
+    """Shuffled or sorted answers would be scored against the labels of other rows."""
+    texts = {"text": ["a great film", "no fun"], "other": ["x", "y"]}
+    values = [{"text": "No  fun", "label": "neg"}, {"text": "a great film", "label": "pos"}]
+    file = write_jsonl(tmp_path / "a.jsonl", values)
+    with pytest.raises(
+        UserError, match=r"row 1: its text is 'No  fun', in the split 'a great film'\. Put its"
+    ):
+        read_predictions(file, NAMES, 2, texts)
+    file = write_jsonl(tmp_path / "a.jsonl", values[::-1])
+    assert read_predictions(file, NAMES, 2, texts).answer.tolist() == [1, 0]
+    file = write_jsonl(tmp_path / "a.jsonl", [{"label": "pos"}, {"label": "neg"}])
+    assert read_predictions(file, NAMES, 2, texts | {"label": ["x", "y"]}).answer.tolist() == [1, 0]

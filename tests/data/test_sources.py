@@ -184,6 +184,25 @@ def test_a_preset_brings_columns_names_and_metric(sst2_dir: Path, mrpc_dir: Path
     assert mrpc.texts("validation").first == [row["sentence1"] for row in pair_rows(1)]
 
 
+@pytest.mark.parametrize(
+    ("options", "first", "second"),
+    [
+        ({"label_column": "text"}, "--text-column", "--label-column"),
+        ({"text_column": "label"}, "--text-column", "--label-column"),
+        ({"text_pair_column": "text"}, "--text-column", "--text-pair-column"),
+        ({"text_pair_column": "label"}, "--text-pair-column", "--label-column"),
+        ({"dataset": "mrpc", "text_column": "sentence2"}, "--text-column", "--text-pair-column"),
+    ],
+)
+def test_two_options_never_name_one_column(
+    options: dict[str, Any], first: str, second: str, tmp_path: Path
+) -> None:
+    """A text that is its own label is learned by heart, and a text paired with itself says nothing."""
+    write_jsonl(tmp_path / "train.jsonl", [{"text": "a", "label": 0}, {"text": "b", "label": 1}] * 10)
+    with pytest.raises(UserError, match=f"{first} and {second} are the same column"):
+        load_for_training(DataConfig(data_dir=tmp_path, **options), None)
+
+
 def test_own_columns_win_over_the_presets_and_over_the_defaults(tmp_path: Path) -> None:
     """A column named `text` that is not the text must not be read for it."""
     values = [

@@ -1,15 +1,17 @@
 """A checkpoint that does not hold all of the model is refused, and what the model does not use is named."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import family, tiny_bert, tiny_tokenizer
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForTokenClassification
 
 from distilkit.errors import UserError
-from distilkit.models.checkpoints import find_prefix
+from distilkit.models.checkpoints import check_task, find_prefix
 from distilkit.models.classifier import load_classifier
 from distilkit.models.loading import load_for_training, load_trained, save_model
 from distilkit.runs.locating import Source, find_model
@@ -128,3 +130,29 @@ def test_a_teacher_of_several_labels_at_once_is_told_apart(tmp_path: Path) -> No
     model.config.problem_type = "multi_label_classification"
     (note,) = load_classifier(saved(tmp_path, model)).notes
     assert "several labels at once" in note and "softmax" in note
+
+
+@pytest.mark.parametrize(("kind", "is_like_a_classifier"), [("modernbert", True), ("bert", False)])
+def test_a_head_for_another_task_is_refused_and_can_be_fine_tuned(
+    kind: str, is_like_a_classifier: bool, tmp_path: Path
+) -> None:
+    """A ModernBERT for tokens has the weights of one for texts, by name and shape: it would be scored."""
+    sizes = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    special = dict.fromkeys(
+        ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1
+    )
+    config = AutoConfig.for_model(kind, intermediate_size=8, **sizes, **special)
+    source = saved(tmp_path, AutoModelForTokenClassification.from_config(config))
+    loaded = load_for_training(source, ("LABEL_0", "LABEL_1"))
+    assert (loaded.new == []) is is_like_a_classifier
+    with pytest.raises(
+        UserError, match=r"for classifying tokens \(\w+ in its config\.json\).*distilkit train"
+    ):
+        load_trained(source)
+
+
+@pytest.mark.parametrize(
+    "architectures", [None, [], ["BertForSequenceClassification"], ["MyClassifier"], [1]]
+)
+def test_a_head_of_an_unknown_class_is_taken_for_a_classifier(architectures: Any) -> None:
+    check_task("x", SimpleNamespace(architectures=architectures))

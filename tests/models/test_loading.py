@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -86,6 +87,14 @@ def test_a_run_that_lacks_a_file_is_named_with_the_file(tmp_path: Path) -> None:
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="neither a run nor a model"):
+        find_model(str(tmp_path))
+
+
+def test_a_folder_of_checkpoints_names_the_last_of_them(bert_dir: Path, tmp_path: Path) -> None:
+    """The Trainer of transformers leaves its models one level below the folder that it was given."""
+    for name in ("checkpoint-500", "checkpoint-1000", "best"):
+        shutil.copytree(bert_dir, tmp_path / name)
+    with pytest.raises(UserError, match=r"It holds 3 models; did you mean .*checkpoint-1000\?"):
         find_model(str(tmp_path))
 
 

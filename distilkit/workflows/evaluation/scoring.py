@@ -180,7 +180,9 @@ def _advance(reporter: Reporter, name: str, total: int, done: int) -> None:
 def score_predictions_file(file: str, data: TextData, split: str, reporter: Reporter) -> ModelScores:
     """Read the answers of a predictions file."""
     labels = data.labels_of[split]
-    predictions = read_predictions(Path(file), data.names, len(labels))
+    columns = [column for column in (data.text_column, data.pair_column) if column]
+    texts = dict(zip(columns, data.texts(split).columns, strict=True))
+    predictions = read_predictions(Path(file), data.names, len(labels), texts)
     reporter.note_all(predictions.notes)
     _note_low_scores(predictions, len(data.names), f"--predictions {file}", reporter)
     return ModelScores(file, "predictions", _make_answers(predictions, labels, len(data.names)), Cost())
