@@ -98,7 +98,8 @@ def _suggest_inner(folder: Path) -> str:
         return ""
     steps = {path: re.fullmatch(r"checkpoint-(\d+)", path.name) for path in inner}
     inner.sort(key=lambda path: (int(step[1]) if (step := steps[path]) else -1, path.name))
-    return f" It holds {len(inner):,} models; did you mean {inner[-1]}?" if inner else ""
+    count = "a model" if len(inner) == 1 else f"{len(inner):,} models"
+    return f" It holds {count}; did you mean {inner[-1]}?" if inner else ""
 
 
 def find_base_model(name: str) -> Source:
