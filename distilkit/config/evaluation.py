@@ -132,7 +132,7 @@ class EvaluateConfig(DataConfig):
         if not self.endpoint:
             for name in ("endpoint_batch_size", "concurrency", "timeout", "retries"):
                 if getattr(self, name) != field_infos(EvaluateConfig)[name].default:
-                    raise ValueError(f"{flag(name)} is of an endpoint: give --endpoint URL")
+                    raise ValueError(f"{flag(name)} belongs to an endpoint: add --endpoint URL")
         return self
 
     @property

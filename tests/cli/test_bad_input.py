@@ -507,7 +507,7 @@ BROKEN: list[tuple[Callable[[], None], str]] = [
     (unknown_architecture, "no-such-model"),
     (no_weights, "model.safetensors"),
     (weights_cut_short, "model cannot be loaded"),
-    (weights_of_another_size, "model cannot be loaded"),
+    (weights_of_another_size, "its weights and its config.json are of different models"),
     (no_tokenizer, "tokenizer"),
     (tokenizer_not_json, "tokenizer"),
     (no_head, "not fine-tuned"),

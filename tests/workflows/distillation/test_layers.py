@@ -375,7 +375,7 @@ def test_a_student_deeper_than_its_teacher_is_refused(config: Any) -> None:
 
 
 def test_pkd_needs_a_layer_below_the_last(config: Any) -> None:
-    with pytest.raises(UserError, match=r"--layers 2 or more"):
+    with pytest.raises(UserError, match=r"layers 2 or more"):
         distill(config("pkd", init="random", layers=1))
 
 

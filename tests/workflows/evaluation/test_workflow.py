@@ -410,7 +410,7 @@ def test_a_refused_command_leaves_no_folder(evaluating: Any, tmp_path: Path) -> 
     [
         ({}, "nothing to score"),
         ({"glue_submission": "x", "predictions": ("a.csv",)}, "one model"),
-        ({"predictions": ("a.csv",), "concurrency": 2}, "--concurrency"),
+        ({"predictions": ("a.csv",), "concurrency": 2}, "concurrency belongs to an endpoint"),
         ({"predictions": ("a.csv",), "max_eval_samples": 2}, "all rows"),
         ({"endpoint": ("localhost:8000",)}, "http://"),
     ],
