@@ -52,7 +52,7 @@ docs-help: install ## Paste what every --help prints today into docs/cli.md
 
 BENCH := $(BIN)/python -m benchmarks
 .PHONY: bench
-bench: install ## Measure against other tools, some 25 minutes on 2 cores; writes benchmarks/RESULTS.md
+bench: install ## Measure against other tools, some 50 minutes on 2 cores; writes benchmarks/RESULTS.md
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[augment,bench,demo,dev]'
 	$(BENCH).startup
 	$(BENCH).teacher_logits --rows 16384 --others 1024
@@ -65,4 +65,6 @@ bench: install ## Measure against other tools, some 25 minutes on 2 cores; write
 	$(BENCH).growth --rows 4096
 	$(BENCH).step_profile
 	$(BENCH).levers
+	$(BENCH).precision
+	$(BENCH).neighbour
 	$(BENCH).report

@@ -30,6 +30,7 @@ from benchmarks.common import (
     synchronize,
 )
 from distilkit import AugmentConfig, augment
+from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.precision import resolve_precision
 from distilkit.runs.locating import find_model
 from distilkit.workflows.augmentation.masked_lm import MaskedLM
@@ -75,9 +76,10 @@ def main(options: Options) -> None:
     some = texts[: max(8, len(texts) // options.extra.fewer)]
     words = Words.of(texts)
     plain = copy.deepcopy(model)  # distilkit's copies get a hook
+    chosen = resolve_precision("auto", device(), workload_of(model, training=False))
     made = {
         precision: MaskedLM("minilm", copy.deepcopy(model), tokenizer, words.vocabulary, precision)
-        for precision in dict.fromkeys([resolve_precision("auto", device()), "fp32"])
+        for precision in dict.fromkeys([chosen, "fp32"])
     }
 
     def batched(precision: Any) -> int:

@@ -16,6 +16,7 @@ from distilkit import DistillConfig, Run, distill, distill_many
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import predict_texts
 from distilkit.engine.training.losses import DistillationLoss
+from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.precision import resolve_precision
 
 
@@ -29,7 +30,7 @@ def teacher_logits(
         Texts(texts),
         range(len(texts)),
         max_length=max_length,
-        precision=resolve_precision(precision, device()),
+        precision=resolve_precision(precision, device(), workload_of(model, training=False)),
     )
     return torch.cat([logits for _, logits in parts])
 

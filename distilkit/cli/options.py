@@ -186,7 +186,7 @@ def _was_typed(ctx: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _keyword(name: str, annotation: object, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
@@ -257,7 +257,7 @@ def _typed(annotation: Any) -> tuple[Any, str]:
     return annotation, "PATH" if Path in (annotation, *get_args(annotation)) else "TEXT"
 
 
-def _strip_validators(annotation: Any) -> Any:
+def _strip_validators(annotation: Any) -> object:
     """Return `X | None` for `Annotated[X, ...] | None`: pydantic strips only what is outermost."""
     if get_origin(annotation) is UnionType or get_origin(annotation) is Union:
         return reduce(or_, (_strip_validators(part) for part in get_args(annotation)))

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
@@ -17,7 +16,7 @@ PIECE_ROWS = 1024
 LARGEST_INTEGER = 2**63 - 1
 
 
-class _RepeatedNames(dict[str, Any]):
+class _RepeatedNames(dict[str, object]):
     """An object in which a name stands more than once."""
 
     names: frozenset[str] = frozenset()
@@ -49,11 +48,11 @@ class _Reader:
     columns: Sequence[str]
     with_texts: bool
     names: dict[str, None] = field(default_factory=dict)
-    examples: dict[str, tuple[Any, pa.DataType]] = field(default_factory=dict)
+    examples: dict[str, tuple[object, pa.DataType]] = field(default_factory=dict)
     rows: int = 0
     hint: str = ""
 
-    def read_piece(self, piece: list[dict[str, Any]]) -> pa.Table | None:
+    def read_piece(self, piece: list[dict[str, object]]) -> pa.Table | None:
         """Return the columns of some rows; `None` where there are no rows."""
         if not piece:
             return None
@@ -75,7 +74,7 @@ class _Reader:
         self.rows += len(piece)
         return pa.table(arrays)
 
-    def _read_column(self, name: str, cells: list[Any]) -> pa.Array:
+    def _read_column(self, name: str, cells: list[object]) -> pa.Array:
         array = _as_array(cells)
         if array is None:
             raise self._fault(name, cells)
@@ -87,7 +86,7 @@ class _Reader:
                 raise self._fault(name, cells)
         return array
 
-    def _fault(self, name: str, cells: list[Any]) -> UserError:
+    def _fault(self, name: str, cells: list[object]) -> UserError:
         """Return the error about the first cell that keeps cells from being a column."""
         earlier = [self.examples[name][0]] if name in self.examples else []
         for row, cell in enumerate(cells, start=self.rows + 1):
@@ -103,7 +102,7 @@ class _Reader:
             earlier = earlier or [cell]
         return UserError(f"{self.file}: the values of {name!r} are not of one type. Write all as text.")
 
-    def _wrong_cell(self, name: str, row: int, cell: Any) -> UserError:
+    def _wrong_cell(self, name: str, row: int, cell: object) -> UserError:
         where = f"{self.file}, row {row}"
         if isinstance(cell, int) and abs(cell) > LARGEST_INTEGER:
             return UserError(
@@ -121,7 +120,7 @@ class _Reader:
             )
         return UserError(f"{where} has {_show(cell)} for {name!r}, which is no text or number.")
 
-    def _check_shape(self, values: dict[str, Any]) -> None:
+    def _check_shape(self, values: dict[str, object]) -> None:
         """Look at the only row of a file, which may hold all rows."""
         parts = [name for name, value in values.items() if isinstance(value, list | dict) and len(value) > 1]
         if any(name in self.columns for name in parts):
@@ -136,7 +135,7 @@ class _Reader:
             )
 
 
-def _as_array(cells: list[Any]) -> pa.Array | None:
+def _as_array(cells: list[object]) -> pa.Array | None:
     """Return cells as an array; `None` where no type fits all of them."""
     try:
         return pa.array(cells)
@@ -166,7 +165,7 @@ def _is_utf8(file: Path) -> bool:
             return False
 
 
-def _parse_rows(file: Path) -> Iterator[dict[str, Any]]:
+def _parse_rows(file: Path) -> Iterator[dict[str, object]]:
     """Parse the rows of a file, line by line unless it is one array."""
     decoder = json.JSONDecoder(object_pairs_hook=_to_object)
     with open_text(file) as stream:
@@ -187,7 +186,7 @@ def _parse_rows(file: Path) -> Iterator[dict[str, Any]]:
             yield values
 
 
-def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -> Iterator[dict[str, Any]]:
+def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -> Iterator[dict[str, object]]:
     try:
         rows = decoder.decode((first + rest).strip())
     except RecursionError:
@@ -203,7 +202,7 @@ def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -
         yield values
 
 
-def _to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _to_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values

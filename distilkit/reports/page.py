@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -85,7 +84,7 @@ def write_report(
     folder: Path,
     document: EvaluationDocument,
     answers: Sequence[Answers],
-    source_rows: Iterable[Mapping[str, Any]] | None = None,
+    source_rows: Iterable[Mapping[str, object]] | None = None,
 ) -> Path:
     """Write an evaluation's page, figures, answers and pictures: whole, or not at all.
 
@@ -117,7 +116,7 @@ def _write_answers(
     file: Path,
     document: EvaluationDocument,
     answers: Sequence[Answers],
-    source_rows: Iterable[Mapping[str, Any]] | None,
+    source_rows: Iterable[Mapping[str, object]] | None,
 ) -> None:
     class_names = [entry.name for entry in document.classes]
     models = [entry.model for entry in document.models]

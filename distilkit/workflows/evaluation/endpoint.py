@@ -111,8 +111,8 @@ class _DeadlineMixin:
     The timeout of requests is for each read of the socket: a byte a second would keep it waiting for ever.
     """
 
-    timeout: Any
-    sock: Any
+    timeout: float
+    sock: socket.socket
 
     def getresponse(self) -> Any:
         with _closing_late(self.timeout, partial(_shut_down, self.sock)):
