@@ -56,7 +56,7 @@ class Endpoint:
     url: str
     batch_size: int
     concurrency: int
-    timeout: float
+    timeout: Any
     retries: int
     token: str | None = None
 
@@ -111,8 +111,8 @@ class _DeadlineMixin:
     The timeout of requests is for each read of the socket: a byte a second would keep it waiting for ever.
     """
 
-    timeout: float
-    sock: socket.socket
+    timeout: Any
+    sock: Any
 
     def getresponse(self) -> Any:
         with _closing_late(self.timeout, partial(_shut_down, self.sock)):
