@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from distilkit.data.encoding import (
 )
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
+from distilkit.hardware.dropout import eval_mode
 from distilkit.models.checkpoints import LoadedModel, check_head, check_task, compare_with_checkpoint
 from distilkit.models.folder_faults import (
     MAX_REASON,
@@ -49,6 +51,7 @@ NO_REMOTE_CODE: dict[str, Any] = {"trust_remote_code": False}
 PROBE, PROBE_LENGTH = "a text that every model can answer", 16  # tokens at most; CANINE wants four or more
 PANIC = "PanicException"  # of Rust code; no subclass of `Exception`
 LENGTH_BEFORE_TRAINING = "model_max_length_before_training"  # of a saved tokenizer's config
+SAVING = Lock()  # lanes share a tokenizer, whose settings differ while it is saved
 
 
 @contextmanager
@@ -152,18 +155,14 @@ def _answer_once(model: PreTrainedModel, tokenizer: Tokenizer, name: str) -> Non
     """Answer a short text: what is wrong with sizes that nothing checks shows here, and not hours later."""
     max_length = min(PROBE_LENGTH, longest_input(tokenizer, model) or PROBE_LENGTH)
     row = encode(tokenizer, Texts([PROBE]), max_length=max_length, model=model).to(model.device)
-    was_training = model.training
-    model.eval()  # dropout would draw from the generator that training goes on with
     try:
-        with torch.no_grad():  # what a model keeps of it must be fit for training
+        with eval_mode(model), torch.no_grad():  # what a model keeps of it must be fit for training
             shape = tuple(model(**row.inputs(np.zeros(1, np.int64))).logits.shape)
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
         reason = " ".join(str(error).split())[:MAX_REASON]
         raise UserError(
             f"{name}: it cannot answer a text, so its config.json may be damaged. {reason}"
         ) from None
-    finally:
-        model.train(was_training)
     classes = len(model.config.id2label or ())
     if shape != (1, classes):
         raise UserError(
@@ -289,7 +288,7 @@ def save_model(
     Raises:
         OSError: when the disk refuses.
     """
-    with hushed(), _raising_disk_errors(), _as_saved(tokenizer, max_length):
+    with SAVING, hushed(), _raising_disk_errors(), _as_saved(tokenizer, max_length):
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     for weights in folder.glob("*.safetensors"):

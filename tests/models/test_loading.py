@@ -4,8 +4,11 @@ import json
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import pytest
@@ -562,6 +565,25 @@ def test_a_saved_tokenizer_cuts_where_the_model_was_trained_to(limit: int, tmp_p
     assert describe_teacher("a", tiny_bert(), ours, "", 8, "fp32") == facts
     save_model(tiny_bert(), ours, tmp_path / "again", 32)
     assert AutoTokenizer.from_pretrained(tmp_path / "again").model_max_length == 32
+
+
+def test_runs_that_share_a_tokenizer_save_it_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second would note the first one's settings as its own, and saved files would differ by chance."""
+    tokenizer = tiny_tokenizer()
+    tokenizer(["a great film"], truncation=True, max_length=3)
+    before, save, both = tokenizer.backend_tokenizer.truncation, tokenizer.save_pretrained, Barrier(2)
+
+    def meet_and_save(folder: Path) -> None:
+        with suppress(BrokenBarrierError):
+            both.wait(timeout=0.2)  # the second save comes this far only where nothing holds it back
+        save(folder)
+
+    monkeypatch.setattr(tokenizer, "save_pretrained", meet_and_save)
+    with ThreadPoolExecutor(2) as lanes:
+        list(lanes.map(lambda name: save_model(tiny_bert(), tokenizer, tmp_path / name, 16), "ab"))
+    assert both.broken
+    assert tokenizer.backend_tokenizer.truncation == before
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
 
 
 def test_a_saved_tokenizer_still_cuts_on_the_left(tmp_path: Path) -> None:
