@@ -26,14 +26,14 @@ class OfflineMetric(evaluate.Metric):
         # The base class makes this folder even where it keeps everything in memory.
         return str(self._data_dir_root)
 
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__, citation="", inputs_description=INPUTS, features=FEATURES
+        )
+
 
 class Accuracy(OfflineMetric):
     """Compute the share of rows whose predicted class is the label."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Accuracy", citation="", inputs_description=INPUTS, features=FEATURES
-        )
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"accuracy": float(accuracy_score(references, predictions))}
@@ -41,11 +41,6 @@ class Accuracy(OfflineMetric):
 
 class F1(OfflineMetric):
     """Compute macro F1 and, for two classes, F1 of class 1, as GLUE scores MRPC."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="F1", citation="", inputs_description=INPUTS, features=FEATURES
-        )
 
     def _compute(
         self, predictions: Sequence[int], references: Sequence[int], num_labels: int = 2
@@ -56,13 +51,8 @@ class F1(OfflineMetric):
         return scores
 
 
-class Mcc(evaluate.Metric):
+class Mcc(OfflineMetric):
     """Compute Matthews' correlation coefficient; 0 where all answers are the same."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="MCC", citation="", inputs_description=INPUTS, features=FEATURES
-        )
 
     def _compute(self, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"mcc": float(matthews_corrcoef(references, predictions))}
