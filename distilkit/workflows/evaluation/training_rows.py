@@ -9,10 +9,9 @@ from distilkit.data import sources
 from distilkit.data.duplicates import content_keys
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
-from distilkit.errors import UserError
+from distilkit.errors import UserError, join_first
 from distilkit.models.classifier import Classifier
 from distilkit.progress import Reporter
-from distilkit.reports.summary import list_names
 from distilkit.workflows.evaluation.identity import has_changed
 
 # What decides the rows that a training reads, besides whether it reads labels.
@@ -88,13 +87,13 @@ class TrainingRows:
         """Say in one note which models could not be compared with their training data, and why."""
         if not self._unreadable:
             return
-        reasons = [f"{list_names(names)} ({reason})" for reason, names in self._unreadable.items()]
+        reasons = [f"{join_first(names)} ({reason})" for reason, names in self._unreadable.items()]
         reporter.note(f"skipped the comparison with the training data of {'; '.join(reasons[:3])}")
 
 
 def _load(config: TrainConfig | DistillConfig, classifier: Classifier, reads_labels: bool) -> RunData | str:
     """Return the data of a run, or why it cannot be read."""
-    if config.data_dir and not config.data_dir.is_dir():
+    if config.data_dir and not config.data_dir.exists():
         return f"folder {str(config.data_dir)!r} not found"
     options: dict[str, Any] = {"train_labels": reads_labels, "needs_train": False}
     if not reads_labels:

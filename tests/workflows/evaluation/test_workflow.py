@@ -493,6 +493,17 @@ def test_rows_that_chose_the_epoch_are_said_to_be_optimistic(
     assert (entry["training_rows"], entry["selection_rows"]) == (None, None), "no run, nothing known"
 
 
+def test_rows_of_a_run_that_read_a_single_file_are_known(evaluating: Any, tmp_path: Path) -> None:
+    """Its data is no folder, and was said to be missing: no figure on its own rows was called optimistic."""
+    file = tmp_path / "train.csv"
+    file.write_text("text,label\n" + "".join(f"a text {i},{'no' if i % 2 else 'yes'}\n" for i in range(20)))
+    sizes = {"hidden_size": 6, "embedding_size": 6}
+    run = distill(DistillConfig(data_dir=file, alpha=1, output_dir=tmp_path / "run", **(QUICK | sizes)))
+    options: dict[str, Any] = {"dataset": None, "data_dir": file, "text_column": None, "split": "train"}
+    (entry,) = evaluate(evaluating(run, **options)).document()["models"]
+    assert (entry["training_rows"], entry["selection_rows"]) == (18, 2)
+
+
 def test_the_same_rows_in_another_folder_are_not_another_dataset(
     evaluating: Any, teacher_run: Run, sst2_dir: Path, tmp_path: Path
 ) -> None:
