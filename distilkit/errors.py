@@ -16,6 +16,12 @@ MAX_NAMES = 8  # in a message
 MAX_NAME_CHARACTERS = 320  # of all of them
 
 
+def join_first(parts: Sequence[str]) -> str:
+    """Return the first parts of a list for a message, at most eight, and how many more there are."""
+    more = f" and {len(parts) - MAX_NAMES:,} more" if len(parts) > MAX_NAMES else ""
+    return ", ".join(parts[:MAX_NAMES]) + more
+
+
 def list_names(names: Sequence[str]) -> str:
     """Return names for a message: at most eight, fewer where they are long, and how many more there are."""
     shown: list[str] = []

@@ -20,7 +20,7 @@ from distilkit.data.contents import (
     pick_columns,
     unique_names,
 )
-from distilkit.data.formats import is_whole, list_names, shorten, split_name
+from distilkit.data.formats import is_whole, quote_names, shorten, split_name
 from distilkit.errors import UserError
 
 BLOCK_BYTES = (1 << 20, 1 << 24, 1 << 28, 1 << 30)  # the next is tried where a row is longer than a block
@@ -146,7 +146,7 @@ def _explain_header(file: Path, header: str, names: list[str], columns: Sequence
     blank = [plain[column] for column in columns if column not in names and column in plain]
     if blank:
         remedy = _rewrite(file, "skipinitialspace=True")
-        return f"There are blanks around {list_names(blank)}: remove them, {remedy}."
+        return f"There are blanks around {quote_names(blank)}: remove them, {remedy}."
     if not set(columns) & set(names) and any(map(_looks_like_data, names)):
         return f"Its first row looks like data: add a row of names above it, such as {','.join(columns)}."
     return ""

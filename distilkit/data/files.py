@@ -26,7 +26,7 @@ from distilkit.data.contents import (
     unique_names,
 )
 from distilkit.data.delimited import BLOCK_BYTES, RowTooLong, open_delimited
-from distilkit.data.formats import is_whole, list_names, shorten, split_name
+from distilkit.data.formats import is_whole, quote_names, shorten, split_name
 from distilkit.data.json_lines import open_json
 from distilkit.errors import UserError
 
@@ -58,7 +58,7 @@ class ColumnNames:
         """Raise `UserError` unless there is such a column: with the hint, or else the advice."""
         if column not in self.names:
             raise UserError(
-                f"{where}: no column {column!r}, only {list_names(self.names)}. {self.hint or advice}"
+                f"{where}: no column {column!r}, only {quote_names(self.names)}. {self.hint or advice}"
             )
 
 

@@ -4,12 +4,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from distilkit.errors import join_first
+
 ENDINGS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".arrow")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 COMPRESSIBLE = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt")
 READABLE = f"{', '.join(ENDINGS)}; text files also as {', '.join(COMPRESSIONS)}"
 
-SHOWN_NAMES = 8
 SHOWN_LETTERS = 40
 
 
@@ -31,10 +32,9 @@ def is_readable(file: Path) -> bool:
     return split_name(file)[1] in ENDINGS
 
 
-def list_names(names: Sequence[str]) -> str:
+def quote_names(names: Sequence[str]) -> str:
     """Return names in quotes, cut, and no more than a few of them: for a message."""
-    listed = ", ".join(repr(shorten(name)) for name in names[:SHOWN_NAMES])
-    return listed + (f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else "")
+    return join_first([repr(shorten(name)) for name in names])
 
 
 def is_whole(text: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from distilkit.data.contents import Table, check_content, not_utf8, open_text
-from distilkit.data.formats import is_whole, list_names, shorten, split_name
+from distilkit.data.formats import is_whole, quote_names, shorten, split_name
 from distilkit.errors import UserError
 
 PIECE_ROWS = 1024
@@ -125,7 +125,7 @@ class _Reader:
         parts = [name for name, value in values.items() if isinstance(value, list | dict) and len(value) > 1]
         if any(name in self.columns for name in parts):
             raise UserError(
-                f"{self.file} holds whole columns, {list_names(parts)}, not rows. Write one object a line; "
+                f"{self.file} holds whole columns, {quote_names(parts)}, not rows. Write one object a line; "
                 "in pandas: frame.to_json(…, orient='records', lines=True)."
             )
         if parts:

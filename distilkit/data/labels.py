@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distilkit.errors import UserError
+from distilkit.errors import UserError, join_first
 
 # The Hub writes SST-2's classes out and IMDB's short; they are the same two classes.
 _SAME = {"neg": "negative", "pos": "positive"}
@@ -25,7 +25,6 @@ _FRACTION = re.compile(r"[+-]?[0-9]*\.[0-9]+")
 _LARGEST_EXACT_FLOAT = 2.0**53
 _INVISIBLE = dict.fromkeys(map(ord, "\u200b\u2060\ufeff"))
 
-SHOWN_NAMES = 8  # of a list of classes, in a message
 SHOWN_CHARACTERS = 40  # of a name
 
 MANY_CLASSES = 20  # fewer are never too many for their rows
@@ -264,8 +263,9 @@ def scored_names(
     if answered in in_words and labels <= ids:
         if not said_by_id and "0" not in labels:
             raise UserError(
-                f"{where}: the labels are numbers, and none is 0: they may be ids of {list_names(answered)}, "
-                "or count from 1. Write names instead of the numbers, or put the training split beside it."
+                f"{where}: the labels are numbers, and none is 0: they may be ids of "
+                f"{list_classes(answered)}, or count from 1. Write names instead of the numbers, or put the "
+                "training split beside it."
             )
         check_order(models, where)
         return answered
@@ -294,8 +294,8 @@ def check_order(models: Sequence[Sequence[str]], where: str) -> None:
     for (source, names), (other_source, other_names) in combinations(orders.items(), 2):
         if set(source) == set(other_source):
             raise UserError(
-                f"{where}: the labels are numbers, and one model has the classes {list_names(names)}, "
-                f"another {list_names(other_names)}. Write names instead of the numbers."
+                f"{where}: the labels are numbers, and one model has the classes {list_classes(names)}, "
+                f"another {list_classes(other_names)}. Write names instead of the numbers."
             )
 
 
@@ -329,7 +329,7 @@ def label_ids(column: pa.ChunkedArray, names: Sequence[str], where: str) -> NDAr
                 "There is nothing to learn from or to score; use a split with labels."
             )
         raise UserError(
-            f"{where}, row {row}: unknown label {_shorten(value)}. Known are {list_names(names)}."
+            f"{where}, row {row}: unknown label {_shorten(value)}. Known are {list_classes(names)}."
         )
     return ids[labels.codes]
 
@@ -386,7 +386,7 @@ def note_ids(
         row, value = taken
         raise UserError(
             f"{where}, row {row}: the label is {value!r}, and the training labels are names "
-            f"({list_names(names)}). A number does not say which of them it stands for: write the names."
+            f"({list_classes(names)}). A number does not say which of them it stands for: write the names."
         )
     return (f"{where}: its labels 0, 1 … are taken for ids of the classes: {list_id_pairs(names)}",)
 
@@ -420,14 +420,14 @@ def canonical(name: str) -> str:
 # --- classes in messages --------------------------------------------------------------------------------
 
 
-def list_names(names: Iterable[str]) -> str:
+def list_classes(names: Iterable[str]) -> str:
     """Return the first names of a list of classes, for messages, and how many follow."""
-    return _join_first([show_name(name) for name in names])
+    return join_first([show_name(name) for name in names])
 
 
 def list_pairs(left: Sequence[str], right: Sequence[str]) -> str:
     """Return which class of one side is taken for which of the other: "LABEL_0 = negative, …"."""
-    return _join_first([f"{show_name(a)} = {show_name(b)}" for a, b in zip(left, right, strict=True)])
+    return join_first([f"{show_name(a)} = {show_name(b)}" for a, b in zip(left, right, strict=True)])
 
 
 def list_id_pairs(names: Sequence[str]) -> str:
@@ -437,7 +437,7 @@ def list_id_pairs(names: Sequence[str]) -> str:
 
 def describe_counts(names: Sequence[str], counts: Sequence[int]) -> str:
     """Return classes and how many rows each has: "negative 1,080, positive 1,916"."""
-    return _join_first([f"{show_name(name)} {count:,}" for name, count in zip(names, counts, strict=True)])
+    return join_first([f"{show_name(name)} {count:,}" for name, count in zip(names, counts, strict=True)])
 
 
 def describe_spellings(spellings: Sequence[Sequence[str]]) -> str:
@@ -445,11 +445,6 @@ def describe_spellings(spellings: Sequence[Sequence[str]]) -> str:
     groups = [" and ".join(map(_shorten, group[:4])) + " and more" * (len(group) > 4) for group in spellings]
     more = f"; {len(groups) - 3:,} more classes too" if len(groups) > 3 else ""
     return f"one class is written in several ways: {'; '.join(groups[:3])}{more}"
-
-
-def _join_first(parts: Sequence[str]) -> str:
-    more = f" and {len(parts) - SHOWN_NAMES:,} more" if len(parts) > SHOWN_NAMES else ""
-    return ", ".join(parts[:SHOWN_NAMES]) + more
 
 
 def show_name(name: str) -> str:
@@ -478,8 +473,9 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     """
     if len(model_names) != len(data_names):
         raise UserError(
-            f"{who} tells {len(model_names):,} classes apart ({list_names(model_names)}), the data "
-            f"{len(data_names):,} ({list_names(data_names)}). Use a model that was trained on these classes."
+            f"{who} tells {len(model_names):,} classes apart ({list_classes(model_names)}), the data "
+            f"{len(data_names):,} ({list_classes(data_names)}). Use a model that was trained on these "
+            "classes."
         )
     pairs = ((model_names, data_names), (data_names, model_names))
     by_name = _lookup(model_names)
@@ -492,7 +488,7 @@ def match_labels(model_names: Sequence[str], data_names: Sequence[str], who: str
     ):
         return list(range(len(data_names))), False
     raise UserError(
-        f"{who} has classes {list_names(model_names)}, the data {list_names(data_names)}: they cannot be "
+        f"{who} has classes {list_classes(model_names)}, the data {list_classes(data_names)}: they cannot be "
         "matched by name. Rename the labels in the data or in the model's config.json (id2label)."
     )
 

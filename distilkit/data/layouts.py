@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilkit.data.formats import ENDINGS, READABLE, SHOWN_NAMES, is_readable, split_name
-from distilkit.errors import UserError
+from distilkit.data.formats import ENDINGS, READABLE, is_readable, split_name
+from distilkit.errors import UserError, join_first
 from distilkit.runs.folder import suggest_sibling
 
 SPLITS = ("train", "validation", "test", "unsupervised")
@@ -246,5 +246,4 @@ def _looks_like_split(path: Path) -> bool:
 
 def _list_paths(paths: Iterable[Path]) -> str:
     names = [path.name + ("/" if path.is_dir() else "") for path in paths]
-    more = f" and {len(names) - SHOWN_NAMES:,} more" if len(names) > SHOWN_NAMES else ""
-    return ", ".join(name if len(name) < 60 else f"{name[:59]}…" for name in names[:SHOWN_NAMES]) + more
+    return join_first([name if len(name) < 60 else f"{name[:59]}…" for name in names])

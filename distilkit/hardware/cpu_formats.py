@@ -6,23 +6,23 @@ fp32, with AVX512_BF16 alone between a quarter and twice that time.
 
 import copy
 import json
-import platform
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from distilkit.hardware.threads import single_threaded
 from distilkit.runs.cache import cache_root
-from distilkit.runs.folder import write_whole
+from distilkit.runs.environment import cpu_name
+from distilkit.runs.folder import read_object, write_whole
+from distilkit.runs.records import PrecisionFacts
 
 FILE = "cpu-formats.json"
 REPEATS = 5  # the fastest counts: what other processes take is not the CPU's doing
@@ -55,13 +55,8 @@ class Workload:
         return f"{self.kind} {'training' if self.training else 'inference'} {self.width}x{self.inner}"
 
 
-class FormatSpeed(BaseModel):
-    """Milliseconds that a workload took in either format."""
-
-    model_config = ConfigDict(frozen=True)
-
-    fp32_ms: float
-    bf16_ms: float
+class FormatSpeed(PrecisionFacts):
+    """What the milliseconds that a workload took in either format mean."""
 
     @property
     def speedup(self) -> float:
@@ -110,7 +105,7 @@ def format_speed(workload: Workload) -> FormatSpeed:
     It is kept in the cache folder; where that cannot be written, it is measured in every process.
     """
     file, machine = cache_root() / FILE, describe_machine()
-    speeds = _read(file)
+    speeds = read_object(file)
     with suppress(KeyError, TypeError, ValidationError):
         return FormatSpeed.model_validate(speeds[machine][workload.name])
     speed = _measure_once(workload)
@@ -126,25 +121,7 @@ def describe_machine() -> str:
     """Return what a measurement holds for: CPU, its bf16 instructions, threads and version of torch."""
     features = torch.cpu.get_capabilities()
     flags = ",".join(flag for flag in FLAGS if features.get(flag)) or "no bf16"
-    return f"{cpu_model()} ({flags}), {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-@cache
-def cpu_model() -> str:
-    """Return the name of the CPU, as the system gives it."""
-    with suppress(OSError, UnicodeDecodeError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        speeds = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return speeds if isinstance(speeds, dict) else {}
+    return f"{cpu_name()} ({flags}), {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 @cache

@@ -72,6 +72,17 @@ class Dropout(nn.Module):
 
 
 @contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Turn off dropout within it, which would also draw from the generator that training goes on with."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
 def keep_random_state(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Leave the random numbers that training will draw as they are, whatever is drawn within.
 

@@ -66,6 +66,7 @@ def choose_precision(
     workload = workload_of(model, training=True)
     if speed := measured_speed(precision, device, workload):
         reporter.note(f"precision: {speed.describe()}")
+        return speed.choice
     return resolve_precision(precision, device, workload)
 
 

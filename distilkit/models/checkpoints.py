@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel
 
-from distilkit.data.labels import list_names as list_classes
+from distilkit.data.labels import list_classes
 from distilkit.errors import UserError, list_names
 
 # What wrappers put before the names of the weights, and how the model in them is reached.

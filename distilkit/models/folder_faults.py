@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from distilkit.errors import UserError
+from distilkit.runs.folder import read_object
 from distilkit.runs.locating import Source, describe_adapter, is_adapter
 
 LFS_POINTER = b"version https://git-lfs"
@@ -54,7 +54,7 @@ def find_lfs_pointers(folder: Path) -> list[Path]:
 
 def check_config_file(source: Source) -> None:
     """Raise `UserError` where `id2label` of config.json is no object of ids and names."""
-    labels = _read_object(source.folder / "config.json").get("id2label")
+    labels = read_object(source.folder / "config.json").get("id2label")
     if labels is not None and not isinstance(labels, dict):
         raise UserError(
             f'{source.name}: "id2label" in its config.json is {json.dumps(labels)[:MAX_VALUE]}. It must map '
@@ -64,7 +64,7 @@ def check_config_file(source: Source) -> None:
 
 def check_tokenizer_file(source: Source) -> None:
     """Raise `UserError` where tokenizer_config.json has values that no tokenizer can work with."""
-    values = _read_object(source.folder / "tokenizer_config.json")
+    values = read_object(source.folder / "tokenizer_config.json")
     inputs = values.get("model_input_names")
     if inputs is not None and not (isinstance(inputs, list) and "input_ids" in inputs):
         raise UserError(
@@ -78,12 +78,3 @@ def check_tokenizer_file(source: Source) -> None:
             f"{source.name}: model_max_length in its tokenizer_config.json is "
             f"{json.dumps(limit)[:MAX_VALUE]}. It must be a number of tokens, such as 512."
         )
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    """Return the object in a JSON file; nothing where transformers will say what is wrong with it."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from distilkit.data.labels import canonical, list_names, match_labels
+from distilkit.data.labels import canonical, list_classes, match_labels
 from distilkit.errors import UserError
 
 
@@ -31,8 +31,8 @@ def reorder_head(model: PreTrainedModel, trained_names: Sequence[str], names: Se
     ]
     if not heads:
         raise UserError(
-            f"its classes are {list_names(trained_names)}, the data's {list_names(names)}, and the head of a "
-            f"{type(model).__name__} cannot be put into another order. Use a model without a head."
+            f"its classes are {list_classes(trained_names)}, the data's {list_classes(names)}, and the head "
+            f"of a {type(model).__name__} cannot be put into another order. Use a model without a head."
         )
     with torch.no_grad():
         for parameter in heads[-1].parameters():
@@ -55,7 +55,7 @@ def config_names(config: Any, who: str) -> tuple[str, ...]:
     """
     id2label: dict[int, str] = config.id2label
     if sorted(id2label) != list(range(len(id2label))):
-        ids = list_names([str(class_id) for class_id in sorted(id2label)])
+        ids = list_classes([str(class_id) for class_id in sorted(id2label)])
         raise UserError(
             f"{who}: id2label in its config.json has the ids {ids}, and outputs count from 0. "
             'Number its classes {"0": …, "1": …} in the order of the outputs.'

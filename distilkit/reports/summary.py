@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distilkit.errors import join_first
+
 if TYPE_CHECKING:  # help must not wait for pydantic and numpy
     from distilkit.reports.document import EvaluationDocument, ModelEntry, PairEntry
 
@@ -27,7 +29,6 @@ COUNTS = ("parameters", "bytes")
 WITH_INTERVAL = ("accuracy", "gap_recovered")
 MAX_SENTENCES = 6  # on pairs of models; more of them are a matrix
 MAX_MATRIX_MODELS = 20
-MAX_NAMES = 8  # of models in a sentence
 ELSEWHERE = "evaluate --json has the figures of all models and pairs"
 
 
@@ -99,7 +100,7 @@ def describe_lacking_skill(document: "EvaluationDocument") -> list[str]:
         by_answer.setdefault((entry.constant_answer, accuracy), []).append(entry.model)
     sentences = [
         describe_lack_of_skill(
-            list_names(models), accuracy, constant, document.rows, reference, several=len(models) > 1
+            join_first(models), accuracy, constant, document.rows, reference, several=len(models) > 1
         )
         for (constant, accuracy), models in by_answer.items()
     ]
@@ -114,7 +115,7 @@ def _describe_training_rows(document: "EvaluationDocument") -> list[str]:
             by_count.setdefault(entry.training_rows, []).append(entry.model)
     return [
         f"{count:,} of the {pluralize(document.rows, 'row')} ({count / document.rows:.1%}) "
-        f"{'is' if count == 1 else 'are'} among the rows that {list_names(models)} "
+        f"{'is' if count == 1 else 'are'} among the rows that {join_first(models)} "
         f"{'was' if len(models) == 1 else 'were'} trained on: figures on them are optimistic."
         for count, models in by_count.items()
     ]
@@ -132,7 +133,7 @@ def _describe_selection_rows(document: "EvaluationDocument") -> list[str]:
         rows = "These rows" if count >= document.rows else f"{count:,} of these rows"
         chosen = "epoch and temperature" if is_calibrated else "epoch"
         sentences.append(
-            f"{rows} chose the {chosen} of {list_names(models)}, so the figures are optimistic: "
+            f"{rows} chose the {chosen} of {join_first(models)}, so the figures are optimistic: "
             "use --split test for figures that are not."
         )
     return sentences
@@ -217,12 +218,6 @@ def _format_difference(pair: "PairEntry", sign: int) -> str:
 
 
 # --- figures and names as text ------------------------------------------------------------------------------
-
-
-def list_names(names: Sequence[str]) -> str:
-    """Return names as a list; of many the first, and how many there are more."""
-    more = len(names) - MAX_NAMES
-    return ", ".join(names[:MAX_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def describe_temperature(temperature: float) -> str:

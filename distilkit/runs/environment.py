@@ -5,6 +5,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
@@ -35,6 +36,7 @@ def describe_environment() -> ProcessFacts:
     }
 
 
+@cache
 def cpu_name() -> str | None:
     """Return the processor's name, `None` where the system does not tell."""
     with suppress(OSError):

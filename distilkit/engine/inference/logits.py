@@ -15,6 +15,7 @@ from torch import Tensor
 from distilkit.data.encoding import Encoded, Tokenizer, encode, leave_out_full_mask
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
+from distilkit.hardware.dropout import eval_mode
 from distilkit.hardware.kernels import FastAttention, forward_context
 from distilkit.hardware.memory import explain_out_of_memory, is_out_of_memory, trim_heap
 from distilkit.hardware.precision import Resolved
@@ -143,12 +144,13 @@ def token_batches(
         equal_lengths: whether a batch holds rows of one length only, so that there is no padding.
     """
     order = np.argsort(-lengths, kind="stable")
+    ascending = -lengths[order]
     start = 0
     while start < len(order):
-        longest = max(1, int(lengths[order[start]]))
+        longest = max(1, int(-ascending[start]))
         stop = start + max(1, tokens // longest)
         if equal_lengths:
-            stop = min(stop, int(np.searchsorted(-lengths[order], -lengths[order[start]], side="right")))
+            stop = min(stop, int(np.searchsorted(ascending, ascending[start], side="right")))
         yield order[start:stop]
         start = stop
 
@@ -187,12 +189,8 @@ def has_lstm(model: torch.nn.Module) -> bool:
 @contextmanager
 def _evaluating(model: torch.nn.Module, precision: Resolved) -> Iterator[torch.nn.Module]:
     low = low_precision_copy(model, precision)
-    was_training = low.training
-    low.eval()
-    try:
+    with eval_mode(low):
         yield low
-    finally:
-        low.train(was_training)
 
 
 def _predict(

@@ -14,7 +14,9 @@ from distilkit.data.inputs import evenly
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import low_precision_copy
 from distilkit.errors import UserError
+from distilkit.hardware.dropout import eval_mode
 from distilkit.hardware.kernels import forward_context
+from distilkit.hardware.memory import is_out_of_memory
 from distilkit.hardware.precision import Resolved
 
 SAMPLE = 256  # rows of a split of which a few are compared
@@ -85,7 +87,8 @@ def padding_changes_logits(model: torch.nn.Module, rows: Encoded) -> bool:
     compared = shorter[np.unique(np.linspace(0, len(shorter) - 1, COMPARED).round().astype(np.int64))]
     parameter = next(model.parameters())
     rows = replace(rows, labels=None, teacher_logits=None).to(parameter.device)
-    with _evaluating(model), forward_context(parameter.device, "fp32"):
+    # Without gradients, but not in inference mode: what a model keeps of it must be fit for training.
+    with eval_mode(model), torch.no_grad(), forward_context(parameter.device, "fp32"):
         alone = torch.cat([_logits(model, rows, compared[i : i + 1]) for i in range(len(compared))])
         together = _logits(model, rows, np.append(compared, order[-1]))[:-1]
     absolute, relative = TOLERANCES.get(parameter.dtype, COARSE_TOLERANCE)
@@ -103,7 +106,7 @@ def check_model_supports(model: torch.nn.Module, rows: Encoded, precision: Resol
         return
     device, shortest = next(model.parameters()).device, np.argsort(rows.lengths)[:1]
     rows = rows.to(device)
-    with _refusing(precision, name), _evaluating(model):
+    with _refusing(precision, name), eval_mode(model), torch.no_grad():
         with forward_context(device, precision):
             _logits(model, rows, shortest)
         if precision == "bf16":
@@ -111,25 +114,13 @@ def check_model_supports(model: torch.nn.Module, rows: Encoded, precision: Resol
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Turn off dropout, which would also draw from the generator that training goes on with."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():  # what a model keeps of it must be fit for training
-            yield
-    finally:
-        model.train(was_training)
-
-
-@contextmanager
 def _refusing(precision: Resolved, name: str) -> Iterator[None]:
     """Turn an operation that has no kernel for a format into an error that names another format."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, NotImplementedError, TypeError) as error:
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:120]
         raise UserError(
             f"{name}: it cannot compute in {precision} on this device ({reason}). Use --precision fp32."

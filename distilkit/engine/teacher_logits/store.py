@@ -250,11 +250,7 @@ def unfinished_files(folder: Path) -> list[Path]:
 
 def read_description(folder: Path) -> dict[str, Any]:
     """Read teacher.json; return an empty description when it is missing or broken."""
-    try:
-        about = json.loads((folder / TEACHER).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return about if isinstance(about, dict) else {}
+    return folder_run.read_object(folder / TEACHER)
 
 
 def teacher_name(about: Mapping[str, Any]) -> str | None:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distilkit.hardware.dropout import eval_mode
+
 BOUNDS = (0.05, 20.0)  # of the temperature
 
 
@@ -95,11 +97,6 @@ def _restore(weights: list[Tensor], originals: list[Tensor]) -> None:
 
 
 def _logits(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits: Tensor = model(**inputs).logits.float()
-    finally:
-        model.train(was_training)
+    with eval_mode(model), torch.no_grad():
+        logits: Tensor = model(**inputs).logits.float()
     return logits

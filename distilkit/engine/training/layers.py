@@ -21,6 +21,7 @@ from distilkit.engine.inference.logits import token_batches
 from distilkit.engine.training.layer_losses import LayerLosses, Layers, layer_losses, patient_loss
 from distilkit.engine.training.losses import Batch, DistillationLoss, Losses
 from distilkit.errors import UserError
+from distilkit.hardware.dropout import eval_mode
 from distilkit.hardware.kernels import forward_context
 from distilkit.hardware.precision import Resolved
 from distilkit.models.loading import hushed
@@ -125,15 +126,13 @@ class LayerPair:
     def score(self, rows: Encoded, precision: Resolved) -> dict[str, float]:
         """Compute mean losses over rows, the student in eval mode; `layer_loss` is the total."""
         device = next(self.student.parameters()).device
-        rows, training = rows.to(device), self.student.training
-        sums = torch.zeros(3, device=device)
-        self.student.eval()
-        for indices in token_batches(rows.lengths, MAX_SCORED_TOKENS):
-            batch = rows.inputs(indices)
-            with forward_context(device, precision):
-                output = self.forward(self.student, batch)
-            sums += torch.stack(self.losses(output, batch)) * len(indices)
-        self.student.train(training)
+        rows, sums = rows.to(device), torch.zeros(3, device=device)
+        with eval_mode(self.student):
+            for indices in token_batches(rows.lengths, MAX_SCORED_TOKENS):
+                batch = rows.inputs(indices)
+                with forward_context(device, precision):
+                    output = self.forward(self.student, batch)
+                sums += torch.stack(self.losses(output, batch)) * len(indices)
         parts = dict(zip(LayerLosses._fields, (sums / len(rows)).tolist(), strict=True))
         return {"layer_loss": sum(parts.values()), **{f"{name}_loss": part for name, part in parts.items()}}
 

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from distilkit.data import transfer
 from distilkit.data.text_data import TextData
-from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.errors import UserError
 from distilkit.hardware import memory
 from distilkit.models.classifier import Classifier, Student
@@ -20,9 +19,8 @@ from distilkit.workflows.findings import cost as findings
 
 def time_teacher(examination: Examination, ensemble: TeacherEnsemble, teacher: Classifier) -> float:
     """Return the seconds for the logits of training and transfer rows that are not cached yet."""
-    _, stored = ensemble.store(0).find(np.unique(as_keys(ensemble.keys("train"))))
     transfer_rows = _count_transfer_rows(examination, len(ensemble.data.splits["train"])).run
-    rows = int(np.count_nonzero(~stored)) + transfer_rows
+    rows = cost.count_missing_rows(ensemble, 0, ["train"]) + transfer_rows
     timing = cost.Timing(0, 0.0)
     if rows:
         ensemble.check_batching(0, "train")

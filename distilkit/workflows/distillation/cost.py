@@ -2,8 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +21,7 @@ from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.training.losses import DistillationLoss
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import default_device
+from distilkit.hardware.dropout import keep_random_state
 from distilkit.hardware.precision import Resolved, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import training_threads
@@ -148,9 +148,10 @@ def announce_time(
     texts = data.texts("train")
     assert config.epochs and config.max_length
     epoch_rows = sum(mix) if mix else len(lengths)
+    trained_splits = [split for split in data.splits if split != "validation"]
     missing, teacher_seconds = 0, 0.0
     for i, teacher in enumerate(ensemble.teachers if config.runs_teacher else ()):
-        rows = _count_missing_rows(ensemble, i)
+        rows = count_missing_rows(ensemble, i, trained_splits)
         missing += rows
         if rows > WARM_UP_ROWS:
             ensemble.check_batching(i, "train")
@@ -163,7 +164,8 @@ def announce_time(
         reporter.note(f"estimate: {plan}")
         return
     looked_at = evenly(len(texts))
-    with _keep_random_state():
+    # A student must not depend on whether something was timed before it.
+    with keep_random_state(student.model, default_device()):
         measured = replace(student, model=copy.deepcopy(student.model))
         _, sample = encode_samples(config, data, measured, texts.take(looked_at), lengths[looked_at])
         speed = time_student(config, data, measured, [sample]).rows_per_second
@@ -175,16 +177,8 @@ def announce_time(
     )
 
 
-def _count_missing_rows(ensemble: TeacherEnsemble, i: int) -> int:
-    """Count the distinct rows of which the cache has no logits of teacher `i`."""
-    splits = [split for split in ensemble.data.splits if split != "validation"]
+def count_missing_rows(ensemble: TeacherEnsemble, i: int, splits: Iterable[str]) -> int:
+    """Count the distinct rows of `splits` of which the cache has no logits of teacher `i`."""
     distinct = np.unique(as_keys([key for split in splits for key in ensemble.keys(split)]))
     _, stored = ensemble.store(i).find(distinct)
     return int(np.count_nonzero(~stored))
-
-
-@contextmanager
-def _keep_random_state() -> Iterator[None]:
-    """Restore torch's random state: a student must not depend on whether something was timed before it."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield

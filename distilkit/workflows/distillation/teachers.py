@@ -95,9 +95,15 @@ class TeacherEnsemble:
         model = self.teachers[i].model
         return resolve_precision(self.config.precision, default_device(), workload_of(model, training=False))
 
+    @cached_property
+    def _keys(self) -> dict[str, list[bytes]]:
+        return {}
+
     def keys(self, split: str) -> list[bytes]:
-        """Return the cache keys of a split's rows."""
-        return self.data.texts(split).keys()
+        """Return the cache keys of a split's rows, which are hashed once."""
+        if split not in self._keys:
+            self._keys[split] = self.data.texts(split).keys()
+        return self._keys[split]
 
     def logits(self, split: str) -> Tensor:
         """Return the teachers' weighted mean logits, float32 `[N, C]`, in the data's order of classes."""

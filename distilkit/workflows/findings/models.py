@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from distilkit.data.checks import AnswerSkill
-from distilkit.data.labels import SHOWN_NAMES, list_names, show_name
+from distilkit.data.labels import list_classes, show_name
+from distilkit.errors import MAX_NAMES
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.findings.finding import Finding
 from distilkit.workflows.findings.rows import FEW_ROWS
@@ -53,7 +54,7 @@ def class_names_differ(who: str, model_names: Sequence[str], names: Sequence[str
     return Finding(
         "label-names",
         "error",
-        f"{who} has the classes {list_names(model_names)}, the data {list_names(names)}{hidden}",
+        f"{who} has the classes {list_classes(model_names)}, the data {list_classes(names)}{hidden}",
         "They cannot be matched by name, and an answer would be learned as another class.",
         do,
     )
@@ -115,4 +116,4 @@ def teacher_skill(
 
 def _id2label(names: Sequence[str]) -> str:
     entries = [f'"{index}": {json.dumps(name, ensure_ascii=False)}' for index, name in enumerate(names)]
-    return "{" + ", ".join(entries[:SHOWN_NAMES]) + (", …" if len(entries) > SHOWN_NAMES else "") + "}"
+    return "{" + ", ".join(entries[:MAX_NAMES]) + (", …" if len(entries) > MAX_NAMES else "") + "}"

@@ -21,7 +21,7 @@ from distilkit.data.labels import (
     NO_CLASS,
     describe_counts,
     describe_spellings,
-    list_names,
+    list_classes,
     show_name,
 )
 from distilkit.data.text_data import TextData
@@ -89,7 +89,7 @@ def label_faults(where: str, labels: Labels, names: Sequence[str]) -> Iterator[F
             "unknown-labels",
             "error",
             f"{where}: {sum(labels.unknown.values()):,} of {rows:,} labels are no class ({shown}); "
-            f"known are {list_names(names)}",
+            f"known are {list_classes(names)}",
             "A student has one output for each known class, so `distill` stops at the first.",
             "rename or drop them, or name the column that has the classes: --label-column COLUMN",
         )
@@ -124,7 +124,7 @@ def doubtful_classes(names: Sequence[str]) -> Iterator[Finding]:
         yield Finding(
             "hidden-labels",
             "warning",
-            f"-1 is taken for a class of its own (the classes are {list_names(names)})",
+            f"-1 is taken for a class of its own (the classes are {list_classes(names)})",
             "Many datasets write -1 where a label is hidden; a student would learn to tell such rows apart.",
             "drop the rows with -1 if they have no label, or give the class a name",
         )
@@ -148,7 +148,7 @@ def doubtful_classes(names: Sequence[str]) -> Iterator[Finding]:
         yield Finding(
             "label-spelling",
             "warning",
-            f"{len(joined):,} of {len(names):,} classes look like several labels: {list_names(joined)}",
+            f"{len(joined):,} of {len(names):,} classes look like several labels: {list_classes(joined)}",
             "Each combination is learned as a class of its own; a row can have one label only.",
             "write one label in each row",
         )
@@ -281,7 +281,7 @@ def class_balance(
             yield Finding(
                 "missing-class",
                 "error" if training else "warning",
-                f"{split} has no row of {list_names(gone)} ({describe_counts(names, counts)})",
+                f"{split} has no row of {list_classes(gone)} ({describe_counts(names, counts)})",
                 "A class that is never shown is never learned."
                 if training
                 else "The score will say nothing of that class.",
@@ -295,7 +295,7 @@ def class_balance(
             yield Finding(
                 "rare-class",
                 "warning",
-                f"train has few rows of {list_names(rare)} ({describe_counts(names, counts)})",
+                f"train has few rows of {list_classes(rare)} ({describe_counts(names, counts)})",
                 "A student can be right nearly always and never name it; accuracy would not show that.",
                 f"add rows of {show_name(rare[0])}, and judge by macro F1: "
                 "distilkit evaluate --fail-under f1_macro=0.7",

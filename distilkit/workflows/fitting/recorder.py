@@ -36,7 +36,6 @@ from distilkit.runs.records import (
     DatasetFacts,
     Environment,
     EpochRecord,
-    PrecisionFacts,
     RunMetrics,
 )
 from distilkit.scores.comparison import constant_answer, describe_lack_of_skill, majority
@@ -287,7 +286,7 @@ class RunRecorder:
                 "trained_together": self._together,
                 "precision": job.precision,
                 **self._lstm_facts(),
-                "precision_measured": speed and PrecisionFacts(**speed.model_dump()),
+                "precision_measured": speed,
                 "seed": job.config.seed,
                 "loss": job.formula,
                 "dataset": DatasetFacts(
