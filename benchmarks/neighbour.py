@@ -1,7 +1,8 @@
 """Measure distilkit alone, beside a busy process, as two runs at once, and on one thread.
 
-A busy process computes on one core without a pause. `spinning` is the same with threads that spin while they
-wait, as OpenMP's do where nobody has asked for anything else; distilkit's own default is that they sleep.
+A busy process computes on one core without a pause. As a rule, distilkit's threads sleep while they wait,
+and leave out a core that is busy. `all cores` takes all of them; `spinning` does too, with threads that spin
+while they wait, as OpenMP's do where nothing is set.
 """
 
 import argparse
@@ -15,8 +16,10 @@ from functools import partial
 
 from benchmarks.common import ROOT, Options, Results, cache_folder, measure, parse, teacher
 from benchmarks.jobs import JOBS, job_command
+from distilkit.hardware.openmp import available_cores
 
-SPINNING = {"OMP_WAIT_POLICY": "active"}
+ALL_CORES = {"OMP_NUM_THREADS": str(len(available_cores()))}
+SPINNING = {"OMP_WAIT_POLICY": "active", **ALL_CORES}
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
@@ -71,8 +74,10 @@ def main(options: Options) -> None:
                 "alone, spinning": partial(speeds, command, SPINNING),
                 "alone, one thread": partial(speeds, command, ONE_THREAD),
                 "beside a busy process": partial(beside, command, {}),
+                "beside a busy process, all cores": partial(beside, command, ALL_CORES),
                 "beside a busy process, spinning": partial(beside, command, SPINNING),
                 "two runs at once": partial(speeds, command, {}, 2),
+                "two runs at once, all cores": partial(speeds, command, ALL_CORES, 2),
                 "two runs at once, spinning": partial(speeds, command, SPINNING, 2),
             }
             found = measure({f"{job}: {name}": work for name, work in situations.items()}, options.repeats)

@@ -143,6 +143,10 @@ def _with_options(run: Command, config_name: str, examples: Sequence[str]) -> Ca
         from distilkit.cli.paths import check_paths  # no help needs it
 
         check_paths(made)
+        if "device" in config_type.model_fields:  # while torch is loaded
+            from distilkit.hardware.neighbours import watch_other_processes
+
+            watch_other_processes()
         run(made, Output(quiet=quiet, as_json=as_json))
 
     panel = "Advanced: Output" if _basic_names(config_type) else "Output"

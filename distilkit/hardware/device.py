@@ -7,6 +7,8 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import parse_flag_from_env, patch_environment
 
 from distilkit.errors import UserError
+from distilkit.hardware.threads import leave_busy_cores
+from distilkit.progress import Reporter
 
 DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"
 
@@ -17,12 +19,13 @@ class _Selection:
     name: str | None = None
 
 
-def select_device(name: str | None) -> torch.device:
+def select_device(name: str | None, reporter: Reporter | None = None) -> torch.device:
     """Make a device that of this process until the next call, and return it.
 
     Args:
         name: `cpu`, `cuda` or `cuda:N`. `None` leaves the choice to ACCELERATE_TORCH_DEVICE,
             ACCELERATE_USE_CPU and Accelerate, as `default_device`.
+        reporter: told where a CPU computes on fewer cores than it has (`leave_busy_cores`).
 
     Raises:
         UserError: when there is no such device.
@@ -38,6 +41,8 @@ def select_device(name: str | None) -> torch.device:
     device = default_device()
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # else pinned memory would open a context on the first
+    if device.type == "cpu":
+        leave_busy_cores(reporter or Reporter())
     return device
 
 

@@ -19,10 +19,15 @@ def set_openmp_defaults() -> None:
         return
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys():
         os.environ["OMP_WAIT_POLICY"] = "passive"
-    limit, affinity = cpu_limit(), getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    if limit and limit < cores and "OMP_NUM_THREADS" not in os.environ:
+    limit = cpu_limit()
+    if limit and limit < len(available_cores()) and "OMP_NUM_THREADS" not in os.environ:
         os.environ["OMP_NUM_THREADS"] = str(limit)
+
+
+def available_cores() -> list[int]:
+    """Return the numbers of the cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return sorted(affinity(0)) if affinity else list(range(os.cpu_count() or 1))
 
 
 def cpu_limit(cgroups: Path = CGROUPS, membership: Path = Path("/proc/self/cgroup")) -> int | None:

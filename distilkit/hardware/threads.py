@@ -1,5 +1,6 @@
 """Threads of the CPU: one for a small model, a spare core, work done ahead."""
 
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -7,6 +8,10 @@ from functools import cache
 from typing import Any, TypeVar
 
 import torch
+
+from distilkit.hardware.neighbours import count_busy_cores
+from distilkit.hardware.openmp import available_cores
+from distilkit.progress import Reporter
 
 Item = TypeVar("Item")
 
@@ -44,6 +49,26 @@ def training_threads(bilstm: Any) -> Iterator[Executor | None]:
     bilstm.base_model.uses_spare_core = spare_core is not None
     with single_threaded():
         yield spare_core
+
+
+def leave_busy_cores(reporter: Reporter) -> None:
+    """Compute on the cores that other processes have left idle since `watch_other_processes`.
+
+    Threads that share a product wait for the slowest of them: on two cores beside a busy process, two threads
+    fine-tune half as fast as one (`benchmarks/neighbour.py`). Nothing changes where nobody watched, as in
+    Python functions, or where OMP_NUM_THREADS is set.
+    """
+    busy = count_busy_cores()
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    cores, threads = len(available_cores()), torch.get_num_threads()
+    free = max(1, cores - busy)
+    if free < threads:
+        torch.set_num_threads(free)
+        reporter.note(
+            f"threads: {free} of {threads}, because other processes keep {min(busy, cores)} of {cores} cores "
+            f"busy (OMP_NUM_THREADS={threads} takes them all)"
+        )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     """
     requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite, config.input_paths)
-    device = select_device(config.device)
+    device = select_device(config.device, reporter)
     check_precision(config.precision, device)
     source = find_base_model(config.model)
     data = sources.load_for_training(config, config.max_train_samples)

@@ -77,7 +77,7 @@ def tinybert_generator(
     config: AugmentConfig, sides: list[list[str]], reporter: Reporter
 ) -> tuple[Make, dict[str, Any]]:
     """Return TinyBERT's generator for these texts, and the fingerprints of its models for the identity."""
-    select_device(config.device)
+    select_device(config.device, reporter)
     words, top_k = Words.of(chain(*sides)), config.top_k or 0
     vocabulary, made_with = list(words.vocabulary), dict[str, Any]()
     lm, first_piece, near = None, len(vocabulary), np.ones(len(vocabulary), bool)

@@ -62,7 +62,7 @@ def check_findings(diagnosis: Diagnosis) -> None:
 
 
 def _begin(config: DistillConfig, reporter: Reporter) -> Examination:
-    device = select_device(config.device)
+    device = select_device(config.device, reporter)
     check_precision(config.precision, device)
     device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     return Examination(

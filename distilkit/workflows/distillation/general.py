@@ -43,7 +43,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
     """
     requested, config = config, resolve(config)
     check_output_dir(config.output_dir, config.overwrite, config.input_paths)
-    device = select_device(config.device)
+    device = select_device(config.device, reporter)
     check_precision(config.precision, device)
     source = find_model(config.teacher[0])
     corpus = read_corpus(config.corpus)

@@ -60,7 +60,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         raise UserError("--method general makes one student at a time. Distill these one after the other.")
     for config in configs:
         check_output_dir(config.output_dir, config.overwrite, config.input_paths)
-    select_device(configs[0].device)
+    select_device(configs[0].device, reporter)
     has_recipe = any(config.recipe for config in configs)
     if has_recipe:  # it reads the data that the training reads again
         reporter = DistinctReporter(reporter)

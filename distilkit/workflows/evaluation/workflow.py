@@ -52,7 +52,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     Raises:
         UserError: when options, data or models do not fit; labels of -1 are refused.
     """
-    device = select_device(config.device)
+    device = select_device(config.device, reporter)
     check_precision(config.precision, device)
     _check_outputs(config)
     baseline = read_baseline(config.baseline) if config.baseline else None
