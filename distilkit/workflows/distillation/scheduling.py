@@ -8,6 +8,7 @@ fall far behind when another process wants a core.
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
@@ -30,6 +31,7 @@ from distilkit.workflows.fitting.fit import fit_into_run, fit_into_runs
 MIN_STACKED, MAX_STACKED = 4, 64
 
 Result = TypeVar("Result")
+Finished = Callable[[int, Any], None]
 
 
 class _Stopped(BaseException):
@@ -61,15 +63,21 @@ class _LaneReporter(NamedReporter):
 
 
 def run_in_parallel(
-    tasks: Sequence[tuple[str, Callable[[Reporter], Result]]], lanes: int, reporter: Reporter
-) -> list[Result]:
-    """Run named tasks, `lanes` at a time, each on one thread of the CPU; their results in the order given.
+    tasks: Sequence[tuple[str, Callable[[Reporter], Result]]],
+    lanes: int,
+    reporter: Reporter,
+    finished: Finished = lambda i, outcome: None,
+) -> list[Result | UserError]:
+    """Run named tasks, `lanes` at a time, each on one thread of the CPU.
 
     Whatever ends the caller (Ctrl-C) ends the lanes at their next word to the reporter, and is raised when
     they have cleared up. A task's `UserError` lets the others finish.
 
-    Raises:
-        UserError: naming every task that raised one.
+    Args:
+        finished: called in the caller's thread with the index and the outcome of each task that ends.
+
+    Returns:
+        Per task its result or its `UserError`, in the order given.
     """
     stop = threading.Event()
     running: list[Future[Result]] = []
@@ -84,14 +92,13 @@ def run_in_parallel(
             going = set(running)
             while going:  # with a timeout: a signal that comes just before the wait would not end it
                 done, going = wait(going, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in done:
-                    if not isinstance(future.exception(), UserError | None):
-                        future.result()
+                for future in sorted(done, key=running.index):
+                    finished(running.index(future), _outcome(future))
         except BaseException:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-    return results_or_raise([name for name, _ in tasks], [_outcome(future) for future in running])
+    return [_outcome(future) for future in running]
 
 
 def _outcome(future: "Future[Any]") -> Any:
@@ -99,31 +106,37 @@ def _outcome(future: "Future[Any]") -> Any:
     return error if isinstance(error, UserError) else future.result()
 
 
-def results_or_raise(names: Sequence[str], outcomes: Sequence[Result | UserError]) -> list[Result]:
+def results_or_raise(
+    configs: Sequence[DistillConfig], outcomes: Sequence[Result | UserError]
+) -> list[Result]:
     """Return the results.
 
     Raises:
-        UserError: when some are errors, with each under its name.
+        UserError: when some are errors: the only one as it is, of several each under its run's name.
     """
+    if len(outcomes) == 1 and isinstance(outcomes[0], UserError):
+        raise outcomes[0]
     results = [outcome for outcome in outcomes if not isinstance(outcome, UserError)]
     if len(results) == len(outcomes):
         return results
     problems = [
-        f"{name}: {outcome}"
-        for name, outcome in zip(names, outcomes, strict=True)
+        f"{config.output_dir.name}: {outcome}"
+        for config, outcome in zip(configs, outcomes, strict=True)
         if isinstance(outcome, UserError)
     ]
     raise UserError("\n".join([*problems, f"The other {len(results)} finished."]))
 
 
-def train_all(inputs: DistillationInputs, reporter: Reporter) -> list[Run]:
+def train_each(
+    inputs: DistillationInputs, reporter: Reporter, finished: Finished = lambda i, outcome: None
+) -> list[Run | UserError]:
     """Train every student of `inputs`: several BiLSTMs as one model or side by side, others in turn.
 
-    Returns:
-        The runs, in the order of the configs.
+    Args:
+        finished: called with the index and the outcome of each student that is trained or has failed.
 
-    Raises:
-        UserError: naming each student that failed.
+    Returns:
+        Per config its run, or the error that ended it and left the others alone.
     """
     configs, device = inputs.configs, inputs.accelerator.device
     model = inputs.first_student.model
@@ -132,15 +145,20 @@ def train_all(inputs: DistillationInputs, reporter: Reporter) -> list[Run]:
     if is_small and len(configs) > 1 and stackable(device, inputs.precision):
         outcomes: dict[int, Run | UserError] = {}
         for indices in _stacks(configs):
-            outcomes |= _train_stack(inputs, indices, reporter)
-        return results_or_raise(names, [outcomes[i] for i in range(len(configs))])
+            trained = _train_stack(inputs, indices, reporter)
+            for i, outcome in trained.items():
+                finished(i, outcome)
+            outcomes |= trained
+        return [outcomes[i] for i in range(len(configs))]
     if is_small and len(configs) > 1 and device.type == "cpu":
         tasks = [(name, partial(train_one, inputs, i)) for i, name in enumerate(names)]
-        return run_in_parallel(tasks, torch.get_num_threads(), reporter)
-    if is_small and device.type == "cpu":
-        with training_threads(model) as spare_core:
-            return [train_one(inputs, 0, reporter, spare_core)]
-    return [train_one(inputs, i, reporter) for i in range(len(configs))]
+        return run_in_parallel(tasks, torch.get_num_threads(), reporter, finished)
+    runs = []
+    with training_threads(model) if is_small and device.type == "cpu" else nullcontext() as spare_core:
+        for i in range(len(configs)):
+            runs.append(_train_apart(inputs, i, reporter, spare_core))
+            finished(i, runs[-1])
+    return runs
 
 
 def train_one(
@@ -184,9 +202,11 @@ def _try_stack(
         return None
 
 
-def _train_apart(inputs: DistillationInputs, i: int, reporter: Reporter) -> Run | UserError:
+def _train_apart(
+    inputs: DistillationInputs, i: int, reporter: Reporter, spare_core: Executor | None = None
+) -> Run | UserError:
     try:
-        return train_one(inputs, i, reporter)
+        return train_one(inputs, i, reporter, spare_core)
     except UserError as error:
         return UserError(str(error))  # without the frames, which hold the model
 

@@ -11,8 +11,8 @@ from distilkit.progress import SILENT, DistinctReporter, Reporter
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.distillation import recipe
 from distilkit.workflows.distillation.general import distill_general
-from distilkit.workflows.distillation.inputs import gather_inputs
-from distilkit.workflows.distillation.scheduling import train_all
+from distilkit.workflows.distillation.inputs import DistillationInputs, gather_inputs
+from distilkit.workflows.distillation.scheduling import results_or_raise, train_each
 
 
 def distill(config: DistillConfig, reporter: Reporter = SILENT) -> Run:
@@ -52,8 +52,16 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
         The runs, in the order of `configs`.
 
     Raises:
-        UserError: as `distill`. A BiLSTM that fails lets the others finish first; any other student that
-            fails ends the series.
+        UserError: as `distill`, naming each student that failed; the others finish first.
+    """
+    return results_or_raise(configs, train_each(prepare_inputs(configs, reporter), reporter))
+
+
+def prepare_inputs(configs: Sequence[DistillConfig], reporter: Reporter) -> DistillationInputs:
+    """Return what `distill_many` trains from: checked options, data, encoded rows and teacher logits.
+
+    Raises:
+        UserError: as `distill_many`.
     """
     _check_shared_options(configs)
     if any(config.method == "general" for config in configs):
@@ -67,7 +75,7 @@ def distill_many(configs: Sequence[DistillConfig], reporter: Reporter = SILENT) 
     home = configs[0].output_dir.parent  # texts that a recipe generates lie next to the first run
     configs = [recipe.apply_recipe(config, home, reporter) if config.recipe else config for config in configs]
     _check_shared_options(configs)  # again: at alpha 1 the recipe adds no text
-    return train_all(gather_inputs(configs, reporter, announces_time=has_recipe), reporter)
+    return gather_inputs(configs, reporter, announces_time=has_recipe)
 
 
 def _check_shared_options(configs: Sequence[DistillConfig]) -> None:

@@ -4,17 +4,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import Notes
 
+from distilkit.config import DistillConfig
 from distilkit.errors import UserError
 from distilkit.hardware.threads import single_threaded
 from distilkit.progress import SILENT, Reporter
-from distilkit.workflows.distillation.scheduling import run_in_parallel
+from distilkit.workflows.distillation.scheduling import results_or_raise, run_in_parallel
 
 Task = tuple[str, Callable[[Reporter], Any]]
 SOON = 4.0  # seconds, on a machine that does other things too
@@ -62,6 +64,11 @@ def answer(value: Any, seconds: float = 0) -> Callable[[Reporter], Any]:
     return task
 
 
+def configs(names: Iterable[str]) -> list[DistillConfig]:
+    """A config for each run."""
+    return [DistillConfig(dataset="sst2", alpha=1, output_dir=Path(name)) for name in names]
+
+
 @pytest.mark.parametrize("lanes", [1, 2, 8])
 def test_results_come_in_the_order_given_whichever_is_done_first(lanes: int) -> None:
     """In the order of finishing, alpha 0.1 would be reported with the numbers of alpha 0.9."""
@@ -94,17 +101,36 @@ def test_a_mistake_in_one_lets_the_others_finish_and_names_it() -> None:
         return name, lambda reporter: (time.sleep(0.1), finished.append(name))
 
     tasks = [good("a"), ("b", failing(UserError("it diverged"))), good("c"), good("d")]
-    with pytest.raises(UserError) as error:
-        run_in_parallel(tasks, 2, SILENT)
+    outcomes = run_in_parallel(tasks, 2, SILENT)
     assert sorted(finished) == ["a", "c", "d"]
+    with pytest.raises(UserError) as error:
+        results_or_raise(configs("abcd"), outcomes)
     assert "b: it diverged" in str(error.value) and "other 3 finished" in str(error.value)
     assert "a:" not in str(error.value)
 
 
+def test_each_outcome_is_told_when_it_is_there() -> None:
+    """A sweep that is killed in the middle must know what is finished by then."""
+    finished: list[tuple[int, Any]] = []
+    mistake = UserError("it diverged")
+
+    def last(reporter: Reporter) -> int:
+        end = time.perf_counter() + SOON
+        while len(finished) < 2 and time.perf_counter() < end:
+            time.sleep(0.01)
+        return 3
+
+    tasks: list[Task] = [("a", last), ("b", failing(mistake)), ("c", answer(2))]
+    outcomes = run_in_parallel(tasks, 2, SILENT, lambda i, outcome: finished.append((i, outcome)))
+    assert outcomes == [3, mistake, 2]
+    assert sorted(finished[:2]) == [(1, mistake), (2, 2)] and finished[2:] == [(0, 3)]
+
+
 def test_every_mistake_is_named_and_not_the_first_alone() -> None:
     tasks: list[Task] = [(name, failing(UserError(f"{name} is wrong"))) for name in ("one", "two")]
+    outcomes = run_in_parallel([*tasks, ("three", answer(3))], 2, SILENT)
     with pytest.raises(UserError) as error:
-        run_in_parallel([*tasks, ("three", answer(3))], 2, SILENT)
+        results_or_raise(configs(["one", "two", "three"]), outcomes)
     for text in ("one: one is wrong", "two: two is wrong", "other 1 finished"):
         assert text in str(error.value)
 
