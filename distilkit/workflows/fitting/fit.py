@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 
 import numpy as np
@@ -61,13 +61,17 @@ def fit_into_run(
             if stage := job.first:
                 weights: dict[str, Tensor] = {}
                 scores = partial(layer_scores, stage.job, stage.validation_rows)
-                for record in _epochs(stage.job, stage.train_rows, scores, accelerator, reporter, spare_core):
-                    recorder.epoch(record, stage.job)
-                    if record.improved:
-                        weights = {name: value.clone() for name, value in job.model.state_dict().items()}
+                with _occupying(accelerator, stage.job):
+                    for record in _epochs(
+                        stage.job, stage.train_rows, scores, accelerator, reporter, spare_core
+                    ):
+                        recorder.epoch(record, stage.job)
+                        if record.improved:
+                            weights = {name: value.clone() for name, value in job.model.state_dict().items()}
                 job.model.load_state_dict(weights)
-            for record in _epochs(job, train_rows, recorder.validate, accelerator, reporter, spare_core):
-                recorder.epoch(record)
+            with _occupying(accelerator, job):
+                for record in _epochs(job, train_rows, recorder.validate, accelerator, reporter, spare_core):
+                    recorder.epoch(record)
             return recorder.finish()
         except BaseException as error:
             raise recorder.discard(error) from None
@@ -77,7 +81,7 @@ def measure_examples_per_second(
     job: Job, rows: Encoded, accelerator: Accelerator, spare_core: Executor | None = None
 ) -> float:
     """Train on `rows` as a run would, keep nothing, and return the speed of the last epoch."""
-    with explain_out_of_memory(LESS_MEMORY):
+    with explain_out_of_memory(LESS_MEMORY), _occupying(accelerator, job):
         records = list(_epochs(job, rows, lambda: {job.metric: 0.0}, accelerator, SILENT, spare_core))
     return records[-1].examples_per_second
 
@@ -91,26 +95,8 @@ def _epochs(
     spare_core: Executor | None,
 ) -> Iterator[EpochRecord]:
     """Train one model with `fit`, report its steps and yield its epochs."""
-    try:
-        yield from _train(job, train_rows, validate, accelerator, reporter, spare_core)
-    finally:
-        accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
-        if job.pair:
-            job.pair.teacher.cpu()
-
-
-def _train(
-    job: Job,
-    train_rows: Encoded,
-    validate: Callable[[], dict[str, float]],
-    accelerator: Accelerator,
-    reporter: Reporter,
-    spare_core: Executor | None,
-) -> Iterator[EpochRecord]:
     device = accelerator.device
     model: nn.Module = job.pair.student if job.pair else job.model
-    if job.pair:
-        job.pair.teacher.to(device)
     rows = train_rows.to(device)
     loader = _loader(job, rows)
     learner = ModelLearner(
@@ -145,6 +131,22 @@ def _train(
         else:
             batch_rows = _note_batch_rows(learner, batch_rows, reporter)
             yield record.outcome
+
+
+@contextmanager
+def _occupying(accelerator: Accelerator, job: Job) -> Iterator[None]:
+    """Keep the teacher of a job's pair on the device during the block, and free the memory after it.
+
+    Not within `_epochs`, whose learner would still be alive then, and its memory with it.
+    """
+    try:
+        if job.pair:
+            job.pair.teacher.to(accelerator.device)
+        yield
+    finally:
+        accelerator.free_memory()  # it holds on to every model and optimizer that it has prepared
+        if job.pair:
+            job.pair.teacher.cpu()
 
 
 def _longest_batches(job: Job, rows: Encoded) -> list[Batch]:

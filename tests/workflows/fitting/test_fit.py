@@ -1,11 +1,14 @@
 """What `train` and `distill` share, where it concerns the model that is trained."""
 
+import weakref
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import Notes, family
+from torch import nn
 
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
 from distilkit.data.batching import step_loader
@@ -86,14 +89,8 @@ def test_fewer_rows_at_a_time_are_noted_once() -> None:
     assert "32 rows do not fit" in note and "8 at a time" in note
 
 
-def test_a_training_that_fails_leaves_nothing_with_the_accelerator() -> None:
-    """Of several students in a process, those that failed would stay in the device's memory to the end."""
-    model = family("bert")
-    with torch.no_grad():
-        model.classifier.bias[0] = float("nan")
-    accelerator = make_accelerator("fp32")
-    rows = rows_of([3, 4, 5]).join(labels=torch.tensor([0, 1, 0]))
-    job = SimpleNamespace(
+def make_job(model: nn.Module) -> Any:
+    return SimpleNamespace(
         model=model,
         pair=None,
         loss=DistillationLoss(alpha=1.0),
@@ -115,6 +112,46 @@ def test_a_training_that_fails_leaves_nothing_with_the_accelerator() -> None:
             patience=None,
         ),
     )
-    with pytest.raises(UserError, match="finite"):
-        list(fitting._epochs(job, rows, lambda: {"metric": 0.0}, accelerator, Notes(), None))  # type: ignore[arg-type]
+
+
+def test_a_training_that_fails_leaves_nothing_with_the_accelerator() -> None:
+    """Of several students in a process, those that failed would stay in the device's memory to the end."""
+    model = family("bert")
+    with torch.no_grad():
+        model.classifier.bias[0] = float("nan")
+    accelerator = make_accelerator("fp32")
+    rows = rows_of([3, 4, 5]).join(labels=torch.tensor([0, 1, 0]))
+    job = make_job(model)
+    with pytest.raises(UserError, match="finite"), fitting._occupying(accelerator, job):
+        list(fitting._epochs(job, rows, lambda: {"metric": 0.0}, accelerator, Notes(), None))
     assert not accelerator._models and not accelerator._optimizers
+
+
+def test_memory_is_freed_once_the_learner_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freed while its optimizer is alive, a GPU's memory stays with a process that no longer needs it."""
+    learners: list[Any] = []
+
+    class Watched(ModelLearner):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            learners.append(weakref.ref(self))
+
+    monkeypatch.setattr(fitting, "ModelLearner", Watched)
+    accelerator = make_accelerator("fp32")
+    freed: list[bool] = []
+    monkeypatch.setattr(accelerator, "free_memory", lambda: freed.append(learners[0]() is None))
+    rows = rows_of([3, 4, 5]).join(labels=torch.tensor([0, 1, 0]))
+    assert fitting.measure_examples_per_second(make_job(family("bert")), rows, accelerator) > 0
+    assert freed == [True]
+
+
+def test_the_teacher_of_a_pair_leaves_the_device_also_where_training_fails() -> None:
+    """It would take the memory that the next student needs."""
+    moves: list[str] = []
+    teacher = SimpleNamespace(to=lambda device: moves.append(str(device)), cpu=lambda: moves.append("cpu"))
+    accelerator: Any = SimpleNamespace(device="cuda:0", free_memory=lambda: moves.append("freed"))
+    job: Any = SimpleNamespace(pair=SimpleNamespace(teacher=teacher))
+    with pytest.raises(UserError), fitting._occupying(accelerator, job):
+        moves.append("training")
+        raise UserError("it failed")
+    assert moves == ["cuda:0", "training", "freed", "cpu"]
