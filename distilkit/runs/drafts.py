@@ -7,6 +7,7 @@
                         .kept          could not be moved in; its writer has told the user, so it stays
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -125,7 +126,7 @@ def _remove(path: Path) -> None:
 
 
 def move_in(draft: Draft, target: Path) -> None:
-    """Give a draft folder its final name; what is there is replaced.
+    """Give a draft folder its final name; what is there is replaced, and what comes there meanwhile too.
 
     A kill in between leaves what `settle_leftovers` finishes.
 
@@ -135,12 +136,18 @@ def move_in(draft: Draft, target: Path) -> None:
     draft.rename(COMPLETE)
     old = draft.path.with_suffix(REPLACED)
     with shielded():
-        if target.exists():
-            target.rename(old)
-        try:
-            draft.path.rename(target)
-        except BaseException:
-            if old.exists():
-                old.rename(target)
-            raise
+        while True:
+            if target.exists():
+                with suppress(FileNotFoundError):  # another draft of the same target is on its way in
+                    target.rename(old)
+            try:
+                draft.path.rename(target)
+                break
+            except BaseException as error:
+                if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    _remove(old)  # another draft has moved in, and what it would be put back for is gone
+                    continue
+                if old.exists():
+                    old.rename(target)
+                raise
         shutil.rmtree(old, ignore_errors=True)

@@ -61,6 +61,17 @@ class Run:
             )
         return run
 
+    def moved_to(self, path: Path) -> "Run":
+        """Return the run at `path` with the records of this folder, which are read now and not there.
+
+        Another run may take its place there, and its figures would be printed as those of this one.
+        """
+        moved = Run(path)
+        # Where `cached_property` looks, which reads nothing then.
+        for name in ("environment", "config", "metrics", "history"):
+            moved.__dict__[name] = getattr(self, name)
+        return moved
+
     @property
     def model_path(self) -> Path:
         """Return the Hugging Face folder of the best epoch."""

@@ -51,6 +51,23 @@ def test_the_next_run_removes_what_a_killed_one_left_of_the_same_folder(tmp_path
     assert os.listdir(tmp_path) == []
 
 
+def test_of_two_writers_the_last_one_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One moves in between the two renames of the other, which would end with an error of the system."""
+    write(tmp_path / "run", "old")
+    rename = Path.rename
+
+    def rename_late(path: Path, target: Path) -> Path:
+        if target == tmp_path / "run":
+            monkeypatch.setattr(Path, "rename", rename)
+            write(target, "of another writer")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_late)
+    write(tmp_path / "run", "last")
+    assert (tmp_path / "run" / "mark").read_text() == "last"
+    assert os.listdir(tmp_path) == ["run"]
+
+
 def test_a_draft_of_a_living_process_stays(tmp_path: Path) -> None:
     with open_draft(tmp_path / "run", is_folder=True) as draft:
         (draft.path / "mark").write_text("half")

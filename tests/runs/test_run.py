@@ -105,6 +105,18 @@ def test_a_folder_that_is_not_empty_is_refused_and_kept(what: str, tmp_path: Pat
     assert tree(tmp_path) == before
 
 
+def test_a_moved_run_keeps_its_own_records(tmp_path: Path) -> None:
+    """Of two runs with --overwrite on one folder, the first would print the figures of the second."""
+    with writing(tmp_path / "run", overwrite=False) as draft:
+        fill(draft, "first")
+        first = Run(draft).moved_to(tmp_path / "run")
+    with writing(tmp_path / "run", overwrite=True) as draft:
+        fill(draft, "second", config=CONFIG.model_copy(update={"seed": 7}))
+    assert first.path == tmp_path / "run" and first.metrics == {"mark": "first"}
+    assert first.config.seed != 7 and [record["epoch"] for record in first.history] == [1, 2]
+    assert Run.load(tmp_path / "run").metrics == {"mark": "second"}
+
+
 def test_overwrite_replaces_a_run(tmp_path: Path) -> None:
     run = make_run(tmp_path / "out")
     (run / run_runs.EVALUATION).mkdir()

@@ -25,6 +25,7 @@ from distilkit import TrainConfig, UserError, train
 from distilkit.config import resolve
 from distilkit.config.fields import make_config, read_values
 from distilkit.models.loading import fingerprint
+from distilkit.runs import folder
 from distilkit.runs.run import Run
 from distilkit.workflows import training
 from distilkit.workflows.fitting import recorder
@@ -66,6 +67,22 @@ def test_a_run_holds_what_it_promises_and_nothing_else(config: Any, teacher_run:
     assert environment["seed"] == 42 and environment["precision"] == "fp32"
     assert environment["dataset"]["rows"] == {"train": 16, "validation": 8}
     assert environment["start"] <= environment["end"]
+
+
+def test_a_run_has_its_own_figures_where_another_takes_its_folder_at_once(
+    config: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two runs with --overwrite, the first would print the figures of the second as its own."""
+    move_in = folder.move_in
+
+    def lose(draft: Any, target: Path) -> None:
+        move_in(draft, target)
+        for name in ("metrics.json", "environment.json"):
+            (target / name).write_text(json.dumps({"parameters": 1, "command": "distill", "seed": 7}))
+
+    monkeypatch.setattr(folder, "move_in", lose)
+    run = train(config(epochs=1))
+    assert run.metrics["parameters"] > 1 and run.environment["seed"] == run.config.seed == 42
 
 
 def test_the_teacher_learns(teacher_run: Run) -> None:

@@ -193,7 +193,7 @@ class RunRecorder:
             with folder.keeping(run.MODEL):
                 folder.write_json(self._draft / run.METRICS, metrics.as_dict())
                 folder.write_json(self._draft / run.ENVIRONMENT, environment.as_dict())
-        return run.Run.load(job.config.output_dir)
+            return run.Run(self._draft).moved_to(job.config.output_dir)
 
     def discard(self, error: BaseException) -> UserError:
         """Remove the draft.
