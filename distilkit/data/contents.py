@@ -13,6 +13,7 @@ import pyarrow as pa
 from distilkit.data.formats import COMPRESSIONS, split_name
 from distilkit.errors import UserError
 
+PIECE_ROWS = 1024  # that are read and written at a time
 HEAD_BYTES = 65536  # enough to tell text from something else
 _BEGINNINGS = {
     b"PAR1": "it is a Parquet file. Rename it to {stem}.parquet",

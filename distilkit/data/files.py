@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from distilkit.data.contents import (
+    PIECE_ROWS,
     Table,
     check_binary_content,
     check_content,
@@ -30,7 +31,6 @@ from distilkit.data.formats import is_whole, quote_names, shorten, split_name
 from distilkit.data.json_lines import open_json
 from distilkit.errors import UserError
 
-PIECE_ROWS = 1024  # rows that are read and written at a time
 SHOWN_ROWS = 8
 # What the readers of Arrow and of Python raise for a damaged file.
 READ_FAULTS = (

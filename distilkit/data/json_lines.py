@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from distilkit.data.contents import Table, check_content, not_utf8, open_text
+from distilkit.data.contents import PIECE_ROWS, Table, check_content, not_utf8, open_text
 from distilkit.data.formats import is_whole, quote_names, shorten, split_name
 from distilkit.errors import UserError
 
-PIECE_ROWS = 1024
 LARGEST_INTEGER = 2**63 - 1
 
 
@@ -167,7 +166,8 @@ def _is_utf8(file: Path) -> bool:
 
 def _parse_rows(file: Path) -> Iterator[dict[str, object]]:
     """Parse the rows of a file, line by line unless it is one array."""
-    decoder = json.JSONDecoder(object_pairs_hook=_to_object)
+    # NaN, as pandas and Python write a missing value, is none; Infinity stays a number.
+    decoder = json.JSONDecoder(object_pairs_hook=_to_object, parse_constant=_parse_constant)
     with open_text(file) as stream:
         lines = (line for line in stream if line.strip())
         first = next(lines, "")
@@ -200,6 +200,10 @@ def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -
         if not isinstance(values, dict):
             raise UserError(_refusal(file, f"row {row} of its array is no object {{…}}"))
         yield values
+
+
+def _parse_constant(name: str) -> float | None:
+    return None if name == "NaN" else float(name)
 
 
 def _to_object(pairs: list[tuple[str, object]]) -> dict[str, object]:

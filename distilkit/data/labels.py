@@ -127,7 +127,7 @@ class DistinctLabels:
         faults = {}
         for code, (value, name) in enumerate(zip(self.values, self.names, strict=True)):
             if name is None:
-                faults[code] = "the label is missing. Fill it in or drop the row."
+                faults[code] = "the label is missing (empty, null or NaN). Fill it in or drop the row."
             elif not isinstance(value, str | int | float | Decimal):
                 faults[code] = f"label {_shorten(value)} is neither a number nor a text."
             elif isinstance(value, float) and _is_whole(value) and abs(value) > _LARGEST_EXACT_FLOAT:

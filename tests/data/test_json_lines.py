@@ -26,6 +26,18 @@ def test_one_array_is_read_as_lines_are(indent: int | None, tmp_path: Path) -> N
     assert read(tmp_path, "\r\n\r\n".join(map(json.dumps, ROWS))) == ROWS
 
 
+def test_nan_is_a_missing_value_among_texts_and_numbers(tmp_path: Path) -> None:
+    """Pandas writes an empty cell so; told to "write all as text", a user would make it a class "nan"."""
+    content = '{"text": "a", "label": NaN}\n{"text": NaN, "label": "pos"}\n'
+    expected = [{"text": "a", "label": None}, {"text": None, "label": "pos"}]
+    assert read(tmp_path, content) == expected
+    assert read(tmp_path, f"[{', '.join(content.splitlines())}]") == expected
+    assert read(tmp_path, '{"text": "a", "label": NaN}\n{"text": "b", "label": 1}\n') == [
+        {"text": "a", "label": None},
+        {"text": "b", "label": 1},
+    ]
+
+
 REFUSED: dict[str, tuple[str, str]] = {
     "columns": (
         '{"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}',
