@@ -33,6 +33,12 @@ def list_names(names: Sequence[str]) -> str:
     return ", ".join([*shown, *more])
 
 
+def pluralize(count: int, noun: str) -> str:
+    """Return `1 row`, `2 rows`, `2 classes`."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 class UserError(Exception):
     """A mistake the user can mend: shown without a traceback, exit code 2."""
 

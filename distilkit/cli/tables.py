@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from distilkit.errors import pluralize
 from distilkit.progress import describe_duration
 from distilkit.reports import summary
 
@@ -35,7 +36,7 @@ class EvaluationView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         document = self.document
-        rows = summary.pluralize(document.rows, "row")
+        rows = pluralize(document.rows, "row")
         settings = summary.device_settings(document)
         paragraphs = [", ".join([f"{document.dataset} {document.split}", rows, *settings]), ""]
         yield from _texts(paragraphs, console)
@@ -155,7 +156,7 @@ def diagnosis_text(document: Mapping[str, Any]) -> str:
     lines += _estimates(document["estimates"], document["device"])
     errors = sum(finding["severity"] == "error" for finding in document["findings"])
     warnings = len(document["findings"]) - errors
-    counts = f"{summary.pluralize(errors, 'error')}, {summary.pluralize(warnings, 'warning')}"
+    counts = f"{pluralize(errors, 'error')}, {pluralize(warnings, 'warning')}"
     outcome = counts if document["findings"] else "nothing found"
     return "\n".join([*lines, f"{outcome}; checked: {', '.join(document['checked'])}"])
 
@@ -174,8 +175,8 @@ def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
     if "epoch" in estimates:
         cost, memory = estimates["epoch"], estimates["memory"]
         lines.append(
-            f"estimate: {summary.pluralize(estimates['epochs'], 'epoch')} of "
-            f"{summary.pluralize(cost['rows'], 'row')}: {cost['seconds']:,.0f} s each "
+            f"estimate: {pluralize(estimates['epochs'], 'epoch')} of "
+            f"{pluralize(cost['rows'], 'row')}: {cost['seconds']:,.0f} s each "
             f"({cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}; without validation)"
         )
         if estimates["seconds"] is not None:
@@ -223,9 +224,9 @@ def augmentation_text(document: Mapping[str, Any]) -> str:
 
 def report_text(document: Mapping[str, Any]) -> str:
     """Say where the page is that `report` wrote, and what it shows."""
-    runs = summary.pluralize(len(document["runs"]), "run")
+    runs = pluralize(len(document["runs"]), "run")
     pictures = sum(file.endswith(".svg") for file in document["pictures"])
-    return f"{document['path']}: {runs}, {summary.pluralize(pictures, 'picture')}"
+    return f"{document['path']}: {runs}, {pluralize(pictures, 'picture')}"
 
 
 KEY_SHOWN = 12  # hex digits of a key: enough for `--key`

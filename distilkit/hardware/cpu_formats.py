@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from distilkit.errors import pluralize
 from distilkit.hardware.threads import single_threaded
 from distilkit.runs.cache import cache_root
 from distilkit.runs.environment import cpu_name
@@ -25,6 +26,7 @@ from distilkit.runs.folder import read_object, write_whole
 from distilkit.runs.records import PrecisionFacts
 
 FILE = "cpu-formats.json"
+PROCEDURE = 1  # count up when what is measured changes, or how: older measurements then hold no longer
 REPEATS = 5  # the fastest counts: what other processes take is not the CPU's doing
 TOKENS = 128  # rows of the products
 LSTM_ROWS, LSTM_LENGTH = 32, 20
@@ -100,7 +102,7 @@ def has_bf16() -> bool:
 
 
 def format_speed(workload: Workload) -> FormatSpeed:
-    """Return the speed of both formats, measured once per CPU and version of torch.
+    """Return the speed of both formats, measured once per CPU, version of torch and of the procedure.
 
     It is kept in the cache folder; where that cannot be written, it is measured in every process.
     """
@@ -118,10 +120,11 @@ def format_speed(workload: Workload) -> FormatSpeed:
 
 
 def describe_machine() -> str:
-    """Return what a measurement holds for: CPU, its bf16 instructions, threads and version of torch."""
+    """Return what a measurement holds for: CPU, its bf16 instructions, threads, torch and `PROCEDURE`."""
     features = torch.cpu.get_capabilities()
     flags = ",".join(flag for flag in FLAGS if features.get(flag)) or "no bf16"
-    return f"{cpu_name()} ({flags}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+    threads = pluralize(torch.get_num_threads(), "thread")
+    return f"{cpu_name()} ({flags}), {threads}, torch {torch.__version__}, procedure {PROCEDURE}"
 
 
 @cache

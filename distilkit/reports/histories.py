@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
+from distilkit.errors import pluralize
 from distilkit.reports import plots
 from distilkit.reports.parts import (
     INDEX,
@@ -20,7 +21,7 @@ from distilkit.reports.parts import (
     short_names,
     write_pictures,
 )
-from distilkit.reports.summary import format_interval, pluralize
+from distilkit.reports.summary import format_interval
 from distilkit.runs.folder import write_json, write_text, writing_folder
 
 LAYERS = "layers"  # the stage of a training that only matches layers

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from distilkit.config import FIDELITY
+from distilkit.errors import pluralize
 from distilkit.reports import plots
 from distilkit.reports.document import EvaluationDocument, InputStatistics, MistakeEntry, ModelEntry
 from distilkit.reports.parts import (
@@ -41,7 +42,6 @@ from distilkit.reports.summary import (
     device_settings,
     format_interval,
     majority_name,
-    pluralize,
 )
 from distilkit.reports.verdict import count_more_students, gates_card, make_verdicts
 from distilkit.runs.folder import write_json, write_text, writing_folder

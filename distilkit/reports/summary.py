@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distilkit.errors import join_first
+from distilkit.errors import join_first, pluralize
 
 if TYPE_CHECKING:  # help must not wait for pydantic and numpy
     from distilkit.reports.document import EvaluationDocument, ModelEntry, PairEntry
@@ -225,11 +225,6 @@ def describe_temperature(temperature: float) -> str:
     if temperature >= 1:
         return f"divided by {temperature:.3g}"
     return f"multiplied by {1 / temperature:.3g} (temperature {temperature:.3g})"
-
-
-def pluralize(count: int, noun: str) -> str:
-    """Return `1 row`, `2 rows`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def format_interval(

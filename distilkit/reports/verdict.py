@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from distilkit.errors import pluralize
 from distilkit.reports.document import EvaluationDocument, ModelEntry
 from distilkit.reports.parts import format_bytes, format_count, format_milliseconds, format_percent
-from distilkit.reports.summary import format_interval, pluralize
+from distilkit.reports.summary import format_interval
 
 MAX_VERDICTS = 4
 SAME_SPEED = (0.95, 1.05)  # ratios that are called equal

@@ -51,6 +51,19 @@ def test_another_machine_measures_for_itself(
     assert measured == [WORKLOAD, WORKLOAD]
 
 
+def test_another_procedure_measures_again(
+    measured: list[Workload], monkeypatch: pytest.MonkeyPatch, fresh_cache: Path
+) -> None:
+    """What an older distilkit measured in another way would decide for ever."""
+    unversioned = cpu_formats.describe_machine().removesuffix(f", procedure {cpu_formats.PROCEDURE}")
+    old = {unversioned: {WORKLOAD.name: {"fp32_ms": 1, "bf16_ms": 9}}}
+    (fresh_cache / FILE).write_text(json.dumps(old))
+    assert format_speed(WORKLOAD).choice == "bf16" and measured == [WORKLOAD]
+    monkeypatch.setattr(cpu_formats, "PROCEDURE", cpu_formats.PROCEDURE + 1)
+    format_speed(WORKLOAD)
+    assert measured == [WORKLOAD, WORKLOAD]
+
+
 @pytest.mark.parametrize(
     "content", ["", "[1]", "null", '{"MACHINE": 3}', '{"MACHINE": {"NAME": {"fp32_ms": "x"}}}']
 )
