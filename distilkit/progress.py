@@ -66,8 +66,11 @@ class DistinctReporter(Reporter):
             self._reporter.note(message)
 
     def warn(self, message: str) -> None:
-        """Print something that a person should know before they trust the result."""
-        self._reporter.warn(message)
+        """Print something that a person should know before they trust the result, unless it was printed."""
+        warning = f"warning: {message}"
+        if warning not in self._printed:
+            self._printed.add(warning)
+            self._reporter.warn(message)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
         """Show that `done` of `total` units of `task` are finished. Called often, so it must be cheap."""

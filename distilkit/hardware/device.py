@@ -62,6 +62,16 @@ def default_device() -> torch.device:
     return device
 
 
+def describe_cpu_choice() -> str:
+    """Return why the device is a CPU: what selects it, or that there is nothing else."""
+    if not torch.cuda.is_available():
+        return "this machine has none"
+    if _Selection.name is not None:
+        return f"--device {_Selection.name} selects the CPU"
+    variable = DEVICE_VARIABLE if os.environ.get(DEVICE_VARIABLE) else "ACCELERATE_USE_CPU"
+    return f"{variable} selects the CPU"
+
+
 def _check_device(name: str, source: str) -> None:
     """Raise `UserError` where `name` is a CUDA device that this machine lacks."""
     kind, _, index = name.partition(":")

@@ -8,9 +8,13 @@ import torch
 from distilkit.config import Precision
 from distilkit.errors import UserError
 from distilkit.hardware.cpu_formats import FormatSpeed, Workload, format_speed, has_bf16, workload_of
+from distilkit.hardware.device import describe_cpu_choice
 from distilkit.progress import Reporter
 
 Resolved = Literal["fp32", "bf16", "fp16"]
+LogitFormat = (
+    Resolved | Literal["tf32"]
+)  # of logits: that of an LSTM on CUDA is not the one that is asked for
 
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -24,7 +28,10 @@ def check_precision(precision: Precision, device: torch.device) -> None:
     """
     cuda = device.type == "cuda"
     if precision == "fp16" and not cuda:
-        raise UserError("--precision fp16 needs CUDA, and this machine has none. Use auto, bf16 or fp32.")
+        remedy = "Leave that out, or use" if torch.cuda.is_available() else "Use"
+        raise UserError(
+            f"--precision fp16 needs CUDA, and {describe_cpu_choice()}. {remedy} auto, bf16 or fp32."
+        )
     if precision == "bf16" and cuda and not _cuda_has_bf16(device):
         raise UserError(
             f"--precision bf16: {torch.cuda.get_device_name(device)} has none. Use auto, fp16 or fp32."
@@ -85,6 +92,17 @@ def lstm_precision(device: torch.device) -> Literal["fp32", "tf32"]:
         if recurrent.fp32_precision == "tf32" and torch.cuda.get_device_capability(device) >= (8, 0)
         else "fp32"
     )
+
+
+def logit_format(precision: Resolved, device: torch.device, *, is_recurrent: bool) -> LogitFormat:
+    """Return the format that a model's logits are computed in when `precision` is asked for.
+
+    Args:
+        is_recurrent: whether the model has an LSTM.
+    """
+    if precision == "fp32" and device.type == "cuda" and is_recurrent:
+        return lstm_precision(device)
+    return precision
 
 
 def autocast(device: torch.device, precision: Resolved) -> AbstractContextManager[Any]:

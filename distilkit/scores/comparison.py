@@ -249,16 +249,18 @@ def describe_lack_of_skill(
     share = reference.rows / rows
     if accuracy > share or reference.rows == rows:
         return None
-    frequent = f"the most frequent class ({100 * share:.1f} %)"
+    right, most_frequent = f"{100 * accuracy:.1f} %", f"{100 * share:.1f} %"
+    frequent = f"the most frequent class ({most_frequent})"
     if constant == reference.class_name:
         return f"{models} {answer} `{constant}` to every row: no better than {frequent}."
     if constant is not None:
+        comparison = "no better" if right == most_frequent else "worse"
         return (
-            f"{models} {answer} `{constant}` to every row and {be} right in {100 * accuracy:.1f} %: "
-            f"worse than always answering `{reference.class_name}`, {frequent}."
+            f"{models} {answer} `{constant}` to every row and {be} right in {right}: "
+            f"{comparison} than always answering `{reference.class_name}`, {frequent}."
         )
     return (
-        f"{models} {be} right in {100 * accuracy:.1f} % of the rows: no better than always answering "
+        f"{models} {be} right in {right} of the rows: no better than always answering "
         f"`{reference.class_name}`, {frequent}."
     )
 

@@ -17,10 +17,17 @@ from conftest import Notes, needs_cuda, tiny_bert
 
 from distilkit.errors import UserError
 from distilkit.hardware import cpu_formats
+from distilkit.hardware import precision as precision_hardware
 from distilkit.hardware.cpu_formats import FormatSpeed, Workload
 from distilkit.hardware.device import default_device, select_device
 from distilkit.hardware.memory import explain_out_of_memory
-from distilkit.hardware.precision import autocast, check_precision, choose_precision, resolve_precision
+from distilkit.hardware.precision import (
+    autocast,
+    check_precision,
+    choose_precision,
+    logit_format,
+    resolve_precision,
+)
 from distilkit.hardware.processes import make_accelerator
 
 
@@ -100,7 +107,7 @@ def test_a_format_that_is_asked_for_is_taken_or_refused() -> None:
     cpu = torch.device("cpu")
     assert resolve_precision("bf16", cpu, Workload()) == "bf16", "what is asked for is done, if slowly"
     for check in (check_precision, partial(resolve_precision, workload=Workload())):
-        with pytest.raises(UserError, match="fp16 needs CUDA"):
+        with pytest.raises(UserError, match=r"fp16 needs CUDA.* auto, bf16 or fp32"):
             check("fp16", cpu)
 
 
@@ -187,6 +194,47 @@ def test_a_device_that_is_not_there_is_refused_with_what_is(
     AcceleratorState._reset_state(reset_partial_state=True)
     with pytest.raises(UserError, match=r"ACCELERATE_TORCH_DEVICE=cuda:1: "):
         default_device()
+
+
+@pytest.mark.parametrize(
+    ("device", "variables", "selection"),
+    [
+        ("cpu", {}, "--device cpu selects the CPU"),
+        (None, {"ACCELERATE_USE_CPU": "1"}, "ACCELERATE_USE_CPU selects the CPU"),
+        (None, {"ACCELERATE_TORCH_DEVICE": "cpu"}, "ACCELERATE_TORCH_DEVICE selects the CPU"),
+    ],
+)
+def test_fp16_on_a_selected_cpu_names_what_selects_it(
+    device: str | None,
+    variables: dict[str, str],
+    selection: str,
+    two_gpus: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Told that this machine has no CUDA, a user would look for a fault in the driver."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as refused:
+        check_precision("fp16", select_device(device))
+    expected = f"fp16 needs CUDA, and {selection}. Leave that out, or use auto, bf16 or fp32."
+    assert str(refused.value).endswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "is_recurrent", "expected"),
+    [
+        ("fp32", "cuda", True, "tf32"),
+        ("fp32", "cuda", False, "fp32"),
+        ("fp32", "cpu", True, "fp32"),
+        ("bf16", "cuda", True, "bf16"),
+    ],
+)
+def test_logits_of_an_lstm_on_cuda_are_in_tf32(
+    precision: Any, device: str, is_recurrent: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cached under one key, those of a CPU and of a GPU would be compared and refused."""
+    monkeypatch.setattr(precision_hardware, "lstm_precision", lambda device: "tf32")
+    assert logit_format(precision, torch.device(device), is_recurrent=is_recurrent) == expected
 
 
 def test_a_process_of_torchrun_is_refused_even_if_it_is_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:

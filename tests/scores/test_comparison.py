@@ -66,6 +66,19 @@ def test_a_model_without_skill_is_named(answer: list[int], sentence: str | None)
     assert described is None if sentence is None else (described or "").startswith(sentence)
 
 
+def test_a_constant_answer_of_the_same_accuracy_is_not_called_worse() -> None:
+    """Of two classes with the same number of rows, either answer is right in 50.0 %."""
+    labels = np.array([0, 1, 0, 1])
+    reference = majority(labels, ["no", "yes"])
+    assert (
+        describe_lack_of_skill("m", 0.5, "yes", 4, reference)
+        == "m answers `yes` to every row and is right in 50.0 %: "
+        "no better than always answering `no`, the most frequent class (50.0 %)."
+    )
+    nearly = majority(np.array([0] * 5001 + [1] * 4999), ["no", "yes"])  # both are 50.0 % as they are shown
+    assert "no better than" in (describe_lack_of_skill("m", 0.4999, "yes", 10_000, nearly) or "")
+
+
 def test_nothing_is_said_of_a_constant_answer_where_all_labels_are_the_same() -> None:
     reference = majority(np.zeros(3, np.int64), ["no", "yes"])
     assert describe_lack_of_skill("m", 1.0, "no", 3, reference) is None

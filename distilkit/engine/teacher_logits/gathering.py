@@ -12,17 +12,19 @@ from torch import Tensor
 from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.errors import UserError
-from distilkit.hardware.precision import Resolved
+from distilkit.hardware.precision import LogitFormat
 
 # Positions of rows -> chunks of (positions int64 [n], logits [n, C]) that cover them, in any order.
 Compute = Callable[[Sequence[int]], Iterator[tuple[NDArray[np.int64], Tensor]]]
 
 # Stored and live logits of one row may differ by `absolute + relative * its largest logit`. A row is not
 # rounded alike in every batch: which kernels run, and the order in which they sum, depend on the shape. That
-# shows in fp32's fifth digit. bf16 and fp16 keep 8 and 11 bits, and twelve layers add up their errors. Other
-# weights are off by far more in one row of eight.
-TOLERANCES: dict[Resolved, tuple[float, float]] = {
+# shows in fp32's fifth digit. bf16 and fp16 keep 8 and 11 bits, and twelve layers add up their errors. TF32
+# rounds what an LSTM multiplies to 11 bits, and adds up in fp32: that shows in the third digit. Other weights
+# are off by far more in one row of eight.
+TOLERANCES: dict[LogitFormat, tuple[float, float]] = {
     "fp32": (1e-3, 1e-3),
+    "tf32": (1e-2, 1e-2),
     "bf16": (0.1, 0.05),
     "fp16": (0.1, 0.05),
 }
@@ -51,7 +53,7 @@ def gather_teacher_logits(
     *,
     check: int = 8,
     seed: int = 0,
-    precision: Resolved,
+    precision: LogitFormat,
     waiting: Callable[[], None],
 ) -> TeacherLogits:
     """Return the logits of all rows: stored ones from `store`, missing ones from the teacher, then stored.
@@ -64,6 +66,7 @@ def gather_teacher_logits(
             Logits are in the teacher's order of classes.
         check: so many random stored rows are computed again and compared, before anything else is computed.
         seed: which ones.
+        precision: the format of the logits, which says how far stored and live ones may differ.
         waiting: called once, if another process is computing.
 
     Raises:
@@ -116,7 +119,7 @@ def _run(
 
 
 def _largest_difference(
-    expected: NDArray[np.float32], logits: NDArray[np.float32], precision: Resolved
+    expected: NDArray[np.float32], logits: NDArray[np.float32], precision: LogitFormat
 ) -> float:
     """Return the largest difference between logits `[n, C]`; 0 where rounding alone may explain it."""
     absolute, relative = TOLERANCES[precision]
@@ -130,7 +133,7 @@ def _explain_difference(
     live: NDArray[np.float32],
     alone: NDArray[np.float32],
     store: LogitStore,
-    precision: Resolved,
+    precision: LogitFormat,
 ) -> UserError:
     """Return what to tell the user where stored logits are not those of the live teacher.
 
@@ -139,10 +142,11 @@ def _explain_difference(
     """
     name = store.description["name"]
     if difference := _largest_difference(live, alone, precision):
+        remedy = "--device cpu" if precision == "tf32" else "--precision fp32"
         return UserError(
             f"the teacher {name} gives the same text other logits in another batch (by up to "
             f"{difference:.3g}), so that nothing can be compared with what is stored. Removing that would "
-            "not help: use --precision fp32, or another teacher."
+            f"not help: use {remedy}, or another teacher."
         )
     difference = _largest_difference(stored, live, precision)
     return UserError(

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from distilkit.data.encoding import Tokenizer
-from distilkit.hardware.precision import Resolved
+from distilkit.hardware.precision import LogitFormat
 from distilkit.models.heads import model_names
 
 # Not part of what the logits depend on: names, versions, and what only saving and loading set.
@@ -19,7 +19,7 @@ def describe_teacher(
     tokenizer: Tokenizer,
     model_fingerprint: str,
     max_length: int,
-    precision: Resolved,
+    precision: LogitFormat,
 ) -> dict[str, object]:
     """Describe all that a teacher's logits depend on, hashed where it is large, with its name and classes.
 
@@ -27,6 +27,7 @@ def describe_teacher(
         name: for people; the same teacher may have several.
         model: a transformers model with `config`.
         model_fingerprint: of its weights, as `models.loading.fingerprint`.
+        precision: the format that the logits are computed in, which on CUDA may not be what was asked for.
     """
     return {
         "name": name,

@@ -12,14 +12,14 @@ from torch import Tensor
 from distilkit.config import DistillConfig
 from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.text_data import TextData
-from distilkit.engine.inference.logits import predict_texts
+from distilkit.engine.inference.logits import has_lstm, predict_texts
 from distilkit.engine.inference.padding import check_batching
 from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher, teacher_key
 from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import default_device
-from distilkit.hardware.precision import Resolved, resolve_precision
+from distilkit.hardware.precision import LogitFormat, Resolved, logit_format, resolve_precision
 from distilkit.models.classifier import (
     Classifier,
     NamedTokenizer,
@@ -55,7 +55,7 @@ def match_classes(teacher: Classifier, data: TextData, reporter: Reporter) -> li
     who = f"the teacher {teacher.name}"
     class_order, by_name = match_labels(teacher.class_names, data.names, who)
     if not by_name:
-        reporter.note(
+        reporter.warn(
             f"labels: {who} and the data share no class names, so their ids are taken to be the same: "
             f"{list_pairs(teacher.class_names, data.names)}"
         )
@@ -95,6 +95,11 @@ class TeacherEnsemble:
         model = self.teachers[i].model
         return resolve_precision(self.config.precision, default_device(), workload_of(model, training=False))
 
+    def logit_format(self, i: int) -> LogitFormat:
+        """Return the number format that the logits of teacher `i` turn out in."""
+        is_recurrent = has_lstm(self.teachers[i].model)
+        return logit_format(self.precision(i), default_device(), is_recurrent=is_recurrent)
+
     @cached_property
     def _keys(self) -> dict[str, list[bytes]]:
         return {}
@@ -123,7 +128,7 @@ class TeacherEnsemble:
             teacher.tokenizer,
             teacher.fingerprint,
             self.config.max_length,
-            self.precision(i),
+            self.logit_format(i),
         )
         return LogitStore(cache_root(), teacher_key(description), description)
 
@@ -172,7 +177,7 @@ class TeacherEnsemble:
             compute,
             store,
             seed=self.config.seed,
-            precision=precision,
+            precision=self.logit_format(i),
             waiting=lambda: note(f"teacher: another process is running {name}; waiting for its logits"),
         )
         model.cpu()

@@ -198,7 +198,7 @@ def _note_low_scores(predictions: PredictionsFile, classes: int, source: str, re
         return
     low = int((predictions.score < 0.5).sum())
     if low > MAX_LOW_SCORE_SHARE * len(predictions.score):
-        reporter.note(
+        reporter.warn(
             f"{source}: {low:,} of {len(predictions.score):,} scores are below 0.5. A score must be the "
             "probability of the predicted label, not of the same class in every row; otherwise calibration, "
             "loss and ROC AUC are meaningless"

@@ -126,7 +126,7 @@ def _score_all(
     matched = [match_labels(model.class_names, data.names, model.name) for model in contestants.models]
     for model, (_, by_name) in zip(contestants.models, matched, strict=True):
         if not by_name:
-            reporter.note(
+            reporter.warn(
                 f"{model.name}: it shares no class names with the data; class ids are assumed to match: "
                 f"{list_pairs(model.class_names, data.names)}"
             )

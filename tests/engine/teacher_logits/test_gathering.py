@@ -329,7 +329,7 @@ def test_up_to_eight_distinct_random_rows_are_checked(tmp_path: Path) -> None:
     assert gather(tmp_path, live).checked == len(live.asked) == 2
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16"])
 def test_stored_logits_that_the_teacher_does_not_give_are_refused(precision: Any, tmp_path: Path) -> None:
     """What the key does not see, a library that computes otherwise, would go into every later student."""
     texts = numbered(*range(1, 40))
@@ -349,6 +349,40 @@ def test_stored_logits_that_the_teacher_does_not_give_are_refused(precision: Any
     with pytest.raises(UserError, match="prune"):
         gather(tmp_path, wrong, precision=precision)
     assert "999" not in wrong.asked, "it is found before anything else is computed"
+
+
+def round_to_tf32(values: Tensor) -> Tensor:
+    """Keep 10 of the 23 bits after the point, as the products of an LSTM do on a GPU."""
+    return ((values.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_the_rounding_of_tf32_is_no_other_teacher(tmp_path: Path) -> None:
+    """A BiLSTM whose logits are summed in another order on a GPU would be refused as another teacher."""
+    torch.manual_seed(0)
+    size, rows = 300, 200
+    values, weights = torch.randn(rows, size), torch.randn(size, 2) / 2
+    exact, rounded = values @ weights, round_to_tf32(values) @ round_to_tf32(weights)
+    texts = numbered(*range(rows))
+
+    def answer(logits: Tensor) -> Any:
+        return lambda positions: iter([(np.array(positions), logits[torch.tensor(positions)])])
+
+    def compare(live: Tensor, precision: Any) -> None:
+        keys, store = Texts(texts).keys(), open_store(tmp_path)
+        gather_teacher_logits(keys, answer(live), store, check=rows, precision=precision, waiting=never)
+
+    compare(exact, "fp32")
+    compare(rounded, "tf32")
+    with pytest.raises(UserError, match="does not give the logits"):
+        compare(rounded, "fp32")
+    other_weights = weights + 0.02 * torch.randn(size, 2)
+    with pytest.raises(UserError, match="does not give the logits"):
+        compare(values @ other_weights, "tf32")
+
+
+def test_logits_in_tf32_have_a_key_of_their_own() -> None:
+    """Those of a CPU are more exact: it would compare them with a GPU's and refuse them."""
+    assert key_of(precision="tf32") != key_of(precision="fp32")
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])

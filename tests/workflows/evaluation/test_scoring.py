@@ -65,12 +65,13 @@ def test_cpu_memory_is_reported_only_for_a_single_model(evaluating: Any, bilstm_
             evaluate(evaluating(*bilstm_runs, fail_over=("peak_memory_bytes=1",)))
 
 
-def test_scores_of_the_same_class_in_every_row_are_noted(evaluating: Any, tmp_path: Path) -> None:
+def test_scores_of_the_same_class_in_every_row_are_warned_of(evaluating: Any, tmp_path: Path) -> None:
     """A file with the probability of "positive" beside each label: loss and AUC would be nonsense."""
     of_positive = [0.9 if label else 0.1 for label in LABELS]
     reporter = Notes()
     evaluate(evaluating(predictions=(write_predictions(tmp_path, LABELS, of_positive),)), reporter)
-    assert any("4 of 8 scores are below 0.5" in note for note in reporter.notes)
+    (warning,) = [note for note in reporter.notes if note.startswith("warning: ")]
+    assert "4 of 8 scores are below 0.5" in warning
     reporter = Notes()
     evaluate(evaluating(predictions=(write_predictions(tmp_path, LABELS, [0.9] * 8),)), reporter)
     (note,) = reporter.notes
