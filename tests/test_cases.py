@@ -20,6 +20,7 @@ from distilkit.workflows.findings.early import before_training
 
 FOLDER = Path(os.environ.get("DISTILKIT_CASES", ROOT.parent / "shared" / "cases"))
 CASES: dict[str, dict[str, Any]] = json.loads((ROOT / "tests" / "cases.json").read_text(encoding="utf-8"))
+MODEL_CASES = json.loads((ROOT / "tests" / "model_cases.json").read_text(encoding="utf-8"))
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no folder {FOLDER}")
 
@@ -50,6 +51,10 @@ def test_a_folder_is_read_rightly_or_refused(name: str) -> None:
 
 
 def test_every_folder_is_tried() -> None:
-    """A folder that is not in the table proves nothing. Models and predictions have tests of their own."""
+    """A folder that is not in a table proves nothing. `test_model_cases.py` tries models and predictions."""
     folders = {folder.name for folder in FOLDER.iterdir() if folder.is_dir()}
     assert folders - {"models", "predictions"} == CASES.keys()
+    models = FOLDER / "models"
+    configs = (file for name in ("config.json", "adapter_config.json") for file in models.rglob(name))
+    assert {str(file.parent.relative_to(models)) for file in configs} == MODEL_CASES["models"].keys()
+    assert {file.name for file in (FOLDER / "predictions").iterdir()} == MODEL_CASES["predictions"].keys()

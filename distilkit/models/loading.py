@@ -101,6 +101,7 @@ def load_tokenizer(source: Source) -> Tokenizer:
         UserError: when there is none that can pad, or its config is damaged.
     """
     with _explaining(source, "tokenizer"):
+        check_config_file(source)  # from which transformers reads which tokenizer it is
         check_tokenizer_file(source)
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(source.folder, **NO_REMOTE_CODE)
         _check_tokenizer(source, tokenizer)

@@ -56,8 +56,10 @@ def test_code_of_a_models_own_is_never_run_nor_asked_about(
 
 @pytest.mark.parametrize("value", [["negative", "positive"], "negative", 2])
 def test_id2label_that_is_no_mapping_is_shown_with_one_that_is(value: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r'id2label.*"0": "negative"'):
-        load_config(edited(tmp_path, id2label=value))
+    source = edited(tmp_path, id2label=value)
+    for load in (load_config, load_tokenizer):  # `train` loads the tokenizer first
+        with pytest.raises(UserError, match=r'id2label.*"0": "negative"'):
+            load(source)
 
 
 @pytest.mark.parametrize(
