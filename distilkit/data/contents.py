@@ -4,13 +4,14 @@ import io
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 
 import pyarrow as pa
 
-from distilkit.data.formats import COMPRESSIONS, split_name
+from distilkit.data.formats import COMPRESSIONS, shorten, split_name
 from distilkit.errors import UserError
 
 PIECE_ROWS = 1024  # that are read and written at a time
@@ -27,6 +28,8 @@ _BEGINNINGS = {
     b"<?xml": "it is XML. Export its rows as CSV",
 }
 _WEB_PAGE = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)  # of a login, or of an error
+REMEDY = "copy, download or write it again"
+_COMPRESSED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".zst": b"\x28\xb5\x2f\xfd"}
 _MAGIC = {".parquet": b"PAR", ".arrow": b"ARROW"}
 
 
@@ -67,10 +70,64 @@ def check_content(file: Path) -> None:
 
 
 def check_binary_content(file: Path) -> None:
-    """Raise `UserError` where a file with the ending of Parquet or Arrow is known to hold something else."""
-    head = _read_head(file)
-    if not head.startswith(_MAGIC[split_name(file)[1]]):
+    """Raise `UserError` where a file with the ending of Parquet or Arrow holds nothing, or something else."""
+    check_not_empty(file)
+    head, ending = _read_head(file), split_name(file)[1]
+    if not head.startswith(_MAGIC[ending]):
         _check_beginning(file, head)
+        if ending == ".parquet" and len(head) > len(_MAGIC[ending]):
+            raise UserError(
+                f"{file} is not what its ending says: a Parquet file begins with PAR1. Give it the ending of "
+                f"its format, or {REMEDY}."
+            )
+
+
+def check_not_empty(file: Path) -> None:
+    """Raise `UserError` where a file has no content, compressed or not."""
+    if not _read_head(file):
+        raise UserError(f"{file} is empty. {REMEDY.capitalize()}.")
+
+
+def incomplete(file: Path, reason: object) -> UserError:
+    """Return the error about a file that ends too early, or whose bytes are not those that were written."""
+    what = shorten(" ".join(str(reason).split()), 200)
+    return UserError(f"{file} is incomplete or damaged ({what}). {REMEDY.capitalize()}.")
+
+
+@contextmanager
+def explaining_damage(file: Path) -> Iterator[None]:
+    """Turn what Arrow raises for a file that is cut short or altered into a `UserError` that says so."""
+    try:
+        yield
+    except pa.ArrowNotImplementedError:  # the file is right, and Arrow cannot read it
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # the system's
+            raise
+        raise incomplete(file, error) from None
+
+
+def explain_compression(file: Path) -> UserError | None:
+    """Return the error about a file that cannot be decompressed to its end; `None` where it can be."""
+    stem, ending, compression = split_name(file)
+    if not compression:
+        return None
+    try:
+        with file.open("rb") as raw:
+            head = raw.read(len(_COMPRESSED[compression]))
+        if not _COMPRESSED[compression].startswith(head):
+            return UserError(
+                f"{file} is not what its ending says: it is not compressed with {COMPRESSIONS[compression]}. "
+                f"If it is not compressed at all, rename it to {stem}{ending}; else {REMEDY}."
+            )
+        with explaining_damage(file), open_bytes(file) as stream:
+            while stream.read(HEAD_BYTES):
+                pass
+    except UserError as error:
+        return error
+    except OSError:
+        return None
+    return None
 
 
 def _read_head(file: Path) -> bytes:

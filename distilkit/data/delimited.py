@@ -12,8 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from distilkit.data.contents import (
+    REMEDY,
     Table,
     check_content,
+    check_not_empty,
     not_utf8,
     open_bytes,
     open_text,
@@ -48,6 +50,7 @@ def open_delimited(file: Path, columns: Sequence[str], *, with_texts: bool, bloc
         UserError: naming the row that has more or fewer columns than the header.
         RowTooLong: when a row is longer than `block_bytes`.
     """
+    check_not_empty(file)
     check_content(file)
     parsing: dict[str, Any] = {"delimiter": ",", "newlines_in_values": True}
     if split_name(file)[1] == ".tsv":
@@ -113,6 +116,8 @@ def _check_no_second_header(file: Path, batch: pa.RecordBatch, picked: list[str]
 def _explain(file: Path, header: str, error: pa.ArrowInvalid) -> Exception:
     """Return what to raise for an error of Arrow's."""
     match = _IRREGULAR.search(str(error))
+    if match is None and "Empty CSV file" in str(error):
+        return UserError(f"{file} has no rows. {REMEDY.capitalize()}.")
     if match is None:
         return RowTooLong(str(error)) if "straddl" in str(error) else error
     where = f"row {int(match['row']) - 1:,}" if match["row"] else "a row"  # the header is none of the rows

@@ -21,6 +21,9 @@ from distilkit.data.contents import (
     Table,
     check_binary_content,
     check_content,
+    explain_compression,
+    explaining_damage,
+    incomplete,
     not_utf8,
     open_text,
     pick_columns,
@@ -165,7 +168,7 @@ class _Reader:
                 return pa.nulls(len(array), field.type)
             match = re.search(r"UTF8 .* index (\d+)", str(error))
             if match is None:
-                raise
+                raise incomplete(file, error) from None
             value = array.cast(pa.binary())[int(match[1])].as_py()
             where = f"column {field.name}, row {row + int(match[1])}"
             raise not_utf8(file, where, value) from None
@@ -187,6 +190,8 @@ def _naming(file: Path) -> Iterator[None]:
     try:
         yield
     except READ_FAULTS as error:
+        if damage := explain_compression(file):
+            raise damage from None
         reason = shorten(" ".join(str(error).split()) or type(error).__name__, 300)
         ending = split_name(file)[1]
         title = "text" if ending == ".txt" else ending[1:]
@@ -195,10 +200,12 @@ def _naming(file: Path) -> Iterator[None]:
 
 def _open_parquet(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
     check_binary_content(file)
-    reader = pyarrow.parquet.ParquetFile(file)
-    schema = reader.schema_arrow
+    with explaining_damage(file):
+        reader = pyarrow.parquet.ParquetFile(file)
+        schema = reader.schema_arrow
     picked = _pick(file, schema, columns, with_texts=with_texts)
-    batches = (batch.select(picked) for batch in reader.iter_batches(batch_size=PIECE_ROWS, columns=picked))
+    pieces = _read_all(file, reader.iter_batches(batch_size=PIECE_ROWS, columns=picked))
+    batches = (batch.select(picked) for batch in pieces)
     return Table(
         schema.names,
         pa.schema([schema.field(name) for name in picked]),
@@ -215,7 +222,8 @@ def _open_arrow(file: Path, columns: Sequence[str], *, with_texts: bool) -> Tabl
         reader = pa.ipc.open_stream(source)
         batches: Iterable[pa.RecordBatch] = reader
     except pa.ArrowInvalid:
-        reader = pa.ipc.open_file(source)
+        with explaining_damage(file):
+            reader = pa.ipc.open_file(source)
         batches = map(reader.get_batch, range(reader.num_record_batches))
     schema = reader.schema
     picked = _pick(file, schema, columns, with_texts=with_texts)
@@ -223,9 +231,24 @@ def _open_arrow(file: Path, columns: Sequence[str], *, with_texts: bool) -> Tabl
     fields = [schema.field(index) for index in indices]
     selected = (
         pa.RecordBatch.from_arrays([batch.column(index) for index in indices], schema=pa.schema(fields))
-        for batch in batches
+        for batch in _read_all(file, batches)
     )
     return Table(schema.names, pa.schema(fields), selected if picked else iter(()), _class_names(schema))
+
+
+def _read_all(file: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a binary file.
+
+    Raises:
+        UserError: where it is damaged.
+    """
+    rest = iter(batches)
+    while True:
+        with explaining_damage(file):
+            batch = next(rest, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def _pick(file: Path, schema: pa.Schema, columns: Sequence[str], *, with_texts: bool) -> list[str]:

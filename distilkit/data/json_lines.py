@@ -8,11 +8,20 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from distilkit.data.contents import PIECE_ROWS, Table, check_content, not_utf8, open_text
+from distilkit.data.contents import (
+    PIECE_ROWS,
+    Table,
+    check_content,
+    check_not_empty,
+    incomplete,
+    not_utf8,
+    open_text,
+)
 from distilkit.data.formats import is_whole, quote_names, shorten, split_name
 from distilkit.errors import UserError
 
 LARGEST_INTEGER = 2**63 - 1
+LONGEST_WORD = len("-Infinity")  # of JSON, of which the beginning alone is no value
 
 
 class _RepeatedNames(dict[str, object]):
@@ -30,6 +39,7 @@ def open_json(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
     Raises:
         UserError: naming the row that is no JSON, no object, or does not go with those before it.
     """
+    check_not_empty(file)
     check_content(file)
     reader = _Reader(file, columns, with_texts)
     rows = _parse_rows(file)
@@ -180,6 +190,8 @@ def _parse_rows(file: Path) -> Iterator[dict[str, object]]:
             except RecursionError:
                 raise UserError(_refusal(file, f"row {row} is nested too deeply")) from None
             except ValueError as error:
+                if _is_cut(error, line, "}") and not line.endswith("},"):
+                    raise incomplete(file, f"it ends in the middle of row {row:,}") from None
                 raise UserError(_explain_line(file, row, line.strip(), error)) from None
             if not isinstance(values, dict):
                 raise UserError(_refusal(file, f"row {row} is no object {{…}}"))
@@ -188,10 +200,13 @@ def _parse_rows(file: Path) -> Iterator[dict[str, object]]:
 
 def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -> Iterator[dict[str, object]]:
     try:
-        rows = decoder.decode((first + rest).strip())
+        text = first + rest
+        rows = decoder.decode(text.strip())
     except RecursionError:
         raise UserError(_refusal(file, "it is nested too deeply")) from None
     except ValueError as error:
+        if _is_cut(error, text.rstrip(), "]"):
+            raise incomplete(file, "its array [ never ends") from None
         reason = str(error)
         if reason.startswith("Extra data"):
             reason = "row 1 is an array. Write one object {…} a line, or one array of all objects"
@@ -232,6 +247,13 @@ def _explain_line(file: Path, row: int, line: str, error: ValueError) -> str:
             file, f"its first object goes over several lines. Write one object a line: jq -c . {file.name}"
         )
     return _refusal(file, f"row {row} is no JSON: {shorten(str(error), 200)}")
+
+
+def _is_cut(error: ValueError, text: str, closing: str) -> bool:
+    """Return whether the last text of a file, which is no JSON, ends too early."""
+    if text.endswith(("\n", closing)) or not isinstance(error, json.JSONDecodeError):
+        return False
+    return error.msg.startswith("Unterminated string") or error.pos >= len(text) - LONGEST_WORD
 
 
 def _is_json(text: str) -> bool:

@@ -322,3 +322,75 @@ def test_missing_columns_are_refused_with_names_in_quotes_cut_and_counted(tmp_pa
     with pytest.raises(UserError, match=r"no column 'text', only ' label', '0x.*… and|43 more") as error:
         column_names.require("text", "here", "Name it.")
     assert len(str(error.value)) < 600
+
+
+# --- files that end too early ------------------------------------------------------------------------------
+
+ROWS = [{"text": f"row {i} {i * 7919 % 10007}", "label": i % 2} for i in range(3000)]
+
+
+def write_whole_file(file: Path) -> None:
+    table = pa.Table.from_pylist(ROWS)
+    if file.name.endswith(".parquet"):
+        pq.write_table(table, file, row_group_size=500)
+        return
+    if file.name.endswith(".arrow"):
+        new = pa.ipc.new_file if file.name.startswith("file") else pa.ipc.new_stream
+        with new(str(file), table.schema) as stream:
+            for batch in table.to_batches(500):
+                stream.write_batch(batch)
+        return
+    lines = [json.dumps(row) for row in ROWS]
+    text = "\n".join(lines) if "jsonl" in file.name else f"[{', '.join(lines)}]"
+    if "csv" in file.name:
+        text = "text,label\n" + "".join(f"{row['text']},{row['label']}\n" for row in ROWS)
+    compression = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}.get(file.suffix)
+    with pa.output_stream(str(file), compression=compression) as stream:
+        stream.write(text.encode())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.parquet", "file.arrow", "stream.arrow", "a.json", "a.jsonl"),
+        *(f"a.{ending}.{compression}" for ending in ("csv", "jsonl") for compression in ("gz", "bz2", "zst")),
+    ],
+)
+def test_a_file_that_ends_too_early_is_called_incomplete(name: str, tmp_path: Path) -> None:
+    """A download that broke off was told in the words of a library, or read in part."""
+    file = tmp_path / name
+    write_whole_file(file)
+    content = file.read_bytes()
+    assert len(read_file(file, ["text", "label"])[0]) == len(ROWS)
+    for size in (0, 3, 10, len(content) // 2, len(content) - 5, len(content) - 1):
+        file.write_bytes(content[:size])
+        with pytest.raises(UserError) as refused:
+            read_file(file, ["text", "label"])
+        message = str(refused.value)
+        assert message.startswith(f"{file} is " + ("incomplete or damaged (" if size else "empty."))
+        assert message.endswith("opy, download or write it again.")
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "file.arrow", "a.csv.gz", "a.jsonl.bz2", "a.csv.zst"])
+def test_a_file_with_altered_bytes_is_called_damaged(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    write_whole_file(file)
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 400] = bytes(400)
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="incomplete or damaged"):
+        read_file(file, ["text", "label"])
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.csv.gz", "a.jsonl.zst"])
+def test_a_text_file_under_another_ending_is_not_called_damaged(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("text,label\na,1\n")
+    with pytest.raises(UserError, match="is not what its ending says"):
+        read_file(tmp_path / name, ["text", "label"])
+
+
+def test_a_csv_without_rows_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label")
+    with pytest.raises(UserError, match=r"a\.csv has no rows"):
+        read_file(tmp_path / "a.csv", ["text", "label"])

@@ -49,7 +49,13 @@ REFUSED: dict[str, tuple[str, str]] = {
     "lines of arrays": ('["a", 0]\n["b", 1]\n', "row 1 is an array"),
     "an array of arrays": ('[["a", 0], ["b", 1]]', "row 1 of its array is no object"),
     "a number": ('{"text": "a"}\n5\n', "row 2 is no object"),
-    "array cut short": ('[{"text": "a"},', "begins as an array"),
+    "array cut short": ('[{"text": "a"},', "incomplete or damaged .*never ends"),
+    "row cut short": (
+        '{"text": "a", "label": 1}\n{"text": "b", "lab',
+        "incomplete or damaged .*middle of row 2",
+    ),
+    "a comma at the very end": ('{"text": "a", "label": 0},', "row 1 ends with a comma"),
+    "a fault before the end": ('[{"text": "a", "label": 0} {"text": "b", "la', "is no JSON: Expecting"),
     "nested deeply": ('{"text": "a", "odd": ' + "[" * 100_000, "row 1 is nested too deeply"),
     "array nested deeply": ("[" * 100_000, "nested too deeply"),
     "a lone surrogate": (
