@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from transformers import PreTrainedModel
 
 from distilkit.data.labels import list_classes
@@ -10,6 +11,8 @@ from distilkit.errors import UserError, list_names
 
 # What wrappers put before the names of the weights, and how the model in them is reached.
 WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DataParallel"}
+PEFT_PREFIX, PEFT_LAYER = "base_model.model.", ".base_layer."
+MERGE = "as PEFT leaves them. Save the merged model: model.merge_and_unload().save_pretrained(FOLDER)"
 
 # Heads that may look like those of text classifiers, as the names of transformers' classes end.
 OTHER_TASKS = {
@@ -76,6 +79,16 @@ def check_head(name: str, model: PreTrainedModel, report: Mapping[str, Any]) -> 
         )
 
 
+def check_finite(name: str, model: PreTrainedModel) -> None:
+    """Raise `UserError` where weights are NaN or infinite: no learning rate mends them."""
+    broken = [key for key, weight in model.named_parameters() if not torch.isfinite(weight).all()]
+    if broken:
+        raise UserError(
+            f"{name}: {len(broken):,} of its weights hold NaN or infinite numbers ({list_names(broken)}), so "
+            "that it cannot be trained. Use an earlier checkpoint of it, or its base model."
+        )
+
+
 def check_task(name: str, config: Any) -> None:
     """Raise `UserError` where config.json says that the head was trained for another task.
 
@@ -111,15 +124,19 @@ def find_prefix(missing: Sequence[str], unexpected: Sequence[str], base: str) ->
 
 
 def _explain_missing(missing: Sequence[str], unexpected: Sequence[str], base: str) -> str:
+    if any(PEFT_LAYER in key for key in unexpected):
+        return f"Others have {PEFT_LAYER!r} in their names, {MERGE}"
     prefix = find_prefix(missing, unexpected, base)
     if prefix is None:
         return "Put the config.json and the weights of one model together."
+    if prefix == PEFT_PREFIX:
+        return f"Its names begin with {prefix!r}, {MERGE}"
     wrapper = next((WRAPPERS[name] for name in WRAPPERS if prefix.startswith(name)), None)
     if wrapper is None:
         return f"Its names begin with {prefix!r}: take that away in the weights file."
     return (
         f"Its names begin with {prefix!r}, as {wrapper} leaves them. Save the model inside: "
-        f"model.{prefix.split('.')[0]}.save_pretrained(FOLDER)"
+        f"model.{prefix}save_pretrained(FOLDER)"
     )
 
 

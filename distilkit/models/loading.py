@@ -36,11 +36,18 @@ from distilkit.data.encoding import (
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 from distilkit.hardware.dropout import eval_mode
-from distilkit.models.checkpoints import LoadedModel, check_head, check_task, compare_with_checkpoint
+from distilkit.models.checkpoints import (
+    LoadedModel,
+    check_finite,
+    check_head,
+    check_task,
+    compare_with_checkpoint,
+)
 from distilkit.models.folder_faults import (
     MAX_REASON,
     check_config_file,
     check_tokenizer_file,
+    check_weight_types,
     explain_failure,
 )
 from distilkit.models.heads import config_names, label_config, reorder_head
@@ -215,11 +222,12 @@ def load_for_training(source: Source, names: Sequence[str], config: Any = None) 
     classes is replaced by a new one.
 
     Raises:
-        UserError: when the folder cannot be loaded or does not hold all of the encoder.
+        UserError: when the folder cannot be loaded, does not hold all of the encoder, or holds NaN.
     """
     config = load_config(source) if config is None else config
     trained_names = config_names(config, source.name)
     loaded, _ = _load_classifier(source, label_config(config, names))
+    check_finite(source.name, loaded.model)
     if not loaded.new:
         reorder_head(loaded.model, trained_names, names)
     return loaded
@@ -227,6 +235,7 @@ def load_for_training(source: Source, names: Sequence[str], config: Any = None) 
 
 def _load_classifier(source: Source, config: Any) -> tuple[LoadedModel, dict[str, Any]]:
     """Load a classifier with `config`, and the report of transformers on its weights."""
+    check_weight_types(source)
     with _explaining(source, "model"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             source.folder,

@@ -73,6 +73,8 @@ def find_model(name: str, *, without_hub: str = "Check the path or the connectio
     try:
         path = Path(name).expanduser()
         exists = path.exists()
+        if path.is_symlink() and not exists:
+            raise UserError(f"{name} is a link to {path.readlink()}, which is not there. Check the path.")
     except (OSError, RuntimeError) as error:
         raise UserError(f"{name!r} is not a path ({error}). Check it.") from None
     if exists:

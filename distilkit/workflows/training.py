@@ -10,7 +10,7 @@ from distilkit.engine.training.losses import DistillationLoss
 from distilkit.hardware.device import select_device
 from distilkit.hardware.precision import check_precision, choose_precision
 from distilkit.hardware.processes import make_accelerator
-from distilkit.models.loading import load_for_training, load_tokenizer, match_tokenizer
+from distilkit.models.loading import load_config, load_for_training, load_tokenizer, match_tokenizer
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.locating import find_base_model
 from distilkit.runs.run import Run, check_output_dir
@@ -39,8 +39,9 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     reporter.note_all(data.notes)
     reporter.note(describe_classes(data))
     set_seed(config.seed)
+    model_config = load_config(source)
     tokenizer = load_tokenizer(source)
-    loaded = load_for_training(source, data.names)
+    loaded = load_for_training(source, data.names, model_config)
     model, origin = loaded.model, f"{source.name}{loaded.remarks}"
     match_tokenizer(model, tokenizer, source.name)
     reporter.note(f"model: {type(model).__name__} from {origin}")

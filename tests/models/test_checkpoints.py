@@ -33,9 +33,10 @@ def saved(folder: Path, model: Any = None, **renamed: Any) -> Source:
 @pytest.mark.parametrize(
     ("prefix", "advice"),
     [
-        ("_orig_mod.", "torch.compile"),
-        ("module.", "DataParallel"),
-        ("module._orig_mod.", "DataParallel"),
+        ("_orig_mod.", "torch.compile leaves them. Save the model inside: model._orig_mod.save_pretrained("),
+        ("module.", "DataParallel leaves them. Save the model inside: model.module.save_pretrained("),
+        ("module._orig_mod.", "DataParallel leaves them. Save the model inside: model.module._orig_mod.save"),
+        ("base_model.model.", "PEFT leaves them. Save the merged model: model.merge_and_unload()"),
         ("net.", "take that away"),
     ],
 )
@@ -156,3 +157,33 @@ def test_a_head_for_another_task_is_refused_and_can_be_fine_tuned(
 )
 def test_a_head_of_an_unknown_class_is_taken_for_a_classifier(architectures: Any) -> None:
     check_task("x", SimpleNamespace(architectures=architectures))
+
+
+def test_an_adapter_that_was_saved_unmerged_is_named(tmp_path: Path) -> None:
+    """The advice to put config and weights of one model together would lead nowhere."""
+    source = saved(tmp_path, rename=lambda key: key.replace("query.weight", "query.base_layer.weight"))
+    with pytest.raises(UserError, match=r"lacks 2 weights .*'\.base_layer\.' .*merge_and_unload"):
+        load_trained(source)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_training_refuses_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
+    """The first loss would be NaN, and the advice a lower learning rate, which mends nothing."""
+    model = tiny_bert()
+    with torch.no_grad():
+        model.classifier.bias[1] = value
+    with pytest.raises(
+        UserError, match=r"1 of its weights hold NaN or infinite numbers \(classifier\.bias\)"
+    ):
+        load_for_training(saved(tmp_path, model), NAMES)
+
+
+def test_integers_are_not_taken_for_the_weights_that_they_stand_for(tmp_path: Path) -> None:
+    """transformers loads them as they are: -127 to 127 where the model had hundredths, and scores it."""
+    source = saved(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights["classifier.weight"] = (weights["classifier.weight"] * 1000).to(torch.int8)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    for load in (load_trained, lambda source: load_for_training(source, NAMES)):
+        with pytest.raises(UserError, match=r"quantized weights \(classifier\.weight\).*quantization_config"):
+            load(source)

@@ -1,6 +1,7 @@
 """A folder that transformers cannot load is refused with what it is, not with a message of transformers."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,105 @@ def test_a_template_with_a_token_that_is_not_in_the_vocabulary_is_refused(tmp_pa
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="its tokenizer cannot be loaded"):
         load_tokenizer(find_model(str(tmp_path)))
+
+
+def cut(file: Path) -> None:
+    """Keep the first half of a file, as a download that was broken off does."""
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def pickle_weights(folder: Path) -> Path:
+    """Keep the weights in pytorch_model.bin alone."""
+    torch.save(tiny_bert().state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder / "pytorch_model.bin"
+
+
+def shard_weights(folder: Path) -> Path:
+    """Keep the weights in several files, and return their index."""
+    (folder / "model.safetensors").unlink()
+    tiny_bert().save_pretrained(folder, max_shard_size="8KB")
+    return folder / "model.safetensors.index.json"
+
+
+def link_weights(folder: Path) -> None:
+    """Leave a link whose file is gone, as in a cache of the Hub that was copied without its blobs."""
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to("../../blobs/abc")
+
+
+def pickle_code(folder: Path) -> None:
+    """Put an object into pytorch_model.bin that only unpickling its class would read."""
+    torch.save({"weights": Path("x")}, pickle_weights(folder))
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "weights cut": (lambda folder: cut(folder / "model.safetensors"), "model.safetensors is damaged or cut"),
+    "weights empty": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b""),
+        "is damaged or cut off",
+    ),
+    "weights a dead link": (link_weights, "a link to ../../blobs/abc, which is not there"),
+    "config cut": (lambda folder: cut(folder / "config.json"), "config.json cannot be read as JSON"),
+    "tokenizer cut": (lambda folder: cut(folder / "tokenizer.json"), "tokenizer.json cannot be read as JSON"),
+    "pickle cut": (lambda folder: cut(pickle_weights(folder)), "pytorch_model.bin is damaged or cut off"),
+    "pickle of code": (pickle_code, "holds more than weights"),
+    "shard missing": (
+        lambda folder: (shard_weights(folder).parent / "model-00002-of-00008.safetensors").unlink(),
+        r"1 of its 8 files of weights are missing \(model-00002-of-00008\.safetensors\)",
+    ),
+    "index missing": (lambda folder: shard_weights(folder).unlink(), "but not model.safetensors.index.json"),
+    "index cut": (lambda folder: cut(shard_weights(folder)), "index.json cannot be read as JSON"),
+    "index of nothing": (
+        lambda folder: shard_weights(folder).write_text('{"weight_map": 3}'),
+        "index.json is damaged",
+    ),
+    "gguf": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "model.gguf"),
+        r"only model.gguf \(a GGUF file",
+    ),
+    "half a download": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "model.safetensors.incomplete"),
+        "a download that was broken off",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_or_foreign_folder_is_named_with_its_file(damage: str, tmp_path: Path) -> None:
+    """transformers names no file ("header too small"), or advises to run what a pickle holds."""
+    damage_folder, words = DAMAGES[damage]
+    damage_folder(edited(tmp_path).folder)
+    with pytest.raises(UserError, match=words) as refused:
+        load_classifier(find_model(str(tmp_path)))
+    assert str(refused.value).startswith(str(tmp_path)) and "weights_only" not in str(refused.value)
+
+
+@pytest.mark.parametrize("keep", [pickle_weights, shard_weights])
+def test_pickled_and_sharded_weights_are_loaded(keep: Callable[[Path], Path], tmp_path: Path) -> None:
+    keep(edited(tmp_path).folder)
+    model = load_classifier(find_model(str(tmp_path))).model
+    torch.testing.assert_close(model.state_dict(), tiny_bert().state_dict())
+
+
+def test_train_blames_the_config_and_not_the_tokenizer_that_reads_it(
+    tmp_path: Path, console: Call, sst2_dir: Path
+) -> None:
+    edited(tmp_path / "bert", dtype="float99")
+    options = ("--dataset", "sst2", "--data-dir", str(sst2_dir), "--output-dir", str(tmp_path / "run"))
+    answer = console("train", "--model", str(tmp_path / "bert"), *options)
+    assert answer.code == 2 and "its config.json cannot be loaded" in answer.err
+
+
+def test_a_linked_folder_is_read_and_a_dead_link_is_named(tmp_path: Path) -> None:
+    """A dead link was not found, with its own name as what was meant."""
+    edited(tmp_path / "bert")
+    (tmp_path / "link").symlink_to(tmp_path / "bert")
+    assert load_classifier(find_model(str(tmp_path / "link"))).class_names == ("negative", "positive")
+    (tmp_path / "dead").symlink_to("nowhere")
+    with pytest.raises(UserError, match="dead is a link to nowhere, which is not there"):
+        find_model(str(tmp_path / "dead"))
 
 
 def test_trying_a_model_out_draws_no_random_number(tmp_path: Path) -> None:
