@@ -6,6 +6,7 @@ import pytest
 from conftest import Notes
 
 from distilkit import DistilkitWarning, Reporter
+from distilkit.errors import pluralize
 from distilkit.progress import SILENT, DistinctReporter, NamedReporter, describe_duration
 
 
@@ -50,3 +51,13 @@ def test_a_distinct_reporter_passes_each_message_on_once() -> None:
 )
 def test_a_duration_is_described_in_the_unit_that_fits(seconds: float, text: str) -> None:
     assert describe_duration(seconds) == text
+
+
+def test_a_count_has_the_form_that_fits() -> None:
+    assert [pluralize(count, "row") for count in (0, 1, 2, 1234)] == [
+        "0 rows",
+        "1 row",
+        "2 rows",
+        "1,234 rows",
+    ]
+    assert [pluralize(count, "class") for count in (1, 2)] == ["1 class", "2 classes"]

@@ -165,13 +165,15 @@ def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
     lines = []
     if "new_texts" in estimates:
         made = estimates["new_texts"]
-        lines.append(f"estimate: {made['rows']:,} new texts by the recipe: {made['seconds']:,.0f} s")
+        lines.append(
+            f"estimate: {pluralize(made['rows'], 'new text')} by the recipe: {made['seconds']:,.0f} s"
+        )
     for name, cost in estimates.get("teachers", {}).items():
         how = (
             f"{cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}" if cost["rows"] else ""
         )
         took = f"{cost['seconds']:,.0f} s ({how})" if cost["rows"] else "none to compute"
-        lines.append(f"estimate: logits of {name}, {cost['rows']:,} rows that are not in the cache: {took}")
+        lines.append(f"estimate: logits of {name}, {pluralize(cost['rows'], 'row')} not in the cache: {took}")
     if "epoch" in estimates:
         cost, memory = estimates["epoch"], estimates["memory"]
         lines.append(
@@ -193,7 +195,8 @@ def verification_text(document: Mapping[str, Any]) -> str:
         for shard in document["damaged"]
     ]
     damaged = f"{len(lines):,} damaged" if lines else "all whole"
-    shown = f"{document['path']}: {document['shards']:,} shards, {_short(document['bytes'])} bytes, {damaged}"
+    shards = pluralize(document["shards"], "shard")
+    shown = f"{document['path']}: {shards}, {_short(document['bytes'])} bytes, {damaged}"
     return "\n".join([*lines, shown])
 
 
@@ -215,7 +218,9 @@ def augmentation_text(document: Mapping[str, Any]) -> str:
     """Write what `augment` wrote and dropped, a line each."""
     speed = document["rows_per_second"]
     made = f", {speed:,.0f} rows/s" if speed else ""
-    lines = [f"{document['path']}: {document['rows']:,} rows made of {document['sources']:,}{made}"]
+    lines = [
+        f"{document['path']}: {pluralize(document['rows'], 'row')} made of {document['sources']:,}{made}"
+    ]
     for title in ("rules", "dropped"):
         if counts := document[title]:
             lines.append(f"{title}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))

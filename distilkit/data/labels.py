@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from distilkit.errors import UserError, join_first
+from distilkit.errors import UserError, join_first, pluralize
 
 # The Hub writes SST-2's classes out and IMDB's short; they are the same two classes.
 _SAME = {"neg": "negative", "pos": "positive"}
@@ -179,7 +179,7 @@ def distinct_names(labels: DistinctLabels, where: str, label_column: str) -> tup
     if len(names) >= MANY_CLASSES and len(names) > rows / 2:
         what = "label" if label_column != "label" else "right column"
         raise UserError(
-            f"{where}: {len(names):,} classes in {rows:,} rows: is {label_column} the {what}? "
+            f"{where}: {len(names):,} classes in {pluralize(rows, 'row')}: is {label_column} the {what}? "
             "Name the column that has the classes: --label-column COLUMN."
         )
     return tuple(_sort_names(names))

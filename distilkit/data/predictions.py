@@ -14,7 +14,7 @@ from distilkit.data.files import read_file
 from distilkit.data.formats import READABLE, is_readable, shorten
 from distilkit.data.labels import are_ids, label_ids, list_pairs, note_ids
 from distilkit.data.texts import normalise
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 
 LABEL, SCORE = "label", "score"
 
@@ -56,7 +56,7 @@ def read_predictions(
     )
     if len(table) != rows:
         raise UserError(
-            f"--predictions {file}: it has {len(table):,} rows, the split {rows:,}. "
+            f"--predictions {file}: it has {pluralize(len(table), 'row')}, the split {rows:,}. "
             "It needs a row for each row of the split, in the same order."
         )
     for name in texts:

@@ -30,7 +30,7 @@ from distilkit.data.presets import PRESETS, Preset
 from distilkit.data.sampling import CorpusSize, stratified_order, value_codes
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 
 
 def load_for_training(
@@ -413,7 +413,7 @@ class RawSource:
             value_codes(self._stored_labels(split, rows)) if stratified else np.zeros(len(rows), np.int64)
         )
         how = "stratified" if stratified else "random"
-        note = f"{split}: a {how} sample of {limit:,} of {len(rows):,} rows"
+        note = f"{split}: a {how} sample of {limit:,} of {pluralize(len(rows), 'row')}"
         return np.sort(stratified_order(labels)[:limit]), [note]
 
     def _require(self, rows: datasets.Dataset, column: str, option: str, split: str) -> None:

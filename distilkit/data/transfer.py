@@ -17,7 +17,7 @@ from distilkit.data.sampling import DATA_SEED, CorpusSize
 from distilkit.data.sources import load_for_training, read_split, text_columns
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 
 SPLIT = "transfer"
 OTHER_TEXT = "text"  # the column to read where the dataset's is missing
@@ -130,7 +130,7 @@ def read_transfer(
             fingerprint = f"{rows._fingerprint}-text"  # noqa: SLF001  # it has no public name
             rows = datasets.Dataset(rows.data.cast(schema), fingerprint=fingerprint)
         parts.append(rows)
-        notes.append(f"transfer: {len(rows):,} rows of {Path(name).name}, without labels")
+        notes.append(f"transfer: {pluralize(len(rows), 'row')} of {Path(name).name}, without labels")
     return datasets.concatenate_datasets(parts), notes
 
 
@@ -179,7 +179,9 @@ def _without(
     if seen.all():
         raise UserError("--transfer: every row is a row of the validation split too. Give other text.")
     left = rows.select(np.flatnonzero(~seen))
-    return left, [f"transfer: {np.count_nonzero(seen):,} rows that are in validation too are left out"]
+    return left, [
+        f"transfer: left out {pluralize(int(np.count_nonzero(seen)), 'row')} that validation has too"
+    ]
 
 
 def per_epoch(ratio: float, rows: int) -> int:

@@ -13,7 +13,7 @@ from transformers import (
 
 from distilkit.config import DistillConfig
 from distilkit.data.encoding import Tokenizer
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 from distilkit.models.loading import hushed
 
 # Hub weights of the named students, by number of layers.
@@ -186,4 +186,4 @@ def student_tokenizer(tokenizer: Tokenizer, model_config: Any, who: str) -> Toke
 def describe_size(model: PreTrainedModel) -> str:
     """Return layers and width in words, such as `4 layers x 312`."""
     config = model.config
-    return f"{config.num_hidden_layers} layers x {config.hidden_size}"
+    return f"{pluralize(config.num_hidden_layers, 'layer')} x {config.hidden_size}"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from distilkit.config import DistillConfig
 from distilkit.data.encoding import Tokenizer
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 from distilkit.models.architectures import (
     PRETRAINED,
     build_model,
@@ -76,7 +76,7 @@ def _bilstm(
     pairs = config.is_pair
     tokenizer = existing_tokenizer or _bilstm_tokenizer(config, teacher, training_texts)
     rows = len(tokenizer)
-    origin = f"random weights, {rows:,} words of the training text"
+    origin = f"random weights, {pluralize(rows, 'word')} of the training text"
     table = None
     if config.init == "teacher":
         assert isinstance(teacher, Classifier)

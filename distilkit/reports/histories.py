@@ -221,7 +221,9 @@ def _evaluations_table(runs: Sequence[TrainingHistory]) -> Table:
                 )
                 for name in EVALUATION_METRICS
             ]
-            data = Cell(f"{evaluation['dataset']} {evaluation['split']}", f"{evaluation['rows']:,} rows")
+            data = Cell(
+                f"{evaluation['dataset']} {evaluation['split']}", pluralize(evaluation["rows"], "row")
+            )
             rows.append([Cell(run["run"], index=index), data, *figures])
     head = ["run", "data", "accuracy", "F1", "F1, macro", "agreement", "ECE"]
     return Table("Measured by evaluate", head, rows)

@@ -35,8 +35,9 @@ ELSEWHERE = "evaluate --json has the figures of all models and pairs"
 def markdown(document: "EvaluationDocument") -> str:
     """Return a table of the models, what to beware of, the pairs, and the gates."""
     columns = shown_columns(document.models)
+    rows = pluralize(document.rows, "row")
     lines = [
-        f"### distilkit: {escape_markdown(document.dataset)} {document.split}, {document.rows:,} rows",
+        f"### distilkit: {escape_markdown(document.dataset)} {document.split}, {rows}",
         "",
         _format_row(["model", *columns.values()]),
         _format_row(["---"] * (len(columns) + 1)),

@@ -7,6 +7,7 @@ from itertools import combinations, pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from distilkit.errors import pluralize
 from distilkit.scores.statistics import (
     CONFIDENCE,
     REPLICATES,
@@ -168,10 +169,10 @@ def describe_pair(first: str, second: str, rows: int, difference: Interval, test
     """Return a sentence that claims no more than the interval and the test both show."""
     assert difference.value is not None and difference.low is not None and difference.high is not None
     p_value = "p < 0.001" if test.p_value < 0.001 else f"p = {test.p_value:.3f}"
-    counts = f"McNemar {p_value}; {rows:,} rows"
+    counts = f"McNemar {p_value}; {pluralize(rows, 'row')}"
     value, low, high = (100 * end for end in (difference.value, difference.low, difference.high))
     if test.only_first + test.only_second == 0:
-        return f"{second} and {first} are right on the same {test.both:,} of {rows:,} rows."
+        return f"{second} and {first} are right on the same {test.both:,} of {pluralize(rows, 'row')}."
     if is_significant(difference, test.p_value):
         change, ends = ("more", (low, high)) if value > 0 else ("less", (-high, -low))
         interval = f"{100 * CONFIDENCE:.0f} % CI {ends[0]:.1f} to {ends[1]:.1f}"
@@ -322,10 +323,10 @@ def slices(answers: Answers, lengths: Integers, class_names: Sequence[str]) -> l
     parts: list[tuple[str, NDArray[np.bool_]]] = []
     for i, (low, high) in enumerate(pairwise(edges)):
         low = low if i == 0 else low + 1  # an edge belongs to the slice below it
-        name = f"{low} words" if low == high else f"{low:,} to {high:,} words"
+        name = pluralize(low, "word") if low == high else f"{low:,} to {high:,} words"
         parts.append((name, (lengths >= low) & (lengths <= high)))
     if len(edges) == 1:
-        parts.append((f"{edges[0]:,} words", np.ones(len(lengths), dtype=bool)))
+        parts.append((pluralize(edges[0], "word"), np.ones(len(lengths), dtype=bool)))
     parts += [(f"label {name}", answers.labels == class_id) for class_id, name in enumerate(class_names)]
     scored_slices = []
     for name, inside in parts:

@@ -6,7 +6,7 @@ from pathlib import Path
 from distilkit.config import CacheConfig, CachePruneConfig
 from distilkit.engine.teacher_logits import maintenance
 from distilkit.engine.teacher_logits.maintenance import Check, Entry, Kept, Removed
-from distilkit.errors import DamageFound, UserError
+from distilkit.errors import DamageFound, UserError, pluralize
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.cache import cache_root
 
@@ -96,9 +96,11 @@ def verify(config: CacheConfig, reporter: Reporter = SILENT) -> Verification:
 def check_damage(verification: Verification) -> None:
     """Raise `DamageFound` when a shard is damaged."""
     if verification.damaged:
+        damaged, shards = len(verification.damaged), pluralize(verification.shards, "shard")
+        be = "is" if damaged == 1 else "are"
         raise DamageFound(
-            f"{len(verification.damaged)} of {verification.shards} shards in {verification.path} are damaged "
-            "and not used. Remove them with: distilkit cache prune"
+            f"{damaged} of {shards} in {verification.path} {be} damaged and not used. "
+            "Remove what is damaged with: distilkit cache prune"
         )
 
 

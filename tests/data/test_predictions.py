@@ -60,7 +60,7 @@ def test_a_csv_without_scores_is_enough(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ([{"label": "positive"}], "1 rows, the split 2"),
+        ([{"label": "positive"}], "it has 1 row, the split 2"),
         ([{"answer": "positive"}] * 2, "no column 'label'"),
         ([{"label": "positive"}, {"label": "good"}], "row 2: unknown label 'good'"),
         ([{"label": "positive", "score": 0.5}, {"label": "positive", "score": 1.5}], "row 2: score 1.5"),

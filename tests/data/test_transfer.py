@@ -81,7 +81,7 @@ def test_rows_of_validation_are_left_out_whatever_their_case_and_spaces(
     file.write_text(f"{GOOD[0].upper()}\nnew\n {BAD[0].replace(' ', '   ')}\n", encoding="utf-8")
     data = load(file)
     assert list(data.texts("transfer").first) == ["new"]
-    assert "transfer: 2 rows that are in validation too are left out" in data.notes
+    assert "transfer: left out 2 rows that validation has too" in data.notes
     file.write_text(f"{GOOD[0]}\n", encoding="utf-8")
     with pytest.raises(UserError, match="every row is a row of the validation split"):
         load(file)
@@ -159,7 +159,7 @@ def test_without_a_dataset_no_row_is_both_trained_on_and_held_out(
     data = load(file, dataset=None, data_dir=None, alpha=0)
     train, validation = set(data.texts("train").first), set(data.texts("validation").first)
     assert train and len(data.splits["validation"]) == 20 and not train & validation
-    assert any("that are in validation too are left out" in note for note in data.notes)
+    assert any("that validation has too" in note for note in data.notes)
 
 
 @pytest.mark.parametrize("dataset", [True, False])

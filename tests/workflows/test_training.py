@@ -85,6 +85,19 @@ def test_a_run_has_its_own_figures_where_another_takes_its_folder_at_once(
     assert run.metrics["parameters"] > 1 and run.environment["seed"] == run.config.seed == 42
 
 
+def test_a_single_row_is_no_rows(config: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, count in (("train", 16), ("validation", 1)):
+        write_jsonl(
+            data / f"{split}.jsonl",
+            [{"text": text, "label": i % 2} for i, text in enumerate("abcdefghijklmnop"[:count])],
+        )
+    notes = Notes()
+    train(config(dataset=None, data_dir=data, text_column="text", epochs=1), notes)
+    assert any(note.endswith("train 16 rows, validation 1 row") for note in notes.notes), notes.notes
+
+
 def test_the_teacher_learns(teacher_run: Run) -> None:
     """Frozen weights, a loss on the wrong rows or labels out of order leave the accuracy at a half."""
     assert teacher_run.metrics["validation"]["accuracy"] >= 0.875

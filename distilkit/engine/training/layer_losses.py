@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 
 
 class Layers(NamedTuple):
@@ -155,8 +155,8 @@ def layer_map(
     """
     if student_layers > teacher_layers:
         raise UserError(
-            f"the student has {student_layers} layers, its teacher only {teacher_layers}, so they cannot be "
-            "matched. Use --layers or another --student, or --method logits."
+            f"the student has {pluralize(student_layers, 'layer')}, its teacher only {teacher_layers}, so "
+            "they cannot be matched. Use --layers or another --student, or --method logits."
         )
     if copied_layers is not None:
         return [layer + 1 for layer in copied_layers[:-1]] + [teacher_layers]

@@ -19,6 +19,7 @@ from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import low_precision_copy, predict_texts, tokens_of
 from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.training.losses import DistillationLoss
+from distilkit.errors import pluralize
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import default_device
 from distilkit.hardware.dropout import keep_random_state
@@ -157,7 +158,8 @@ def announce_time(
             ensemble.check_batching(i, "train")
             timing = time_teacher(teacher, texts, config.max_length, ensemble.precision(i))
             teacher_seconds += rows / timing.rows_per_second
-    plan = f"{missing:,} teacher logits, then {config.epochs} epochs of {epoch_rows:,} rows"
+    epochs = f"{pluralize(config.epochs, 'epoch')} of {pluralize(epoch_rows, 'row')}"
+    plan = f"{missing:,} teacher logits, then {epochs}"
     if len(configs) > 1:
         plan += f" for each of {len(configs)} students"
     if config.method != "logits":  # its teacher runs along, which is not timed

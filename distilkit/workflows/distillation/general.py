@@ -13,6 +13,7 @@ from distilkit.data.encoding import Tokenizer
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.training.layers import LayerMatchingLoss
+from distilkit.errors import pluralize
 from distilkit.hardware.device import select_device
 from distilkit.hardware.precision import check_precision, choose_precision
 from distilkit.hardware.processes import make_accelerator
@@ -67,8 +68,8 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
 
     rows = shared_rows(student, teacher, encode_for(student.tokenizer, student.model), encode_for)
     held_out = (
-        f"{len(rows.train):,} chunks of {config.max_length} tokens, {len(rows.validation):,} more are held "
-        "out (the same for every run)"
+        f"{pluralize(len(rows.train), 'chunk')} of {config.max_length} tokens, "
+        f"{len(rows.validation):,} more are held out (the same for every run)"
     )
     reporter.note(f"corpus: {held_out}")
     loss = LayerMatchingLoss(pair)

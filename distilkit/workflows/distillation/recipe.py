@@ -18,6 +18,7 @@ from distilkit.config.fields import flag, replace_values
 from distilkit.data import transfer
 from distilkit.data.sampling import CorpusSize
 from distilkit.data.sources import measure
+from distilkit.errors import pluralize
 from distilkit.hardware.device import default_device
 from distilkit.models.architectures import HEADS
 from distilkit.models.loading import load_config, load_tokenizer
@@ -174,7 +175,7 @@ def _can_match_layers(config: DistillConfig, facts: Facts) -> bool:
 
 def _choose_epochs(row_budget: float, rows: int) -> Choice:
     epochs = min(MAX_EPOCHS, max(MIN_EPOCHS, round(row_budget / max(1, rows))))
-    return Choice("epochs", epochs, f"some {rows:,} rows an epoch")
+    return Choice("epochs", epochs, f"some {pluralize(rows, 'row')} an epoch")
 
 
 def _choose_transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice], int]:
@@ -277,7 +278,7 @@ def _generate_texts(config: DistillConfig, home: Path, reporter: Reporter) -> Pa
             break
         else:
             reporter.note(
-                f"augment: {augmentation.rows:,} rows made of {augmentation.sources:,}, "
+                f"augment: {pluralize(augmentation.rows, 'row')} made of {augmentation.sources:,}, "
                 f"kept in {augmentation.path}"
             )
     return output

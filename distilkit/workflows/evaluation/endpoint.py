@@ -20,7 +20,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 
 RETRIED_STATUSES = (408, 429, 500, 502, 503, 504)  # errors that may pass
 FIRST_WAIT_SECONDS = 0.5  # before the first retry; doubled for each further one
@@ -273,6 +273,6 @@ def _parse_items(endpoint: Endpoint, answer: _Answer, rows: int) -> list[Item]:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         pass
     raise UserError(
-        f"--endpoint {endpoint.url}: it answered {rows} rows with {answer.text!r}, "
+        f"--endpoint {endpoint.url}: it answered {pluralize(rows, 'row')} with {answer.text!r}, "
         'not with a list of {"label", "score"} per row.'
     )

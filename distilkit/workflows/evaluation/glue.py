@@ -9,6 +9,7 @@ from distilkit.config import GLUE_FILES, EvaluateConfig
 from distilkit.data import sources
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import check_finite
+from distilkit.errors import pluralize
 from distilkit.hardware.precision import Resolved
 from distilkit.models.classifier import Classifier
 from distilkit.progress import Reporter
@@ -65,5 +66,7 @@ def write_submission(
     lines = ["index\tprediction", *(f"{index}\t{answer}" for index, answer in enumerate(answers))]
     file = folder / hidden.file
     write_text(file, "\n".join(lines) + "\n")
-    reporter.note(f"written: {file}, {rows:,} answers; the labels are hidden, so nothing is scored")
+    reporter.note(
+        f"written: {file}, {pluralize(rows, 'answer')}; the labels are hidden, so nothing is scored"
+    )
     return file

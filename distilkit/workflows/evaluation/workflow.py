@@ -22,7 +22,7 @@ from distilkit.progress import SILENT, Reporter
 from distilkit.reports.document import InDomainScore, Provenance
 from distilkit.reports.summary import markdown
 from distilkit.runs import environment, folder
-from distilkit.runs.run import EVALUATION
+from distilkit.runs.run import EVALUATION, is_run
 from distilkit.scores.comparison import compare
 from distilkit.scores.statistics import Interval
 from distilkit.workflows.evaluation.contestants import Contestants, choose_contestants
@@ -284,6 +284,7 @@ def _check_outputs(config: EvaluateConfig) -> None:
         from distilkit.reports.parts import check_report_dir  # matplotlib takes a while
 
         check_report_dir(config.report)
+        _check_nothing_in_report(config, config.report)
     if config.markdown:
         if config.markdown.is_dir():
             raise UserError(f"--markdown {config.markdown} is a folder. Give a file.")
@@ -293,3 +294,18 @@ def _check_outputs(config: EvaluateConfig) -> None:
         if config.glue_submission.exists() and not config.glue_submission.is_dir():
             raise UserError(f"--glue-submission {config.glue_submission} is a file. Name a folder.")
         folder.check_home(config.glue_submission, "--glue-submission")
+
+
+def _check_nothing_in_report(config: EvaluateConfig, report: Path) -> None:
+    """Refuse outputs in the folder of the report: it is written last, whole, and never over other files."""
+    outputs = {"--markdown": config.markdown, "--glue-submission": config.glue_submission}
+    outputs |= {
+        f"the result of {name}": Path(name) / EVALUATION for name in config.models if is_run(Path(name))
+    }
+    for what, path in outputs.items():
+        if path and path.resolve().is_relative_to(report.resolve()):
+            where = f"{what} {path}" if what.startswith("--") else what
+            raise UserError(
+                f"{where} would be written into --report {report}, which holds a report alone. "
+                "Name another folder for the report."
+            )

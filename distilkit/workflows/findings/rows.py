@@ -25,6 +25,7 @@ from distilkit.data.labels import (
     show_name,
 )
 from distilkit.data.text_data import TextData
+from distilkit.errors import pluralize
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.findings.finding import Finding
 
@@ -385,7 +386,8 @@ def few_rows(data: TextData) -> Iterator[Finding]:
         yield Finding(
             "few-validation-rows",
             "warning",
-            f"validation has {rows:,} rows, so an accuracy of 0.9 there means {low:.2f} to {high:.2f}",
+            f"validation has {pluralize(rows, 'row')}, so an accuracy of 0.9 there means "
+            f"{low:.2f} to {high:.2f}",
             "Epochs and students that differ by less cannot be told apart.",
             remedy,
         )

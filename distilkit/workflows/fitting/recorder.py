@@ -20,7 +20,7 @@ from distilkit.engine.inference.padding import (
     padding_changes_logits,
 )
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
-from distilkit.errors import UserError
+from distilkit.errors import UserError, pluralize
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import name_device
 from distilkit.hardware.kernels import forward_context
@@ -97,7 +97,7 @@ class RunRecorder:
         """
         job, config = self.job, self.job.config
         self._started, self._clock = environment_facts.now(), time.perf_counter()
-        sizes = ", ".join(f"{split} {len(rows):,} rows" for split, rows in job.data.splits.items())
+        sizes = ", ".join(f"{split} {pluralize(len(rows), 'row')}" for split, rows in job.data.splits.items())
         self._reporter.note(f"data: {job.data.name}, {sizes}")
         self._reporter.note(job.formula)
         self._draft = self._stack.enter_context(run.writing(config.output_dir, config.overwrite))
@@ -241,8 +241,8 @@ class RunRecorder:
         logits, labels = self._best_logits[all_labels >= 0], all_labels[all_labels >= 0]
         if len(labels) < CALIBRATION_ROWS:
             return Calibration(
-                f"the validation split has {len(labels)} labelled rows, which is under {CALIBRATION_ROWS}, "
-                "so the student's probabilities are left as they are"
+                f"the validation split has {pluralize(len(labels), 'labelled row')}, which is under "
+                f"{CALIBRATION_ROWS}, so the student's probabilities are left as they are"
             )
         temperature = fit_temperature(logits, labels)
         if temperature is None:

@@ -690,7 +690,7 @@ def test_a_recipes_texts_are_counted_and_its_choices_are_shown(
     made = run.environment["dataset"]["rows"]["transfer"]
     assert made == pytest.approx(estimated, rel=0.15), "less than 500 rows are generated whole"
     (announced,) = (note for note in notes.notes if note.startswith("estimate: "))
-    assert f"1 epochs of {300 + made:,} rows" in announced
+    assert f"1 epoch of {300 + made:,} rows" in announced
     again = examine(recipe="auto", output_dir=tmp_path / "again", **unset)
     assert again.estimates["new_texts"] == {"rows": made, "seconds": 0.0}, "the file is there now"
 

@@ -435,6 +435,27 @@ def test_the_markdown_is_written_into_a_pipe_in_a_read_only_folder(
     assert "accuracy" in read[0]
 
 
+@pytest.mark.parametrize("option", ["markdown", "glue_submission", "models"])
+def test_a_report_that_would_not_be_alone_in_its_folder_is_refused_before_the_work(
+    option: str, evaluating: Any, teacher_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written there first makes it a folder that no report may replace: after minutes of scoring."""
+
+    def load(config: Any) -> None:
+        raise AssertionError("nothing is loaded")
+
+    monkeypatch.setattr(workflow, "choose_contestants", load)
+    report = tmp_path / "report"
+    options: dict[str, Any] = {option: report / "inside"}
+    if option == "models":
+        copied = shutil.copytree(teacher_run.path, tmp_path / "run", ignore=lambda *_: ["evaluation"])
+        teacher_run, report, options = Run.load(copied), copied / "evaluation", {}
+    elif option == "glue_submission":
+        options["split"] = "test"
+    with pytest.raises(UserError, match="would be written into --report"):
+        evaluate(evaluating(teacher_run, report=report, **options))
+
+
 @pytest.mark.parametrize("option", ["report", "markdown"])
 def test_a_file_that_cannot_be_written_does_not_cost_the_evaluation(
     option: str, evaluating: Any, bilstm_runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
