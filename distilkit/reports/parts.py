@@ -24,6 +24,8 @@ INDEX, EVALUATION, ANSWERS, REPORT, PLOTS = (
     "report.json",
     "plots",
 )
+SWEEP, RESULTS_CSV, RESULTS_PARQUET = "sweep.json", "results.csv", "results.parquet"
+FILES = (INDEX, EVALUATION, ANSWERS, REPORT, SWEEP, RESULTS_CSV, RESULTS_PARQUET)  # of any report
 MARK = '<meta name="generator" content="distilkit">'
 UNKNOWN = "\u2013"  # an en dash
 
@@ -88,7 +90,7 @@ def check_report_dir(folder: Path, option: str = "--report") -> None:
         index = folder / INDEX
         if not index.is_file() or MARK not in index.read_text(encoding="utf-8", errors="replace")[:1000]:
             raise UserError(f"{option} {folder} is not empty and holds no report. Name another folder.")
-        report_files = {folder / name for name in (INDEX, EVALUATION, ANSWERS, REPORT, PLOTS)}
+        report_files = {folder / name for name in (*FILES, PLOTS)}
         pictures = {file for file in (folder / PLOTS).glob("*") if file.suffix in (".png", ".svg")}
         foreign = sorted(set(folder.rglob("*")) - report_files - pictures)
         if foreign:

@@ -122,7 +122,7 @@ def confusion_matrix(table: Integers, class_names: Sequence[str], title: str, in
     """Draw the rows with label i and answer j, `[C, C]`; darker cells hold a larger share of their label."""
     classes = len(class_names)
     side = min(7.5, max(WIDTH - 0.6, 0.55 * classes))
-    with _styled():
+    with styled():
         figure = Figure(figsize=(side + 0.6, side))
         axes: Axes = figure.add_subplot()
         rows_of_label = table.sum(axis=1)
@@ -208,7 +208,7 @@ def _one_vs_rest(answers: Answers) -> Iterator[tuple[Floats, Floats]]:
 
 def roc_curves(lines: Sequence[Line]) -> Figure:
     """Draw the true against the false positive rate; the diagonal is chance."""
-    with _styled():
+    with styled():
         figure, axes = _figure_with_legend(lines)
         axes.plot([0, 1], [0, 1], color=INK, lw=0.8, alpha=0.5)
         _plot_lines(axes, lines)
@@ -218,7 +218,7 @@ def roc_curves(lines: Sequence[Line]) -> Figure:
 
 def precision_recall_curves(lines: Sequence[Line], prevalence: float | None) -> Figure:
     """Draw precision against recall; the horizontal line, `prevalence`, is random guessing."""
-    with _styled():
+    with styled():
         figure, axes = _figure_with_legend(lines)
         if prevalence is not None:
             axes.axhline(prevalence, color=INK, lw=0.8, alpha=0.5)
@@ -229,8 +229,8 @@ def precision_recall_curves(lines: Sequence[Line], prevalence: float | None) -> 
 
 def latency_plot(points: Sequence[LatencyPoint]) -> Figure:
     """Draw the accuracy with its interval against the median latency."""
-    with _styled():
-        figure = _figure(len(points))
+    with styled():
+        figure = make_figure(len(points))
         axes: Axes = figure.add_subplot()
         for point in points:
             error_bar = None
@@ -257,7 +257,7 @@ def latency_plot(points: Sequence[LatencyPoint]) -> Figure:
         axes.set(xlabel="median latency of a single row, ms", ylabel="accuracy")
         if len(points) > 1:
             _number_points(figure, axes, points)
-        _add_legend(figure, [(point.name, point.index) for point in points], marked=True, dashed=False)
+        add_legend(figure, [(point.name, point.index) for point in points], marked=True, dashed=False)
         return figure
 
 
@@ -309,7 +309,7 @@ def confidence_histogram(answers: Answers, title: str, index: int = 0) -> Figure
     # A file's scores may lie below 1 / C, the least that a predicted class can have.
     low = min(1 / answers.classes, float(answers.confidence.min()))
     edges = np.linspace(low, 1, HISTOGRAM_BARS + 1)
-    with _styled():
+    with styled():
         figure = Figure(figsize=(WIDTH, HEIGHT + 0.5))
         above, below = figure.subplots(2, 1, sharex=True)
         face = colour(index)
@@ -330,7 +330,7 @@ def reliability_diagram(bins: Sequence[Bin], title: str, index: int = 0) -> Figu
     """Draw accuracy against confidence by bin, with Wilson's interval; below, the rows of each bin."""
     bins = [bar for bar in bins if bar.rows]
     low, face = bins[0].low, colour(index)
-    with _styled():
+    with styled():
         figure = Figure(figsize=(WIDTH, HEIGHT + 0.5))
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([low, 1], [low, 1], color=INK, lw=0.8, alpha=0.5)
@@ -367,7 +367,7 @@ def _abbreviate(count: int) -> str:
 
 def risk_coverage_curves(lines: Sequence[Line]) -> Figure:
     """Draw the error rate of the most confident rows against their share of all rows."""
-    with _styled():
+    with styled():
         figure, axes = _figure_with_legend(lines)
         _plot_lines(axes, [Line(line.name, line.index, *_thin_out(line.x, line.y)) for line in lines])
         axes.set(xlim=(0, 1), xlabel="share of rows answered, most confident first", ylabel="error rate")
@@ -382,8 +382,8 @@ def risk_coverage_curves(lines: Sequence[Line]) -> Figure:
 
 def history_curves(curves: Sequence[TrainingCurve], quantity: str) -> Figure:
     """Draw a figure of several trainings by epoch, a ring around the best epoch."""
-    with _styled():
-        figure = _figure(len(curves))
+    with styled():
+        figure = make_figure(len(curves))
         axes: Axes = figure.add_subplot()
         for curve in curves:
             shade = colour(curve.index)
@@ -404,7 +404,7 @@ def history_curves(curves: Sequence[TrainingCurve], quantity: str) -> Figure:
         if max(len(curve.epochs) for curve in curves) == 1:  # a single epoch gives the axis no extent
             epochs = {curve.epochs[0] for curve in curves}
             axes.set_xlim(min(epochs) - 0.5, max(epochs) + 0.5)
-        _add_legend(figure, [(curve.name, curve.index) for curve in curves], marked=True)
+        add_legend(figure, [(curve.name, curve.index) for curve in curves], marked=True)
         return figure
 
 
@@ -414,7 +414,7 @@ def history_curves(curves: Sequence[TrainingCurve], quantity: str) -> Figure:
 def raster(figure: Figure) -> bytes:
     """Return a PNG on white, the same bytes for the same figure."""
     buffer = io.BytesIO()
-    with _styled():
+    with styled():
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -423,7 +423,7 @@ def vector(figure: Figure) -> str:
     """Return an SVG file on white, the same text for the same figure."""
     buffer = io.StringIO()
     no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with _styled():
+    with styled():
         figure.savefig(buffer, format="svg", facecolor="white", metadata=no_metadata)
     return buffer.getvalue()
 
@@ -451,22 +451,22 @@ def inline(svg: str, description: str) -> str:
 
 
 @contextmanager
-def _styled() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Draw with `STYLE`, whatever the user's matplotlib settings are, and restore these afterwards."""
     with warnings.catch_warnings(), style.context([STYLE], after_reset=True):
         warnings.filterwarnings("ignore", message="Glyph")  # a name in a script that the font lacks
         yield
 
 
-def _figure(legend_entries: int) -> Figure:
+def make_figure(legend_entries: int) -> Figure:
     """Make a figure with room for the plot and, below it, for the legend."""
     return Figure(figsize=(WIDTH, HEIGHT + LEGEND_ROW_HEIGHT * legend_entries))
 
 
 def _figure_with_legend(lines: Sequence[Line]) -> tuple[Figure, Axes]:
-    figure = _figure(len(lines))
+    figure = make_figure(len(lines))
     axes: Axes = figure.add_subplot()
-    _add_legend(figure, [(line.name, line.index) for line in lines])
+    add_legend(figure, [(line.name, line.index) for line in lines])
     return figure, axes
 
 
@@ -475,9 +475,10 @@ def _plot_lines(axes: Axes, lines: Sequence[Line]) -> None:
         axes.plot(line.x, line.y, color=colour(line.index), ls=dashes(line.index))
 
 
-def _add_legend(
+def add_legend(
     figure: Figure, entries: Sequence[tuple[str, int]], *, marked: bool = False, dashed: bool = True
 ) -> None:
+    """Name the models below the plot, each with its colour and its dashes or marker."""
     # Handles are made here because matplotlib leaves names that begin with an underscore out.
     handles = [
         Line2D(

@@ -4,6 +4,7 @@ Scores and differences are in the units of the metric, intervals are `[low, high
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -170,14 +171,23 @@ class SweepDocument(SweepDescription):
         values = self.model_dump(mode="json", by_alias=True)
         return {"schema": values.pop("schema"), **values}
 
+    @cached_property
+    def settings_by_key(self) -> dict[str, SettingEntry]:
+        """Return the settings by `key`."""
+        return {entry.key: entry for entry in self.settings}
+
+    @cached_property
+    def settings_by_name(self) -> dict[str, SettingEntry]:
+        """Return the settings by name."""
+        return {entry.name: entry for entry in self.settings}
+
     def setting_of(self, run: SweepRunEntry) -> SettingEntry:
         """Return the setting that a run belongs to."""
-        key = setting_key(run.setting, run.labels_only)
-        return next(entry for entry in self.settings if entry.key == key)
+        return self.settings_by_key[setting_key(run.setting, run.labels_only)]
 
     def entry(self, name: str) -> SettingEntry:
         """Return a setting by its name."""
-        return next(entry for entry in self.settings if entry.name == name)
+        return self.settings_by_name[name]
 
 
 def setting_key(setting: Mapping[str, Any], labels_only: bool) -> str:

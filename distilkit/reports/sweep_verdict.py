@@ -6,6 +6,7 @@ from distilkit.errors import list_names, pluralize
 from distilkit.reports.sweep_document import (
     LABELS_ALONE,
     DifferenceEntry,
+    Ends,
     SettingEntry,
     SweepDocument,
     name_option,
@@ -13,6 +14,7 @@ from distilkit.reports.sweep_document import (
 )
 
 MAX_SENTENCES = 6  # of the same kind
+UNKNOWN = "\u2013"  # an en dash
 STEPS_TOLERANCE = 0.01  # share by which steps may differ without a word
 
 
@@ -190,8 +192,8 @@ def _describe_steps(document: SweepDocument) -> Iterator[str]:
         ratio, entry, reference = max(ratios, key=lambda item: max(item[0], 1 / max(item[0], 1e-9)))
         yield (
             f"Steps differ: {entry.name} trained for {ratio:.2g} times as many as labels alone "
-            f"({entry.steps:,.0f} against {reference.steps:,.0f}), as with transfer text, so a part of a "
-            "difference may come from that."
+            f"({entry.steps:,.0f} against {reference.steps:,.0f}), for instance on transfer text; a part of "
+            "the difference may come from that."
         )
 
 
@@ -320,16 +322,45 @@ def _signed(document: SweepDocument, value: float) -> str:
 
 
 def _signed_ends(document: SweepDocument, difference: DifferenceEntry) -> str:
-    if difference.interval is None:
-        return ""
-    low, high = difference.interval
-    if document.higher_is_better:
-        return f" ({100 * low:+.1f} to {100 * high:+.1f})"
-    return f" ({low:+.4f} to {high:+.4f})"
+    return "" if difference.interval is None else f" ({_format_ends(document, difference.interval)})"
 
 
 def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def describe_outcome(document: SweepDocument, entry: SettingEntry) -> str:
+    """Return a word or two for the table: better, worse, not told apart, reference …"""
+    if entry.pruned:
+        return "ended early"
+    difference = entry.difference
+    if difference is None:
+        if entry.name == document.best:
+            return "best mean"
+        return "reference" if entry.labels_only else "not compared"
+    outcome = "on these rows only" if difference.on_these_rows else "not told apart"
+    if difference.different:
+        outcome = "better" if improvement(document, entry) > 0 else "worse"
+    return f"{outcome}, best mean" if entry.name == document.best else outcome
+
+
+def format_score(ends: Ends | None) -> str:
+    """Return the interval of a mean; empty where there is none."""
+    return "" if ends is None else f"{ends[0]:.4f} to {ends[1]:.4f}"
+
+
+def format_difference(document: SweepDocument, difference: DifferenceEntry | None) -> tuple[str, str]:
+    """Return a difference and its interval, in points where the metric is a share."""
+    if difference is None:
+        return UNKNOWN, ""
+    interval = _format_ends(document, difference.interval) if difference.interval else ""
+    return _signed(document, difference.value), interval
+
+
+def _format_ends(document: SweepDocument, ends: Ends) -> str:
+    if document.higher_is_better:
+        return f"{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}"
+    return f"{ends[0]:+.4f} to {ends[1]:+.4f}"
 
 
 def _has(count: int) -> str:

@@ -5,7 +5,6 @@ import html
 import json
 import re
 from collections.abc import Sequence
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from evaluations import MODEL_COST, answers, make_document
+from parsed_pages import ParsedPage, fetched_addresses
 
 from distilkit import UserError
 from distilkit.reports import page, parts, plots
@@ -27,55 +27,11 @@ HOSTILE = (
 )
 
 
-class ParsedPage(HTMLParser):
-    """Parse elements, attributes and text as a browser does."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.open: list[str] = []
-        self.text: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in ("meta", "link"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"</{tag}> closes something else"
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    @property
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
-    def values(self, attribute: str) -> list[str]:
-        return [value for _, name, value in self.attributes if name == attribute]
-
-
 def write_and_parse(folder: Path, document: dict[str, Any], all_answers: Sequence[Answers]) -> ParsedPage:
     index = write_report(folder, EvaluationDocument.model_validate(document), all_answers)
     parsed = ParsedPage(index.read_text(encoding="utf-8"))
     assert not parsed.open
     return parsed
-
-
-def fetched_addresses(parsed: ParsedPage) -> list[str]:
-    """Return the addresses that a browser would fetch."""
-    carriers = ("src", "srcset", "data", "poster", "action", "xlink:href", "background")
-    addresses = [value for _, name, value in parsed.attributes if name in carriers]
-    addresses += [value for tag, name, value in parsed.attributes if name == "href" and tag != "a"]
-    return [value for value in addresses if not value.startswith(("#", "data:"))]
 
 
 THREE = [answers(seed=seed) for seed in range(3)]

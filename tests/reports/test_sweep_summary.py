@@ -142,8 +142,8 @@ def test_steps_seeds_pruned_failed_and_missing_cells_are_said() -> None:
         missing=1,
     )
     assert sentences[1:] == [
-        "Steps differ: alpha 0.25 trained for 4 times as many as labels alone (8,420 against 2,105), as with "
-        "transfer text, so a part of a difference may come from that.",
+        "Steps differ: alpha 0.25 trained for 4 times as many as labels alone (8,420 against 2,105), for "
+        "instance on transfer text; a part of the difference may come from that.",
         "Settings have 3 to 5 seeds; a difference uses those that both settings have.",
         "1 of 3 settings was ended early and left out of the statistics.",
         "2 cells failed, the first with: RuntimeError: out of memory at step 3",
