@@ -15,12 +15,14 @@ from distilkit.reports import summary
 
 if TYPE_CHECKING:  # help must not wait for pydantic and numpy
     from distilkit.reports.document import EvaluationDocument
+    from distilkit.reports.sweep_document import SweepDocument
 
 MISSING = "-"
 # Columns of the table of models that are left out first where the terminal is narrow.
 DROPPED_FIRST = (
     *("ece", "bytes", "parameters", "agreement", "gap_recovered", "f1", "f1_macro", "rows_per_second"),
 )
+SWEEP_DROPPED_FIRST = ("steps", "seeds", "p, Holm")  # of the table of settings
 UNLIMITED = 10_000  # columns
 
 
@@ -75,17 +77,79 @@ class EvaluationView:
 
     def _blocks(self) -> list[str]:
         """Return a line with the name of each model, then one for each of its figures."""
-        lines = []
-        headings, *rows = self._rows(list(self.columns))
-        width = max(map(len, headings))
-        for name, *cells in rows:
-            figures = zip(headings[1:], cells, strict=True)
-            lines += [name, *(f"  {head:{width}}  {cell}" for head, cell in figures if cell != MISSING), ""]
-        return lines[:-1]
+        return _list_blocks(self._rows(list(self.columns)))
 
     def _notes(self) -> list[str]:
         sentences = summary.describe_warnings(self.document)
         return ["", *(f"note: {sentence}" for sentence in sentences)] if sentences else []
+
+
+class SweepView:
+    """Show a sweep: its verdict, then a row for each setting, or a block where the rows do not fit."""
+
+    def __init__(self, document: "SweepDocument") -> None:
+        self.document = document
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from _texts(self.document.verdict, console)
+        if not self.document.settings:
+            return
+        yield ""
+        rows = self._rows()
+        dropped: list[str] = []
+        for heading in (None, *SWEEP_DROPPED_FIRST):
+            if heading in rows[0]:
+                column = rows[0].index(heading)
+                rows = [[*row[:column], *row[column + 1 :]] for row in rows]
+                dropped.append(heading)
+            table = _plain_table(rows)
+            if _fits(table, console, options):
+                yield table
+                break
+        else:
+            yield from _texts(_list_blocks(self._rows()), console)
+            dropped = []
+        if dropped:
+            shown = f"Too narrow for: {', '.join(dropped)}. A wider terminal or --json shows all."
+            yield from _texts(["", shown], console)
+
+    def _rows(self) -> list[list[str]]:
+        """Return the heading and a row for each setting."""
+        from distilkit.reports.sweep_verdict import describe_outcome, format_difference, format_score
+
+        document = self.document
+        rows = [["setting", "seeds", document.metric, "difference", "p, Holm", "steps", "outcome"]]
+        for entry in document.settings:
+            value, ends = format_difference(document, entry.difference)
+            p_value = entry.difference.p_adjusted if entry.difference else None
+            score = format_score(entry.interval)
+            cells = [
+                entry.name,
+                f"{len(entry.seeds)}",
+                f"{entry.mean:.4f}" + (f" ({score})" if score else ""),
+                MISSING if entry.difference is None else value + (f" ({ends})" if ends else ""),
+                MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+                f"{entry.steps:,.0f}",
+                describe_outcome(document, entry),
+            ]
+            rows.append(cells)
+        return rows
+
+
+def sweep_text(document: "SweepDocument") -> SweepView:
+    """Return the verdict of a sweep and a table of its settings."""
+    return SweepView(document)
+
+
+def _list_blocks(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line with the name of each row, then one for each of its figures."""
+    lines = []
+    headings, *rows = rows
+    width = max(map(len, headings))
+    for name, *cells in rows:
+        figures = zip(headings[1:], cells, strict=True)
+        lines += [name, *(f"  {head:{width}}  {cell}" for head, cell in figures if cell != MISSING), ""]
+    return lines[:-1]
 
 
 def _texts(lines: Iterable[str], console: Console) -> list[Text]:

@@ -135,7 +135,7 @@ def parallel_coordinates(
     """Draw a line per setting across its options to its score; the best one is thick.
 
     Args:
-        columns: for each option its name and a value per setting, figures or texts.
+        columns: for each option its name and a value per setting, numbers or texts.
         scores: of the settings.
         best: position of the best setting.
     """

@@ -125,6 +125,10 @@ def _describe_best(document: SweepDocument, compared: Sequence[SettingEntry]) ->
     assert document.best is not None
     behind = [entry for entry in compared if entry.name != document.best]
     worse = [entry for entry in behind if _is_different(entry)]
+    if not any(entry.difference for entry in behind):
+        return [
+            f"No setting shares a seed with {document.best}, so nothing can be compared: run the same seeds."
+        ]
     if not worse:
         closest = max(behind, key=lambda entry: len(entry.difference.seeds) if entry.difference else 0)
         power = f": {_describe_power(document, closest.difference)}" if closest.difference else ""

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from evaluations import MODEL_COST, answers, make_document
 from rich.console import Console
+from sweep_documents import describe
+from sweep_documents import example as example_sweep
 
-from distilkit.cli.tables import EvaluationView
+from distilkit.cli.tables import EvaluationView, sweep_text
 from distilkit.reports.document import EvaluationDocument
+from distilkit.reports.sweep_document import SweepDocument
+from distilkit.reports.sweep_summary import make_document as make_sweep_document
 from distilkit.scores.statistics import Answers
 
 NAMES = ("runs/reviews-teacher", "runs/reviews-student", "runs/a-much-longer-name-of-a-third-student-run")
@@ -118,3 +122,44 @@ def test_the_table_warns_of_a_constant_answer_and_of_rows_known_from_training() 
 
 def test_markup_in_names_is_shown_as_it_is() -> None:
     assert "[bold]x[/bold]" in render(evaluation(("[bold]x[/bold]", "b")), 200)
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------
+
+
+def render_sweep(document: SweepDocument, width: int, terminal: bool = True) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None, highlight=False)
+    console.print(sweep_text(document), markup=False)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 120, 200])
+def test_the_table_of_a_sweep_is_whole_at_every_width(width: int) -> None:
+    """Names such as `tiny<bert>` and `[bold]` are text, and no figure is cut."""
+    document = example_sweep()
+    shown = render_sweep(document, width)
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= width
+    folded = "".join(shown.split())
+    for entry in document.settings:
+        assert "".join(entry.name.split()) in folded
+        assert f"{entry.mean:.4f}" in folded
+    for sentence in document.verdict:
+        assert "".join(sentence.split()) in folded
+
+
+def test_a_pipe_gets_the_verdict_of_a_sweep_and_its_table() -> None:
+    lines = render_sweep(example_sweep(), 200, terminal=False).splitlines()
+    assert lines[0] == (
+        "alpha 0.25, student bilstm is better than labels alone (student bilstm) by 2.2 points (1.9 to 2.5)."
+    )
+    assert any("alpha 0.75, student bilstm" in line and line.endswith("ended early") for line in lines)
+
+
+def test_columns_of_a_sweep_that_are_left_out_are_named() -> None:
+    assert "Too narrow for: steps" in " ".join(render_sweep(example_sweep(), 115).split())
+
+
+def test_a_sweep_without_runs_is_its_verdict() -> None:
+    document = make_sweep_document(describe(), [], missing=2)
+    assert render_sweep(document, 80).splitlines() == [*document.verdict]

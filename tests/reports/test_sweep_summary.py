@@ -236,3 +236,14 @@ def test_labels_alone_is_a_setting_of_its_own_where_alpha_is_not_swept() -> None
 def test_numbers_written_as_integers_are_the_same_setting(alpha: float) -> None:
     runs = make_runs({1: 0.8}, alpha=1.0) + make_runs({2: 0.81}, alpha=alpha)
     assert len(make_document(describe(), runs).settings) == 1
+
+
+def test_students_without_a_common_seed_are_not_compared() -> None:
+    sentences = verdict(
+        make_runs({1: 0.85, 2: 0.86}, student="a"),
+        make_runs({3: 0.83, 4: 0.84}, student="b"),
+        description=describe("student"),
+    )
+    assert sentences == [
+        "No setting shares a seed with student a, so nothing can be compared: run the same seeds."
+    ]
