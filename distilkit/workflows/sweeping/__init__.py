@@ -1,0 +1,1 @@
+"""`sweep`: students for each combination of values, compared with intervals."""
