@@ -19,9 +19,11 @@ if TYPE_CHECKING:
         DistillConfig,
         DoctorConfig,
         EvaluateConfig,
+        PredictConfig,
         ReportConfig,
         TrainConfig,
     )
+    from distilkit.engine.inference.predictor import Predictions, Predictor, load
     from distilkit.errors import DistilkitWarning, GateMissed, UserError
     from distilkit.progress import Reporter
     from distilkit.runs.run import Run
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from distilkit.workflows.diagnosis.workflow import doctor
     from distilkit.workflows.distillation.workflow import distill, distill_many
     from distilkit.workflows.evaluation.workflow import evaluate
+    from distilkit.workflows.prediction.workflow import predict
     from distilkit.workflows.reporting import report
     from distilkit.workflows.training import train
 
@@ -41,12 +44,15 @@ LAZY_MODULES = {
     "DistillConfig": "config",
     "DoctorConfig": "config",
     "EvaluateConfig": "config",
+    "PredictConfig": "config",
     "ReportConfig": "config",
     "TrainConfig": "config",
     "ConsoleReporter": "cli.output",
     "DistilkitWarning": "errors",
     "GateMissed": "errors",
     "UserError": "errors",
+    "Predictions": "engine.inference.predictor",
+    "Predictor": "engine.inference.predictor",
     "Reporter": "progress",
     "Run": "runs.run",
     "augment": "workflows.augmentation.workflow",
@@ -54,6 +60,8 @@ LAZY_MODULES = {
     "distill_many": "workflows.distillation.workflow",
     "doctor": "workflows.diagnosis.workflow",
     "evaluate": "workflows.evaluation.workflow",
+    "load": "engine.inference.predictor",
+    "predict": "workflows.prediction.workflow",
     "report": "workflows.reporting",
     "train": "workflows.training",
 }
@@ -65,6 +73,9 @@ __all__ = [
     "DoctorConfig",
     "EvaluateConfig",
     "GateMissed",
+    "PredictConfig",
+    "Predictions",
+    "Predictor",
     "ReportConfig",
     "Reporter",
     "Run",
@@ -75,6 +86,8 @@ __all__ = [
     "distill_many",
     "doctor",
     "evaluate",
+    "load",
+    "predict",
     "report",
     "train",
 ]

@@ -22,7 +22,10 @@ class Reporter:
         self.note(f"warning: {message}")
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Show that `done` of `total` units of `task` are finished. Called often, so it must be cheap."""
+        """Show that `done` of `total` units of `task` are finished. Called often, so it must be cheap.
+
+        A `total` of 0 is one that is not known.
+        """
 
 
 class WarningReporter(Reporter):

@@ -20,6 +20,7 @@ from distilkit.config import (
     DoctorConfig,
     EvaluateConfig,
     FitConfig,
+    PredictConfig,
     ReportConfig,
     TrainConfig,
     parse_gates,
@@ -39,12 +40,14 @@ from distilkit.workflows.augmentation import workflow as augmentation
 from distilkit.workflows.diagnosis import workflow as diagnosis
 from distilkit.workflows.distillation import workflow as distillation
 from distilkit.workflows.evaluation import workflow as evaluation
+from distilkit.workflows.prediction import workflow as prediction
 
 COMMANDS = {
     "train": TrainConfig,
     "distill": DistillConfig,
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
     "report": ReportConfig,
 }
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
@@ -57,6 +60,7 @@ SMALLEST: list[Any] = [
     DoctorConfig(dataset="sst2", teacher="t"),
     EvaluateConfig(models=("a",), dataset="imdb"),
     AugmentConfig(dataset="sst2", output="new.parquet"),
+    PredictConfig(model="a"),
     ReportConfig(runs=("a",)),
 ]
 FULL: list[Any] = [
@@ -137,6 +141,26 @@ FULL: list[Any] = [
         precision="fp32",
     ),
 ]
+FULL.append(
+    PredictConfig(
+        model="a",
+        inputs=("in.csv", "on.csv"),
+        text_column="a",
+        text_pair_column="b",
+        max_length=9,
+        on_error="skip",
+        output="out.csv",
+        scores=True,
+        top_k=2,
+        threshold=0.5,
+        prefix="our_",
+        resume=True,
+        overwrite=True,
+        threads=2,
+        precision="fp32",
+        device="cpu",
+    )
+)
 TRAINING = [config for config in SMALLEST + FULL if isinstance(config, FitConfig)]
 
 
@@ -153,12 +177,13 @@ def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
 
     monkeypatch.setattr("distilkit.cli.paths.check_paths", lambda config: None)  # the teachers are not there
 
-    def stop(config: Any, reporter: Any) -> None:
+    def stop(config: Any, *_: Any) -> None:
         raise Asked(config)
 
     verbs = {training: "train", distillation: "distill", augmentation: "augment", evaluation: "evaluate"}
     verbs[diagnosis] = "doctor"
     verbs[reporting] = "report"
+    verbs[prediction] = "predict"
     for module, verb in verbs.items():
         monkeypatch.setattr(module, verb, stop)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

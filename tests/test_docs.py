@@ -26,6 +26,7 @@ COMMANDS = [
     ("doctor",),
     ("augment",),
     ("evaluate",),
+    ("predict",),
     ("report",),
     ("cache",),
     ("cache", "path"),

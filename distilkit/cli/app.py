@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         DistillConfig,
         DoctorConfig,
         EvaluateConfig,
+        PredictConfig,
         ReportConfig,
         TrainConfig,
     )
@@ -144,6 +145,34 @@ def evaluate(config: "EvaluateConfig", output: Output) -> None:
         output.note_all([f"note: {text}" for text in summary.describe_warnings(result.typed_document)])
     gates.check_gates(result)
     workflow.check_written(result)
+
+
+@command(
+    app,
+    "PredictConfig",
+    examples=(
+        "distilkit predict runs/student 'a great film'",
+        "distilkit predict runs/student reviews.csv -o answers.csv",
+    ),
+)
+def predict(config: "PredictConfig", output: Output) -> None:
+    """Classify texts, or the rows of files, in constant memory: to stdout, or to a file of rows.
+
+    The columns of the rows are kept; `label` and `score`, its probability, are added.
+    """
+    from distilkit.workflows.prediction import workflow
+
+    in_document = output.as_json and config.output is None
+    if in_document and config.format:
+        raise UserError(f"--format {config.format} is for rows, and --json prints a document: leave one out.")
+    rows: list[str] = []
+    with output:
+        result = workflow.predict(config, output, rows.append if in_document else output.write_rows)
+    document = result.document(rows if in_document else None)
+    if config.output or output.as_json:
+        output.result(document, tables.prediction_text(document))
+    else:  # the rows are on stdout
+        output.note(tables.prediction_text(document))
 
 
 @command(

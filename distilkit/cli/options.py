@@ -205,7 +205,7 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
         required = field.is_required()
         if extra.get("positional"):
             metadata = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)
-            arguments.append(_keyword(name, Annotated[list[str] | None, metadata], None))
+            arguments.append(_keyword(name, Annotated[annotation | None, metadata], None))
             continue
         help_text = _help_text(field)
         if name in defaults:

@@ -96,19 +96,20 @@ class ConsoleReporter(Reporter):
             task, detail = make_visible(task), make_visible(detail)
             if task not in self._bars:
                 self._bars[task] = self._progress.add_task(task, total=total, detail=detail)
-            self._progress.update(self._bars[task], completed=done, total=total, detail=detail)
-            if done >= total:
+            self._progress.update(self._bars[task], completed=done, total=total or done, detail=detail)
+            if 0 < total <= done:
                 self._progress.remove_task(self._bars.pop(task))
         else:
             self._print_progress(task, done, total, detail)
 
     def _print_progress(self, task: str, done: int, total: int, detail: str) -> None:
         last = self._last_printed.setdefault(task, time.monotonic())
-        if done >= total:
+        if 0 < total <= done:
             del self._last_printed[task]
         elif time.monotonic() - last >= PLAIN_SECONDS:
             self._last_printed[task] = time.monotonic()
-            self._console.say(f"{task}: {done:,}/{total:,} {detail}".rstrip(), markup=False)
+            of_total = f"/{total:,}" if total else ""
+            self._console.say(f"{task}: {done:,}{of_total} {detail}".rstrip(), markup=False)
 
 
 class Output(ConsoleReporter):
@@ -163,6 +164,13 @@ class Output(ConsoleReporter):
             raise UserError(
                 f"stdout cannot be written ({error.strerror}), so the result is on stderr."
             ) from None
+
+    def write_rows(self, text: str) -> None:
+        """Write rows to stdout, also when quiet: they are what the command is for."""
+        if sys.stdout is None:
+            raise UserError("stdout is closed. Name a file with --output.")
+        sys.stdout.write(text)
+        sys.stdout.flush()
 
     def _print_result(self, document: Mapping[str, Any], shown: RenderableType) -> None:
         if self.as_json:

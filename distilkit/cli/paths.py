@@ -9,6 +9,7 @@ from distilkit.config import (
     DoctorConfig,
     EvaluateConfig,
     FitConfig,
+    PredictConfig,
     ReportConfig,
     TextsConfig,
     TrainConfig,
@@ -16,6 +17,7 @@ from distilkit.config import (
 )
 from distilkit.config.fields import Config
 from distilkit.config.student import NAMED_STUDENTS
+from distilkit.data.arguments import check_stdin, find_files
 from distilkit.data.formats import READABLE
 from distilkit.data.layouts import SPLITS, find_splits
 from distilkit.errors import UserError
@@ -42,6 +44,10 @@ def check_paths(config: Config) -> None:
         from distilkit.workflows.augmentation.blocks import check_output  # pyarrow is not needed elsewhere
 
         check_output(config)
+    if isinstance(config, PredictConfig):
+        find_files(config.inputs)
+        if config.reads_stdin:
+            check_stdin()
     if isinstance(config, TrainConfig):
         find_base_model(config.model)
     for name in _model_names(config):
@@ -79,6 +85,8 @@ def _model_names(config: Config) -> Iterator[str]:
         not_models = {*config.predictions, *config.endpoint}
         names = [name for name in (*config.models, *references) if name and name not in not_models]
         yield from dict.fromkeys(names)
+    if isinstance(config, PredictConfig):
+        yield config.model
     if isinstance(config, DistillConfig):
         resolved = resolve(config)
         takes_tokenizer = resolved.student != "bilstm" and resolved.init == "random"

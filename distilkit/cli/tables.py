@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from distilkit.errors import pluralize
+from distilkit.errors import join_first, pluralize
 from distilkit.progress import describe_duration
 from distilkit.reports import summary
 
@@ -289,6 +289,18 @@ def augmentation_text(document: Mapping[str, Any]) -> str:
         if counts := document[title]:
             lines.append(f"{title}: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
     return "\n".join(lines)
+
+
+def prediction_text(document: Mapping[str, Any]) -> str:
+    """Write how many rows `predict` answered, left out and gave no label, and how many each class has."""
+    speed = document["rows_per_second"]
+    parts = [f"{document['output'] or document['model']}: {pluralize(document['rows'], 'row')}"]
+    parts += [f"{document['resumed_rows']:,} of them from before"] * bool(document["resumed_rows"])
+    parts += [f"{document['skipped']:,} left out"] * bool(document["skipped"])
+    parts += [f"{document['abstained']:,} without a label"] * bool(document["abstained"])
+    parts += [f"{speed:,.0f} rows/s"] * bool(speed)
+    counts = [f"{name} {count:,}" for name, count in document["labels"].items() if count]
+    return "\n".join([", ".join(parts), f"labels: {join_first(counts)}"][: 1 + bool(counts)])
 
 
 def report_text(document: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from distilkit.config.distillation import DistillConfig, DoctorConfig
     from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, parse_gates
     from distilkit.config.fitting import FitConfig
+    from distilkit.config.prediction import PredictConfig
     from distilkit.config.reporting import ReportConfig
     from distilkit.config.student import DEFAULT_LAYERS, Pooling
     from distilkit.config.training import TrainConfig
@@ -33,6 +34,7 @@ LAZY_MODULES = {
     "DEFAULT_LAYERS": "student",
     "Pooling": "student",
     "Precision": "data",
+    "PredictConfig": "prediction",
     "ReportConfig": "reporting",
     "TextsConfig": "data",
     "TrainConfig": "training",
@@ -54,6 +56,7 @@ __all__ = [
     "FitConfig",
     "Pooling",
     "Precision",
+    "PredictConfig",
     "ReportConfig",
     "TextsConfig",
     "TrainConfig",

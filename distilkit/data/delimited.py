@@ -3,7 +3,8 @@
 import csv
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,24 @@ class RowTooLong(Exception):
     """A row does not fit into a block: it is long, or a quotation mark is never closed."""
 
 
-def open_delimited(file: Path, columns: Sequence[str], *, with_texts: bool, block_bytes: int) -> Table:
+def open_delimited(
+    file: Path,
+    columns: Sequence[str] | None,
+    *,
+    with_texts: bool,
+    block_bytes: int,
+    on_irregular: Callable[[int, str], None] | None = None,
+) -> Table:
     """Open a CSV or TSV file, whose columns are read as texts whatever they look like.
 
     "null", "12" and "NA" are words here, and labels 1, 2, 3 of one file are those of another that has "4+"
     as well.
 
     Args:
+        columns: those to read; `None` for all.
         with_texts: read all other columns too.
+        on_irregular: called with the number of a row that has more or fewer columns than the header, and what
+            is wrong with it, as the row is left out; without it such a row raises `UserError`.
 
     Raises:
         UserError: naming the row that has more or fewer columns than the header.
@@ -65,18 +76,24 @@ def open_delimited(file: Path, columns: Sequence[str], *, with_texts: bool, bloc
         header = stream.readline(1 << 16)
     if not is_whole(header):
         raise not_utf8(file, "in the header", header.encode("utf-8", "surrogateescape"))
-    options = {
+    if on_irregular is not None:
+        parsing["invalid_row_handler"] = lambda row: "skip"  # by the first look, at the names
+    options: dict[str, Any] = {
         "read_options": pyarrow.csv.ReadOptions(use_threads=False, block_size=block_bytes),
         "parse_options": pyarrow.csv.ParseOptions(**parsing),
     }
     try:
         with open_bytes(file) as stream:
             names = pyarrow.csv.open_csv(stream, **options).schema.names
+        columns = names if columns is None else columns
         picked = pick_columns(file, names, columns)
         texts = set(unique_names(names)) if with_texts else set()
         read = [name for name in names if name in picked or name in texts]
         schema = pa.schema([(name, pa.string()) for name in read])
         batches: Iterator[pa.RecordBatch] = iter(())
+        if on_irregular is not None:
+            parsing["invalid_row_handler"] = partial(_leave_out, file, header, on_irregular)
+            options["parse_options"] = pyarrow.csv.ParseOptions(**parsing)
         if read:
             conversion = pyarrow.csv.ConvertOptions(
                 include_columns=read,
@@ -102,6 +119,15 @@ def _read_batches(
             yield batch
     except pa.ArrowInvalid as error:
         raise _explain(file, header, error) from None
+
+
+def _leave_out(
+    file: Path, header: str, on_irregular: Callable[[int, str], None], row: pyarrow.csv.InvalidRow
+) -> str:
+    counts = f"Expected {row.expected_columns} columns, got {row.actual_columns}"
+    error = pa.ArrowInvalid(f"Row #{row.number}: {counts}: {row.text}")
+    on_irregular(row.number - 1, str(_explain(file, header, error)))
+    return "skip"
 
 
 def _check_no_second_header(file: Path, batch: pa.RecordBatch, picked: list[str], rows: int) -> None:

@@ -100,28 +100,28 @@ class _Reader:
     block_bytes: int
 
     def read(self) -> tuple[datasets.Dataset, ColumnNames]:
-        with _naming(self.files[0]):
+        with naming(self.files[0]):
             table = self._open(self.files[0])
             class_names = {
                 name: names
                 for name, names in table.class_names.items()
                 if name in table.schema.names and pa.types.is_integer(table.schema.field(name).type)
             }
-            types = {field.name: _plain_type(field.type) for field in table.schema}
+            types = {field.name: plain_type(field.type) for field in table.schema}
             schema = pa.schema(types | dict.fromkeys(class_names, pa.int64()), _metadata(class_names))
         column_names = ColumnNames(tuple(table.column_names), table.hint)
         if not types:
             return datasets.Dataset.from_dict({}), column_names
         pieces = self._read_pieces(table, schema, class_names)
-        with _naming(self.files[0]):  # a type that `datasets` does not have
+        with naming(self.files[0]):  # a type that `datasets` does not have
             return from_disk(schema, pieces), column_names
 
     def _open(self, file: Path) -> Table:
         ending = split_name(file)[1]
         if ending == ".parquet":
-            return _open_parquet(file, self.columns, with_texts=self.with_texts)
+            return open_parquet(file, self.columns, with_texts=self.with_texts)
         if ending == ".arrow":
-            return _open_arrow(file, self.columns, with_texts=self.with_texts)
+            return open_arrow(file, self.columns, with_texts=self.with_texts)
         if ending in (".csv", ".tsv"):
             return open_delimited(
                 file, self.columns, with_texts=self.with_texts, block_bytes=self.block_bytes
@@ -132,7 +132,7 @@ class _Reader:
         self, table: Table, schema: pa.Schema, class_names: dict[str, list[str]]
     ) -> Iterator[pa.RecordBatch]:
         for file in self.files:
-            with _naming(file):
+            with naming(file):
                 if file != self.files[0]:
                     table = self._open(file)
                     self._check_alike(file, table, schema, class_names)
@@ -160,7 +160,7 @@ class _Reader:
     def _convert(self, file: Path, field: pa.Field, array: pa.Array, row: int) -> pa.Array:
         """Return a checked column of a piece, whose first row is `row`, as the type it is kept in."""
         is_selected = field.name in self.columns
-        array = _to_plain(array)
+        array = to_plain(array)
         try:
             array.validate(full=True)
         except pa.ArrowInvalid as error:
@@ -185,7 +185,7 @@ class _Reader:
 
 
 @contextmanager
-def _naming(file: Path) -> Iterator[None]:
+def naming(file: Path) -> Iterator[None]:
     """Turn what readers raise for a damaged file into a `UserError` that names the file."""
     try:
         yield
@@ -198,7 +198,8 @@ def _naming(file: Path) -> Iterator[None]:
         raise UserError(f"{file} cannot be read as {title}: {reason}") from None
 
 
-def _open_parquet(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+def open_parquet(file: Path, columns: Sequence[str] | None, *, with_texts: bool = False) -> Table:
+    """Open a Parquet file; all its columns where `columns` is `None`."""
     check_binary_content(file)
     with explaining_damage(file):
         reader = pyarrow.parquet.ParquetFile(file)
@@ -214,7 +215,8 @@ def _open_parquet(file: Path, columns: Sequence[str], *, with_texts: bool) -> Ta
     )
 
 
-def _open_arrow(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+def open_arrow(file: Path, columns: Sequence[str] | None, *, with_texts: bool = False) -> Table:
+    """Open an Arrow file; all its columns where `columns` is `None`."""
     check_binary_content(file)
     source = pa.memory_map(str(file))
     reader: pa.RecordBatchReader | pa.RecordBatchFileReader
@@ -251,10 +253,10 @@ def _read_all(file: Path, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Reco
         yield batch
 
 
-def _pick(file: Path, schema: pa.Schema, columns: Sequence[str], *, with_texts: bool) -> list[str]:
-    picked = pick_columns(file, schema.names, columns)
+def _pick(file: Path, schema: pa.Schema, columns: Sequence[str] | None, *, with_texts: bool) -> list[str]:
+    picked = pick_columns(file, schema.names, schema.names if columns is None else columns)
     texts = unique_names(schema.names) if with_texts else []
-    texts = [name for name in texts if pa.types.is_string(_plain_type(schema.field(name).type))]
+    texts = [name for name in texts if pa.types.is_string(plain_type(schema.field(name).type))]
     return [name for name in schema.names if name in picked or name in texts]
 
 
@@ -283,12 +285,12 @@ def _metadata(class_names: dict[str, list[str]]) -> dict[str, str] | None:
     return {"huggingface": json.dumps({"info": {"features": features}})} if features else None
 
 
-def _plain_type(type_: pa.DataType) -> pa.DataType:
+def plain_type(type_: pa.DataType) -> pa.DataType:
     """Return the type that values are kept in: texts are strings however they are encoded."""
     if isinstance(type_, pa.BaseExtensionType):
-        return _plain_type(type_.storage_type)
+        return plain_type(type_.storage_type)
     if pa.types.is_dictionary(type_):
-        return _plain_type(type_.value_type)
+        return plain_type(type_.value_type)
     if pa.types.is_large_binary(type_):
         return pa.large_string()
     is_bytes = (
@@ -299,18 +301,18 @@ def _plain_type(type_: pa.DataType) -> pa.DataType:
     return type_
 
 
-def _to_plain(array: pa.Array) -> pa.Array:
-    """Return an array in its `_plain_type`; bytes that are no text are kept, to be named."""
+def to_plain(array: pa.Array) -> pa.Array:
+    """Return an array in its `plain_type`; bytes that are no text are kept, to be named."""
     if isinstance(array, pa.ExtensionArray):
-        return _to_plain(array.storage)
+        return to_plain(array.storage)
     if pa.types.is_dictionary(array.type):
-        return _to_plain(array.dictionary_decode())
-    plain_type = _plain_type(array.type)
-    if plain_type == array.type:
+        return to_plain(array.dictionary_decode())
+    type_ = plain_type(array.type)
+    if type_ == array.type:
         return array
     if pa.types.is_fixed_size_binary(array.type):
         array = array.cast(pa.binary())
-    return pc.cast(array, options=pc.CastOptions(plain_type, allow_invalid_utf8=True))
+    return pc.cast(array, options=pc.CastOptions(type_, allow_invalid_utf8=True))
 
 
 def _may_become(type_: pa.DataType, target: pa.DataType) -> bool:
@@ -354,7 +356,7 @@ def read_lines(file: Path, column: str) -> datasets.Dataset:
 
 def _pieces_of_lines(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     column, rows = schema.names[0], 0
-    with _naming(file):
+    with naming(file):
         check_content(file)
         with open_text(file) as stream:
             lines = filter(None, map(str.strip, stream))

@@ -1,10 +1,12 @@
 """JSON: one object a line, or one array of objects."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,7 +26,7 @@ LARGEST_INTEGER = 2**63 - 1
 LONGEST_WORD = len("-Infinity")  # of JSON, of which the beginning alone is no value
 
 
-class _RepeatedNames(dict[str, object]):
+class RepeatedNames(dict[str, object]):
     """An object in which a name stands more than once."""
 
     names: frozenset[str] = frozenset()
@@ -42,7 +44,7 @@ def open_json(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
     check_not_empty(file)
     check_content(file)
     reader = _Reader(file, columns, with_texts)
-    rows = _parse_rows(file)
+    rows = (values for _, values in parse_rows(file))
     tables = list(iter(lambda: reader.read_piece(list(islice(rows, PIECE_ROWS))), None))
     table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
     table = table.select([name for name in reader.names if name in table.column_names])
@@ -67,7 +69,7 @@ class _Reader:
             return None
         for row, values in enumerate(piece, start=self.rows + 1):
             self.names.update(dict.fromkeys(values))
-            if isinstance(values, _RepeatedNames) and (twice := values.names & set(self.columns)):
+            if isinstance(values, RepeatedNames) and (twice := values.names & set(self.columns)):
                 raise UserError(f"{self.file}, row {row}: {min(twice)!r} stands there twice. Drop one.")
         if not self.rows and len(piece) == 1:
             self._check_shape(piece[0])
@@ -174,34 +176,55 @@ def _is_utf8(file: Path) -> bool:
             return False
 
 
-def _parse_rows(file: Path) -> Iterator[dict[str, object]]:
-    """Parse the rows of a file, line by line unless it is one array."""
+def parse_rows(
+    file: Path, on_fault: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, dict[str, object]]]:
+    """Parse the rows of a file with their numbers, from 1: line by line unless it is one array.
+
+    Args:
+        on_fault: called with the number of a row that is no JSON or no object, and what is wrong with it,
+            instead of raising `UserError`.
+    """
     # NaN, as pandas and Python write a missing value, is none; Infinity stays a number.
     decoder = json.JSONDecoder(object_pairs_hook=_to_object, parse_constant=_parse_constant)
     with open_text(file) as stream:
         lines = (line for line in stream if line.strip())
         first = next(lines, "")
         if first.lstrip().startswith("["):
-            yield from _parse_array(file, decoder, first, stream.read())
-            return
-        for row, line in enumerate(chain([first] if first else [], lines), start=1):
+            rows: Iterable[object] = _parse_array(file, decoder, first, stream.read())
+            parse: Callable[[int, Any], dict[str, object]] = partial(_check_element, file)
+        else:
+            rows = chain([first] if first else [], lines)
+            parse = partial(_parse_line, file, decoder)
+        for row, content in enumerate(rows, start=1):
             try:
-                values = decoder.decode(line.strip())
-            except RecursionError:
-                raise UserError(_refusal(file, f"row {row} is nested too deeply")) from None
-            except ValueError as error:
-                if _is_cut(error, line, "}") and not line.endswith("},"):
-                    raise incomplete(file, f"it ends in the middle of row {row:,}") from None
-                raise UserError(_explain_line(file, row, line.strip(), error)) from None
-            if not isinstance(values, dict):
-                raise UserError(_refusal(file, f"row {row} is no object {{…}}"))
-            yield values
+                values = parse(row, content)
+            except UserError as error:
+                if on_fault is None:
+                    raise
+                on_fault(row, str(error))
+            else:
+                yield row, values
 
 
-def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -> Iterator[dict[str, object]]:
+def _parse_line(file: Path, decoder: json.JSONDecoder, row: int, line: str) -> dict[str, object]:
     try:
-        text = first + rest
-        rows = decoder.decode(text.strip())
+        values = decoder.decode(line.strip())
+    except RecursionError:
+        raise UserError(_refusal(file, f"row {row} is nested too deeply")) from None
+    except ValueError as error:
+        if _is_cut(error, line, "}") and not line.endswith("},"):
+            raise incomplete(file, f"it ends in the middle of row {row:,}") from None
+        raise UserError(_explain_line(file, row, line.strip(), error)) from None
+    if not isinstance(values, dict):
+        raise UserError(_refusal(file, f"row {row} is no object {{…}}"))
+    return values
+
+
+def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -> list[object]:
+    text = first + rest
+    try:
+        elements: list[object] = decoder.decode(text.strip())
     except RecursionError:
         raise UserError(_refusal(file, "it is nested too deeply")) from None
     except ValueError as error:
@@ -211,10 +234,13 @@ def _parse_array(file: Path, decoder: json.JSONDecoder, first: str, rest: str) -
         if reason.startswith("Extra data"):
             reason = "row 1 is an array. Write one object {…} a line, or one array of all objects"
         raise UserError(_refusal(file, f"it begins as an array [ and is no JSON: {reason}")) from None
-    for row, values in enumerate(rows, start=1):
-        if not isinstance(values, dict):
-            raise UserError(_refusal(file, f"row {row} of its array is no object {{…}}"))
-        yield values
+    return elements
+
+
+def _check_element(file: Path, row: int, element: object) -> dict[str, object]:
+    if not isinstance(element, dict):
+        raise UserError(_refusal(file, f"row {row} of its array is no object {{…}}"))
+    return element
 
 
 def _parse_constant(name: str) -> float | None:
@@ -225,7 +251,7 @@ def _to_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     values = dict(pairs)
     if len(values) == len(pairs):
         return values
-    repeated = _RepeatedNames(values)
+    repeated = RepeatedNames(values)
     names = [name for name, _ in pairs]
     repeated.names = frozenset(name for name in values if names.count(name) > 1)
     return repeated

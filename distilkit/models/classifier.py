@@ -1,7 +1,7 @@
 """`Classifier`, the one type of teachers, students and loaded models."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from distilkit.data.encoding import Tokenizer
+from distilkit.data.encoding import Tokenizer, check_length, longest_input
 from distilkit.errors import list_names
 from distilkit.models.checkpoints import LoadedModel
 from distilkit.models.heads import model_names
@@ -146,6 +146,25 @@ def load_classifier(source: Source) -> Classifier:
         source.run,
         notes=tuple(_describe_oddities(source.name, loaded)),
     )
+
+
+def with_max_length(classifier: Classifier, max_length: int | None, default: int = 128) -> Classifier:
+    """Decide how many tokens of a text a loaded classifier reads.
+
+    Args:
+        max_length: what the user asks for; `None` for what its run was trained with, else `default`, or less
+            where the model reads less.
+
+    Raises:
+        UserError: when `max_length` is more than the model reads.
+    """
+    if max_length:
+        check_length(max_length, classifier.tokenizer, classifier.model)
+        return replace(classifier, max_length=max_length)
+    if classifier.run and classifier.run.config.max_length:
+        return replace(classifier, max_length=classifier.run.config.max_length)
+    limit = longest_input(classifier.tokenizer, classifier.model)
+    return replace(classifier, max_length=min(default, limit) if limit else default)
 
 
 def _describe_oddities(name: str, loaded: LoadedModel) -> Iterator[str]:

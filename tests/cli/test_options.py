@@ -19,6 +19,7 @@ from distilkit.config import (
     DistillConfig,
     DoctorConfig,
     EvaluateConfig,
+    PredictConfig,
     ReportConfig,
     TrainConfig,
 )
@@ -30,6 +31,7 @@ COMMANDS = {
     "doctor": DoctorConfig,
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
+    "predict": PredictConfig,
     "report": ReportConfig,
 }
 HEAVY = (

@@ -1,11 +1,11 @@
 """Forward passes without gradients: the rows of like length together, in the device's fast number format."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from distilkit.hardware.dropout import eval_mode
 from distilkit.hardware.kernels import FastAttention, forward_context
 from distilkit.hardware.memory import explain_out_of_memory, is_out_of_memory, trim_heap
 from distilkit.hardware.precision import Resolved
-from distilkit.hardware.threads import prefetch
+
+Item = TypeVar("Item")
 
 # Tokens per forward pass: on a CPU activations should stay in a core's cache, and a GPU wants to be full.
 TOKENS = {"cpu": 4096, "cuda": 1 << 14}
@@ -76,15 +77,47 @@ def predict_texts(
         positions: which of `texts` are read, in any order.
         advance: called with the number of finished rows.
     """
-    size = CHUNK.get(next(model.parameters()).device.type, CHUNK["cpu"])
-    chunks = [np.asarray(positions[i : i + size], np.int64) for i in range(0, len(positions), size)]
+    size = chunk_rows(next(model.parameters()).device)
+    chunks = (np.asarray(positions[i : i + size], np.int64) for i in range(0, len(positions), size))
+    pieces = ((chunk, texts.take(chunk)) for chunk in chunks)
+    yield from predict_stream(
+        model, tokenizer, pieces, max_length=max_length, precision=precision, advance=advance
+    )
 
-    def encoded(chunk: NDArray[np.int64]) -> Encoded:
-        return encode(tokenizer, texts.take(chunk), max_length=max_length, model=model)
+
+def predict_stream(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    pieces: Iterable[tuple[Item, Texts]],
+    *,
+    max_length: int,
+    precision: Resolved,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Iterator[tuple[Item, Tensor]]:
+    """Yield each item with the logits of its texts, float32 `[n, C]` on the CPU, in order.
+
+    No more than two pieces are in memory: the next is tokenized while the device computes.
+    """
+    done = 0
+
+    def encoded(texts: Texts) -> Encoded:
+        return encode(tokenizer, texts, max_length=max_length, model=model)
+
+    def compute(low: torch.nn.Module, item: Item, rows: Encoded) -> tuple[Item, Tensor]:
+        if not len(rows):
+            return item, torch.empty(0, int(low.config.num_labels))  # type: ignore[union-attr, arg-type]
+        return item, _predict(low, rows, precision, None, partial(_add, done, advance))
 
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
-        for i, rows in enumerate(prefetch(map(encoded, chunks), ahead)):
-            yield chunks[i], _predict(low, rows, precision, None, partial(_add, i * size, advance))
+        current: tuple[Item, Future[Encoded]] | None = None
+        for item, texts in pieces:  # read in the caller's thread, where a signal ends the wait for input
+            upcoming = item, ahead.submit(encoded, texts)
+            if current:
+                yield compute(low, current[0], rows := current[1].result())
+                done += len(rows)
+            current = upcoming
+        if current:
+            yield compute(low, current[0], current[1].result())
 
 
 @contextmanager
@@ -128,6 +161,11 @@ def check_finite(logits: Tensor, name: str, split: str, precision: Resolved) -> 
         f"(the first is row {first:,}), so it cannot be scored. {retry}If its weights are broken, train it "
         "again with a lower --learning-rate."
     )
+
+
+def chunk_rows(device: torch.device) -> int:
+    """Return how many texts are tokenized, and sorted by length, together."""
+    return CHUNK.get(device.type, CHUNK["cpu"])
 
 
 def tokens_of(device: torch.device) -> int:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from distilkit.config import EvaluateConfig
-from distilkit.data.encoding import check_length, longest_input
 from distilkit.data.inputs import Inputs, measure_inputs
 from distilkit.data.predictions import PredictionsFile, predicted, read_predictions
 from distilkit.data.text_data import TextData
@@ -21,7 +20,7 @@ from distilkit.engine.inference.logits import answering, check_finite, low_preci
 from distilkit.engine.inference.padding import check_batching
 from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
-from distilkit.models.classifier import Classifier, load_classifier
+from distilkit.models.classifier import Classifier, load_classifier, with_max_length
 from distilkit.models.loading import count_parameters
 from distilkit.progress import Reporter
 from distilkit.runs.locating import find_model
@@ -49,18 +48,7 @@ class ModelScores:
 def load(name: str, config: EvaluateConfig) -> Classifier:
     """Load a model with its tokenizer, and decide how many tokens of a text it reads."""
     classifier = load_classifier(find_model(name))
-    if config.max_length:
-        check_length(config.max_length, classifier.tokenizer, classifier.model)
-    return replace(classifier, max_length=config.max_length or _default_max_length(classifier, config))
-
-
-def _default_max_length(classifier: Classifier, config: EvaluateConfig) -> int:
-    """Return what the run was trained with, else the dataset's default, at most what the model reads."""
-    if classifier.run and classifier.run.config.max_length:
-        return classifier.run.config.max_length
-    limit = longest_input(classifier.tokenizer, classifier.model)
-    default = 256 if config.dataset == "imdb" else 128
-    return min(default, limit) if limit else default
+    return with_max_length(classifier, config.max_length, 256 if config.dataset == "imdb" else 128)
 
 
 def read_all(

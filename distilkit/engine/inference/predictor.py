@@ -1,0 +1,172 @@
+"""`Predictor`: texts in, classes and probabilities out."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from distilkit.config import Precision
+from distilkit.data.texts import Texts
+from distilkit.engine.inference.logits import (
+    check_finite,
+    chunk_rows,
+    low_precision_copy,
+    predict_stream,
+)
+from distilkit.engine.inference.padding import check_batching
+from distilkit.hardware.cpu_formats import workload_of
+from distilkit.hardware.device import select_device
+from distilkit.hardware.precision import check_precision, resolve_precision
+from distilkit.models.classifier import Classifier, load_classifier, with_max_length
+from distilkit.runs.locating import find_model
+
+Item = TypeVar("Item")
+
+# Of different lengths, to find out whether a model's answers depend on padding.
+PROBES = ("a text", "a text of some more words than the first", "a long text, " * 6)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Hold what a model answers to N texts.
+
+    Attributes:
+        class_names: by id.
+        probabilities: of every class, float64 `[N, C]`.
+    """
+
+    class_names: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def ids(self) -> NDArray[np.int64]:
+        """Return the most probable class of each text, int64 `[N]`; of equals the first."""
+        ids: NDArray[np.int64] = np.argmax(self.probabilities, axis=1)
+        return ids
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the name of the most probable class of each text."""
+        return [self.class_names[class_id] for class_id in self.ids]
+
+    @property
+    def scores(self) -> NDArray[np.float64]:
+        """Return the probability of that class, float64 `[N]`."""
+        scores: NDArray[np.float64] = self.probabilities.max(axis=1, initial=0)
+        return scores
+
+
+class Predictor:
+    """Classify texts with a model on one device, as `evaluate` does.
+
+    Attributes:
+        name: what the user calls the model.
+        class_names: by id.
+        max_length: how many tokens of a text it reads; the rest is cut.
+        precision: the number format it computes in.
+        notes: what a user should know of the model.
+    """
+
+    def __init__(self, classifier: Classifier, precision: Precision, device: torch.device) -> None:
+        assert classifier.max_length
+        self.name, self.class_names = classifier.name, classifier.class_names
+        self.max_length = classifier.max_length
+        self.precision = resolve_precision(precision, device, workload_of(classifier.model, training=False))
+        self._tokenizer = classifier.tokenizer
+        note = check_batching(
+            classifier.model,
+            classifier.tokenizer,
+            Texts(PROBES),
+            max_length=self.max_length,
+            precision=self.precision,
+            device=device,
+            name=classifier.name,
+        )
+        self.notes = (*classifier.notes, *([note] if note else []))
+        self._model = low_precision_copy(classifier.model, self.precision, device).to(device)
+
+    @property
+    def piece_rows(self) -> int:
+        """Return how many texts are best answered together."""
+        return chunk_rows(next(self._model.parameters()).device)
+
+    def predict(self, texts: str | Sequence[str], pairs: str | Sequence[str] | None = None) -> Predictions:
+        """Classify texts, or pairs of texts; the order is kept.
+
+        Args:
+            texts: the texts, or a single one.
+            pairs: the second texts, as many as `texts`.
+
+        Raises:
+            TypeError: where something is no text.
+            ValueError: where there are more texts than pairs, or fewer.
+        """
+        rows = Texts(*(_check_texts(side) for side in (texts, pairs) if side is not None))
+        size = self.piece_rows
+        pieces = ((None, rows.take(range(i, min(i + size, len(rows))))) for i in range(0, len(rows), size))
+        parts = [predictions.probabilities for _, predictions in self.stream(pieces)]
+        empty = np.empty((0, len(self.class_names)))
+        return Predictions(self.class_names, np.concatenate([empty, *parts]))
+
+    def stream(
+        self,
+        pieces: Iterable[tuple[Item, Texts]],
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> Iterator[tuple[Item, Predictions]]:
+        """Yield each item with the answers to its texts, in order; two pieces at most are in memory.
+
+        Args:
+            advance: called with the number of finished rows.
+
+        Raises:
+            UserError: where logits are not finite.
+        """
+        answers = predict_stream(
+            self._model,
+            self._tokenizer,
+            pieces,
+            max_length=self.max_length,
+            precision=self.precision,
+            advance=advance,
+        )
+        for item, logits in answers:
+            yield item, self._answer(logits)
+
+    def _answer(self, logits: Tensor) -> Predictions:
+        check_finite(logits, self.name, "predicted", self.precision)
+        return Predictions(self.class_names, logits.double().softmax(dim=1).numpy())
+
+
+def _check_texts(texts: str | Sequence[str]) -> list[str]:
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {i} is {text!r:.40}, of type {type(text).__name__}, not str")
+    return texts
+
+
+def load(
+    model: str, *, max_length: int | None = None, precision: Precision = "auto", device: str | None = None
+) -> Predictor:
+    """Load a model to classify texts with.
+
+    Args:
+        model: a run, a model folder or a Hub id.
+        max_length: longest input in tokens; by default what a run was trained with, else 128.
+        precision: auto, fp32, bf16 or fp16, as in `train`.
+        device: cpu, cuda or cuda:N; by default CUDA where there is some.
+
+    Raises:
+        UserError: when the model cannot be loaded, or does not fit the options.
+    """
+    selected = select_device(device)
+    check_precision(precision, selected)
+    classifier = load_classifier(find_model(str(model)))
+    return Predictor(with_max_length(classifier, max_length), precision, selected)

@@ -1,0 +1,1 @@
+"""Classify the rows of files, or texts, with one model."""
