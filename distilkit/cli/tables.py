@@ -237,7 +237,13 @@ def _estimates(estimates: Mapping[str, Any], device: str) -> list[str]:
             f"{cost['rows_per_second']:,.0f} rows/s, timed on {cost['rows_timed']:,}" if cost["rows"] else ""
         )
         took = f"{cost['seconds']:,.0f} s ({how})" if cost["rows"] else "none to compute"
-        lines.append(f"estimate: logits of {name}, {pluralize(cost['rows'], 'row')} not in the cache: {took}")
+        which = f"{pluralize(cost['rows'], 'row')} not in the cache"
+        if cost["transfer_rows"]:
+            which = (
+                f"{pluralize(cost['rows'], 'row')}, {cost['transfer_rows']:,} of them transfer text that was "
+                "not looked up in the cache"
+            )
+        lines.append(f"estimate: logits of {name}, {which}: {took}")
     if "epoch" in estimates:
         cost, memory = estimates["epoch"], estimates["memory"]
         lines.append(

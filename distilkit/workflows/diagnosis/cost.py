@@ -18,7 +18,10 @@ from distilkit.workflows.findings import cost as findings
 
 
 def time_teacher(examination: Examination, ensemble: TeacherEnsemble, teacher: Classifier) -> float:
-    """Return the seconds for the logits of training and transfer rows that are not cached yet."""
+    """Return the seconds for the logits of training rows that are not cached yet, and of transfer rows.
+
+    Transfer rows are not looked up in the cache: it takes their texts, which may not be made yet.
+    """
     transfer_rows = _count_transfer_rows(examination, len(ensemble.data.splits["train"])).run
     rows = cost.count_missing_rows(ensemble, 0, ["train"]) + transfer_rows
     timing = cost.Timing(0, 0.0)
@@ -30,6 +33,7 @@ def time_teacher(examination: Examination, ensemble: TeacherEnsemble, teacher: C
     seconds = rows / timing.rows_per_second if rows else 0.0
     examination.diagnosis.estimates.setdefault("teachers", {})[teacher.name] = {
         "rows": rows,
+        "transfer_rows": transfer_rows,
         "rows_timed": timing.rows,
         "rows_per_second": round(timing.rows_per_second, 1) if rows else None,
         "seconds": round(seconds, 1),

@@ -175,7 +175,7 @@ def announce_time(
     total = teacher_seconds + config.epochs * epoch_seconds
     reporter.note(
         f"estimate: about {describe_duration(total)}: {plan} "
-        f"({describe_duration(epoch_seconds)} each); --epochs N makes it shorter"
+        f"({describe_duration(epoch_seconds)} each); --epochs N or --patience N makes it shorter"
     )
 
 

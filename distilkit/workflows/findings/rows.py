@@ -211,7 +211,9 @@ def data_findings(
     yield from class_balance(data.names, ids, is_held_out=data.is_held_out)
     yield from joined_rows(data)
     yield from repeated_rows(data, overlaps.repeats)
-    yield from shared_rows_between_splits("validation", overlaps.validation, len(data.splits["validation"]))
+    yield from shared_rows_between_splits(
+        "validation", overlaps.validation, len(data.splits["validation"]), is_held_out=data.is_held_out
+    )
     yield from shared_rows_between_splits("test", overlaps.test, test)
     yield from same_pairs_repeated(data, overlaps.same_pairs)
     yield from few_rows(data)
@@ -335,7 +337,7 @@ def repeated_rows(data: TextData, repeats: Repeats) -> Iterator[Finding]:
             f"train: {repeats.contradicting:,} of {rows:,} rows have a text that has another label too, "
             f"such as {_short(text)}",
             "No student can be right about both, and their labels pull it both ways.",
-            "keep one label for each text, or let the teacher decide: --alpha 0",
+            "keep one label for each text, or let a teacher decide: distilkit distill --alpha 0",
         )
     if repeats.rows > REPEATED * rows:
         yield Finding(
@@ -347,15 +349,23 @@ def repeated_rows(data: TextData, repeats: Repeats) -> Iterator[Finding]:
         )
 
 
-def shared_rows_between_splits(split: str, count: int, rows: int) -> Iterator[Finding]:
-    """`count` of the `rows` of a split to judge by are trained on."""
+def shared_rows_between_splits(
+    split: str, count: int, rows: int, *, is_held_out: bool = False
+) -> Iterator[Finding]:
+    """`count` of the `rows` of a split to judge by are trained on.
+
+    Args:
+        is_held_out: whether these rows were cut from the training file, which then has repeats.
+    """
     if count > SHARED * rows:
         yield Finding(
             f"shared-with-{split}",
             "error" if count > MOSTLY_SHARED * rows else "warning",
             f"{count:,} of {rows:,} {split} rows are training rows too (case and white space aside)",
             "Their score is one of memory: a student will look better than it is.",
-            "drop these rows from train",
+            "drop the repeats from the training file, of which these rows are a tenth"
+            if is_held_out
+            else "drop these rows from train",
         )
 
 

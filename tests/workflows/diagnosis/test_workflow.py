@@ -30,6 +30,7 @@ from distilkit import (
     doctor,
     train,
 )
+from distilkit.cli.tables import diagnosis_text
 from distilkit.config import resolve
 from distilkit.data.checks import AnswerSkill
 from distilkit.data.sources import load_for_training
@@ -192,6 +193,8 @@ def test_a_dataset_without_validation_has_some_held_out(examine: Examine, tmp_pa
     result = examine(data_dir=write(tmp_path, train=EVERYTHING[:420] * 3, validation=None, test=None))
     assert result.rows == {"train": 1134, "validation": 126}
     assert {"repeated-rows", "shared-with-validation"} == {finding.check for finding in result.findings}
+    remedies = [finding.do for finding in result.findings if finding.check == "shared-with-validation"]
+    assert remedies == ["drop the repeats from the training file, of which these rows are a tenth"]
 
 
 # --- planted faults --------------------------------------------------------------------------------------
@@ -310,6 +313,15 @@ FAULTS: dict[str, tuple[dict[str, Rows], dict[str, Any], list[tuple[str, str]], 
     "unused teacher": ({}, {"alpha": 1}, [("unused-teacher", "warning")], "alpha is 1"),
     "more than the teacher reads": ({}, {"max_length": 300}, [("max-length", "error")], "reads, 64 tokens"),
 }
+
+
+def test_contradictions_are_answered_by_the_command_that_has_the_option(
+    examine: Examine, tmp_path: Path
+) -> None:
+    """`train` prints this remedy too, and has no --alpha."""
+    splits, _, _, _ = FAULTS["contradictions"]
+    (finding,) = examine(data_dir=write(tmp_path, **splits)).findings
+    assert finding.do.endswith("let a teacher decide: distilkit distill --alpha 0")
 
 
 def test_labels_that_are_missing_are_counted_where_rows_of_train_are_held_out(
@@ -681,6 +693,9 @@ def test_a_recipes_texts_are_counted_and_its_choices_are_shown(
     assert result.estimates["epoch"]["rows"] == 300 + estimated
     (teacher,) = result.estimates["teachers"].values()
     assert teacher["rows"] == 300 + estimated or teacher["rows"] == estimated, "300 may be cached"
+    assert teacher["transfer_rows"] == estimated
+    shown = diagnosis_text(result.document())
+    assert f"{estimated:,} of them transfer text that was not looked up in the cache" in shown
 
     data, teacher_folder = healthy
     notes = Notes()
@@ -691,6 +706,7 @@ def test_a_recipes_texts_are_counted_and_its_choices_are_shown(
     assert made == pytest.approx(estimated, rel=0.15), "less than 500 rows are generated whole"
     (announced,) = (note for note in notes.notes if note.startswith("estimate: "))
     assert f"1 epoch of {300 + made:,} rows" in announced
+    assert "--epochs N or --patience N makes it shorter" in announced
     again = examine(recipe="auto", output_dir=tmp_path / "again", **unset)
     assert again.estimates["new_texts"] == {"rows": made, "seconds": 0.0}, "the file is there now"
 
