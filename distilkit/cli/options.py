@@ -65,7 +65,7 @@ class PlainHelpCommand(TyperCommand):
         return _without_types(super().get_params(ctx))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; an option that does not exist is explained by one that does."""
+        """Parse the arguments; what fits no option or argument is explained by an option that exists."""
         try:
             return super().parse_args(ctx, args)
         except Exception as error:
@@ -75,6 +75,9 @@ class PlainHelpCommand(TyperCommand):
                 options = {text for parameter in self.get_params(ctx) for text in parameter.opts}
                 if (meant := SYNONYMS.get(name, name)) in options:
                     error.possibilities = [meant]
+            takes_data = any("--data-dir" in parameter.opts for parameter in self.get_params(ctx))
+            if takes_data and "unexpected extra argument" in getattr(error, "message", ""):
+                error.message += ". Data goes to --data-dir PATH."  # type: ignore[attr-defined]
             raise
 
 

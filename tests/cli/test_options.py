@@ -223,6 +223,19 @@ def test_flags_of_other_tools_are_answered_by_ours(arguments: list[str], meant: 
     assert result.exit_code == 2 and f"Possible options: {meant})" in result.output
 
 
+@pytest.mark.parametrize("command", ["train", "distill", "augment", "doctor"])
+def test_a_path_without_its_option_is_answered_by_data_dir(command: str) -> None:
+    """`distilkit train reviews.csv` is what people type first; "extra argument" alone leads nowhere."""
+    result = CliRunner().invoke(app, [command, "reviews.csv"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert "extra argument(s) (reviews.csv). Data goes to --data-dir PATH." in result.output
+
+
+def test_an_extra_argument_of_a_command_without_data_gets_no_advice_on_data() -> None:
+    result = CliRunner().invoke(app, ["cache", "list", "teacher"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2 and "(teacher)" in result.output and "--data-dir" not in result.output
+
+
 @pytest.mark.parametrize(
     ("typed", "completions"),
     [
