@@ -89,6 +89,8 @@ def load_for_evaluation(config: DataConfig, split: str, models: Sequence[Sequenc
     """
     source = RawSource(config)
     if split == "validation" and "validation" not in source.available():
+        if (folder := config.data_dir) and source.available() == ["test"]:
+            raise UserError(f"{folder} has no validation split, only test. To score that, add --split test.")
         held_out = load_for_training(config, None)
         if source.names is None and are_ids(held_out.names):
             check_order(models, source.where("train"))
@@ -228,14 +230,24 @@ class RawSource:
         """Return where the rows of a split were read: those that are held out, from the training split."""
         return self.where(split if split in self.available() else "train")
 
+    def missing_split(self, split: str) -> UserError:
+        """Return the error that names a split that is not there, and what adds it."""
+        home = self.config.data_dir or (self.preset.hub if self.preset else "")
+        problem = f"{home} has no {split} split, only {', '.join(sorted(self.available()))}."
+        if not self.config.data_dir:
+            return UserError(problem)
+        endings = f"{split}.parquet, .csv, .tsv or .jsonl"
+        if not self.config.data_dir.is_file():
+            return UserError(f"{problem} Add {endings} there.")
+        return UserError(
+            f"{problem} A single file is one split: the one that its name says, otherwise train. "
+            f"Give --data-dir a file or folder with {endings}."
+        )
+
     def read(self, split: str, checked: bool = True, *, with_texts: bool = False) -> datasets.Dataset:
         """Read the columns of this source, and with `with_texts` all other columns of texts too."""
         if split not in self.available():
-            home = self.config.data_dir or (self.preset.hub if self.preset else "")
-            raise UserError(
-                f"{home} has no {split} split, only {', '.join(sorted(self.available()))}. "
-                + (f"Add {split}.parquet, .csv, .tsv or .jsonl there." if self.config.data_dir else "")
-            )
+            raise self.missing_split(split)
         columns = [column for column in (self.text, self.pair) if column]
         if self.config.data_dir:
             rows, self._column_names[split] = read_files(
@@ -418,7 +430,10 @@ class RawSource:
 
     def _require(self, rows: datasets.Dataset, column: str, option: str, split: str) -> None:
         if column not in rows.column_names:
-            self._column_names[split].require(column, self.where(split), f"Name it with {option}.")
+            advice = f"Name it with {option}."
+            if option == "--text-column" and self.label not in self._column_names[split].names:
+                advice = f"Name it with {option}, and the column of labels, if any, with --label-column."
+            self._column_names[split].require(column, self.where(split), advice)
 
     def data(
         self,

@@ -130,12 +130,14 @@ def _describe_selection_rows(document: "EvaluationDocument") -> list[str]:
             is_calibrated = bool(entry.calibration and entry.calibration.temperature)
             by_choice.setdefault((entry.selection_rows, is_calibrated), []).append(entry.model)
     sentences = []
+    remedy = "use --split test for figures that are not."
+    if document.split == "test":
+        remedy = "remove the rows that are in train or validation too from the test split."
     for (count, is_calibrated), models in by_choice.items():
         rows = "These rows" if count >= document.rows else f"{count:,} of these rows"
         chosen = "epoch and temperature" if is_calibrated else "epoch"
         sentences.append(
-            f"{rows} chose the {chosen} of {join_first(models)}, so the figures are optimistic: "
-            "use --split test for figures that are not."
+            f"{rows} chose the {chosen} of {join_first(models)}, so the figures are optimistic: {remedy}"
         )
     return sentences
 

@@ -117,7 +117,12 @@ def test_the_table_warns_of_a_constant_answer_and_of_rows_known_from_training() 
     shown = " ".join(render(document, 120).split())
     assert "runs/teacher, runs/student answer `class 0` to every row: no better than the most" in shown
     assert "12 of the 60 rows (20.0%) are among the rows that runs/teacher was trained on" in shown
-    assert "These rows chose the epoch of runs/teacher, so the figures are optimistic" in shown
+    assert "These rows chose the epoch of runs/teacher, so the figures are optimistic: use --split" in shown
+    document |= {"split": "test"}
+    document["models"][0]["selection_rows"] = 5
+    shown = " ".join(render(document, 120).split())  # advice that was followed is no advice
+    assert "5 of these rows chose the epoch of runs/teacher" in shown and "--split test" not in shown
+    assert "remove the rows that are in train or validation too from the test split." in shown
 
 
 def test_markup_in_names_is_shown_as_it_is() -> None:

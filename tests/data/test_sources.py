@@ -327,6 +327,46 @@ def test_a_jsonl_column_that_nobody_reads_may_hold_anything(tmp_path: Path) -> N
             load_for_training(DataConfig(data_dir=tmp_path), None)
 
 
+def test_both_columns_are_asked_for_in_one_message(tmp_path: Path) -> None:
+    """Whoever is told of the text alone types the command twice, and loads everything twice."""
+    write(tmp_path / "train.jsonl", [{"message": "a film", "topic": "good"}] * 4)
+    write(tmp_path / "labelled.jsonl", many(4, 2))
+    config = DataConfig(data_dir=tmp_path / "train.jsonl")
+    with pytest.raises(
+        UserError, match=r"Name it with --text-column, and the column of .* --label-column\.$"
+    ):
+        load_for_training(config, None)
+    config = DataConfig(data_dir=tmp_path / "labelled.jsonl", text_column="body")
+    with pytest.raises(UserError, match=r"'label'\. Name it with --text-column\.$"):
+        load_for_training(config, None)
+
+
+@pytest.mark.parametrize(
+    ("file", "split", "advice"),
+    [
+        (
+            "reviews.jsonl",
+            "test",
+            "only train. A single file is one split: .* a file or folder with test.par",
+        ),
+        ("dev.jsonl", "test", "only validation. A single file is one split: "),
+        ("test.jsonl", "validation", "no validation split, only test. To score that, add --split test"),
+        ("data/test.jsonl", "validation", "no validation split, only test. To score that, add --split test"),
+        ("data/train.jsonl", "test", "only train. Add test.parquet, .csv, .tsv or .jsonl there"),
+    ],
+)
+def test_a_missing_split_to_score_is_answered_by_what_to_type(
+    file: str, split: str, advice: str, tmp_path: Path
+) -> None:
+    """Nothing can be added "there" to a single file, and a lone test file needs no training rows."""
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    write(path, many(20, 2))
+    data_dir = path.parent if "/" in file else path
+    with pytest.raises(UserError, match=advice):
+        load_for_evaluation(DataConfig(data_dir=data_dir), split, [("0", "1")])
+
+
 def test_the_held_out_tenth_does_not_depend_on_the_kind_of_file(imdb_dir: Path, tmp_path: Path) -> None:
     write(tmp_path / "csv" / "train.csv", many(100, 30))
     one, other = (

@@ -1,6 +1,6 @@
 """Run `evaluate`: score models, predictions files and endpoints on one split, side by side."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +75,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
         for i in range(len(model_scores))
     ]
     training_rows.note_unreadable(reporter)
+    _note_unscored_rows(data, scores, reporter)
     evaluation = Evaluation(
         data=data,
         split=config.split,
@@ -91,6 +92,16 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     evaluation = replace(evaluation, gates=evaluate_gates(config, evaluation, baseline))
     unwritten.extend(_write(evaluation, config, reporter))
     return replace(evaluation, unwritten=tuple(unwritten))
+
+
+def _note_unscored_rows(data: TextData, scores: Sequence[Score], reporter: Reporter) -> None:
+    """Note that all rows may be scored, where a tenth is held out of data that no model was trained on."""
+    if data.is_held_out and all(score.in_domain for score in scores):
+        rows = sum(data.whole.values())
+        reporter.note(
+            f"{data.name}: {data.whole['validation']:,} of {rows:,} rows are scored; no run was trained on "
+            "them, so all can be: --split train"
+        )
 
 
 def check_written(evaluation: Evaluation) -> None:

@@ -179,6 +179,24 @@ def test_the_held_out_rows_are_those_that_training_left_out(make_bert: MakeModel
     assert measured.scores[0].value("loss") == pytest.approx(run.metrics["validation"]["loss"], rel=1e-4)
 
 
+def test_a_file_that_no_run_was_trained_on_can_be_scored_whole(
+    teacher_run: Run, sst2_dir: Path, tmp_path: Path
+) -> None:
+    """A tenth of a held-out file is a tenth of the evidence, and nothing else says how to use the rest."""
+    values = [{"sentence": f"{row['sentence']} {i}", "label": row["label"]} for i, row in enumerate(rows(5))]
+    file = write_jsonl(tmp_path / "later.jsonl", values)
+    options: dict[str, Any] = {"models": (str(teacher_run.path),), "text_column": "sentence"}
+    advice = "later: 4 of 40 rows are scored; no run was trained on them, so all can be: --split train"
+    notes = Notes()
+    evaluate(EvaluateConfig(**options, data_dir=file, precision="fp32"), notes)
+    assert advice in notes.notes
+    notes = Notes()
+    assert (
+        evaluate(EvaluateConfig(**options, data_dir=file, split="train", precision="fp32"), notes).rows == 40
+    )
+    assert advice not in notes.notes
+
+
 def test_a_sample_is_the_same_for_every_model(evaluating: Any, wrong_dir: Path) -> None:
     first, second = (evaluate(evaluating(wrong_dir, max_eval_samples=4)) for _ in range(2))
     assert first.rows == 4
