@@ -72,6 +72,7 @@ class DifferenceEntry(Record):
         interval: t interval over the seeds; `None` with a single one.
         p_adjusted: the p value after Holm's correction over the settings.
         rows_interval: bootstrap interval of the difference in accuracy, over seeds and validation rows.
+        rows_p_adjusted: p value of that difference, after Holm's correction.
         different: whether the settings are told apart.
         on_these_rows: whether they would be, if other validation rows could not turn the difference around.
         differs_in: options other than alpha in which the two differ.
@@ -84,6 +85,7 @@ class DifferenceEntry(Record):
     p_value: float | None
     p_adjusted: float | None
     rows_interval: Ends | None
+    rows_p_adjusted: float | None
     different: bool
     on_these_rows: bool
     differs_in: list[str]

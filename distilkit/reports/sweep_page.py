@@ -113,7 +113,9 @@ def _settings_table(document: SweepDocument) -> Table:
         ]
         if has_rows:
             ends = difference.rows_interval if difference else None
-            cells.append(Cell(f"{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}" if ends else UNKNOWN))
+            text = f"{100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}" if ends else UNKNOWN
+            p_value = _format_p_value(difference.rows_p_adjusted) if difference and ends else ""
+            cells.append(Cell(text, p_value and f"p, Holm: {p_value}"))
         cells += [
             Cell(str(len(entry.seeds)), ", ".join(map(str, entry.seeds[:8]))),
             Cell(format_count(entry.steps)),
@@ -180,7 +182,8 @@ def _method(document: SweepDocument) -> list[str]:
         "compared with the best, it counts all pairs, because the best was picked by looking.",
         f"Over rows too: a bootstrap of seeds and validation rows, {document.replicates:,} samples, of the "
         "difference in accuracy. Seeds say whether a difference is there on these rows; this says whether "
-        "it would be on other rows as well. Settings are told apart only where both agree.",
+        "it would be on other rows as well, by a p value of the bootstrap's standard error, corrected like "
+        "the first. Settings are told apart only where both are at most 0.05.",
         "Seeds that would tell a point: those with which the paired t test, at the level that Holm's first "
         f"step leaves, finds a difference of 0.01 in 80 % of all sweeps.{spread}",
     ]

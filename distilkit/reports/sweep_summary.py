@@ -143,6 +143,7 @@ def _difference_entry(
         p_value=difference.p_value,
         p_adjusted=difference.p_adjusted,
         rows_interval=_ends(difference.rows_low, difference.rows_high),
+        rows_p_adjusted=difference.rows_p_adjusted,
         different=difference.different,
         on_these_rows=difference.on_these_rows,
         differs_in=list(compared.differs_in),

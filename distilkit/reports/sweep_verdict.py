@@ -111,8 +111,7 @@ def _describe_no_gain(document: SweepDocument, entry: SettingEntry, reference: s
     if difference.on_these_rows and sign * difference.value > 0:
         return (
             f"{entry.name} is better than {reference} by {_amount(document, entry)} on these "
-            f"{document.rows:,} validation rows, but other rows could turn it around"
-            f"{_describe_rows(document, difference)}."
+            f"{document.rows:,} validation rows, {_describe_rows(difference)}."
         )
     return (
         f"No setting is better than {reference} beyond chance: {entry.name} comes closest with "
@@ -156,11 +155,14 @@ def _describe_power(document: SweepDocument, difference: DifferenceEntry) -> str
     return f"{seeds} seeds cannot tell; {required:,} would tell {point}"
 
 
-def _describe_rows(document: SweepDocument, difference: DifferenceEntry) -> str:
-    if difference.rows_interval is None:
-        return ""
+def _describe_rows(difference: DifferenceEntry) -> str:
+    """Say why validation rows keep a difference from being called one."""
+    assert difference.rows_interval is not None
     low, high = difference.rows_interval
-    return f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    ends = f"({100 * low:+.1f} to {100 * high:+.1f})"
+    if low <= 0 <= high:
+        return f"but other rows could turn it around {ends}"
+    return f"but of several settings one can seem better by the choice of rows {ends}"
 
 
 # --- what else the reader must know -----------------------------------------------------------------------

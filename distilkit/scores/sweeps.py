@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import special
 
-from distilkit.scores.statistics import CONFIDENCE, MAX_COUNTS, Floats, Interval
+from distilkit.scores.statistics import CONFIDENCE, MAX_COUNTS, TINY, Floats, Interval
 
 LEVEL = 1 - CONFIDENCE  # of p values, after Holm's correction
 POWER = 0.8  # chance to tell a difference, from which the number of seeds follows
@@ -64,7 +64,8 @@ class PairedDifference:
         p_adjusted: after Holm's correction over the settings.
         spread: standard deviation of the paired differences.
         rows_low, rows_high: bootstrap interval of the difference in accuracy, over seeds and rows.
-        different: whether the adjusted p value and every interval tell the settings apart.
+        rows_p_adjusted: p value of that difference by its bootstrap standard error, after Holm's correction.
+        different: whether both adjusted p values, or the only one, tell the settings apart.
         on_these_rows: whether only the bootstrap over rows keeps them from being told apart.
     """
 
@@ -77,6 +78,7 @@ class PairedDifference:
     spread: float | None = None
     rows_low: float | None = None
     rows_high: float | None = None
+    rows_p_adjusted: float | None = None
     different: bool = False
     on_these_rows: bool = False
 
@@ -176,7 +178,16 @@ def _t_ends(values: Floats, spread: float | None) -> tuple[float | None, float |
     return float(values.mean() - half), float(values.mean() + half)
 
 
-def bootstrap_rows(differences: Sequence[Floats], replicates: int = REPLICATES) -> list[tuple[float, float]]:
+@dataclass(frozen=True)
+class RowsInterval:
+    """Hold the bootstrap interval of a difference in accuracy, and its standard error."""
+
+    low: float
+    high: float
+    error: float
+
+
+def bootstrap_rows(differences: Sequence[Floats], replicates: int = REPLICATES) -> list[RowsInterval]:
     """Return the intervals of differences in accuracy over seeds and rows.
 
     Seeds and rows are both drawn with replacement, independently, and the rows are the same for all seeds
@@ -202,7 +213,8 @@ def bootstrap_rows(differences: Sequence[Floats], replicates: int = REPLICATES) 
             drawn = sums[:, bounds[i] : bounds[i + 1]] * _draw_counts(generator, seeds, size)
             means[start : start + size, i] = drawn.sum(axis=1) / (seeds * rows)
     low, high = np.quantile(means, (LEVEL / 2, 1 - LEVEL / 2), axis=0)
-    return [(float(low[i]), float(high[i])) for i in range(len(differences))]
+    errors = means.std(axis=0, ddof=1)
+    return [RowsInterval(float(low[i]), float(high[i]), float(errors[i])) for i in range(len(differences))]
 
 
 def _draw_counts(generator: np.random.Generator, items: int, samples: int) -> Floats:
@@ -361,16 +373,31 @@ def _compare_all(
         if difference is not None:
             differences[i] = difference
     by_row = {
-        i: rows
+        i: stacked
         for i, difference in differences.items()
-        if (rows := _stack_rows(difference.seeds, settings[i], settings[references[i]])) is not None
+        if (stacked := _stack_rows(difference.seeds, settings[i], settings[references[i]])) is not None
     }
-    ends = dict(zip(by_row, bootstrap_rows(list(by_row.values()), REPLICATES), strict=True))
+    intervals = dict(zip(by_row, bootstrap_rows(list(by_row.values()), REPLICATES), strict=True))
     adjusted = adjust_holm([difference.p_value for difference in differences.values()], family)
+    # Of the normal distribution: a share of samples could not be small enough for many settings.
+    rows_p_values = [
+        2 * float(special.ndtr(-abs(by_row[i].mean()) / max(interval.error, TINY)))
+        for i, interval in intervals.items()
+    ]
+    rows_adjusted = dict(zip(intervals, adjust_holm(rows_p_values, family), strict=True))
     judged = {}
     for (i, difference), p_adjusted in zip(differences.items(), adjusted, strict=True):
-        low, high = ends.get(i, (None, None))
-        judged[i] = _judge(replace(difference, p_adjusted=p_adjusted, rows_low=low, rows_high=high), by_rows)
+        rows = intervals.get(i)
+        judged[i] = _judge(
+            replace(
+                difference,
+                p_adjusted=p_adjusted,
+                rows_low=rows.low if rows else None,
+                rows_high=rows.high if rows else None,
+                rows_p_adjusted=rows_adjusted.get(i),
+            ),
+            by_rows,
+        )
     return judged
 
 
@@ -385,9 +412,7 @@ def _stack_rows(seeds: Sequence[int], setting: SettingScores, reference: Setting
 
 def _judge(difference: PairedDifference, by_rows: bool) -> PairedDifference:
     over_seeds = difference.p_adjusted is not None and difference.p_adjusted <= LEVEL
-    over_rows = True
-    if by_rows and difference.rows_low is not None and difference.rows_high is not None:
-        over_rows = not difference.rows_low <= 0 <= difference.rows_high
+    over_rows = not by_rows or difference.rows_p_adjusted is None or difference.rows_p_adjusted <= LEVEL
     return replace(difference, different=over_seeds and over_rows, on_these_rows=over_seeds and not over_rows)
 
 

@@ -110,8 +110,10 @@ def test_the_bootstrap_of_rows_has_the_width_of_theory() -> None:
     """Every seed has the same rows right: only rows vary, and the standard error is sqrt(p / N)."""
     difference = np.zeros((5, 2_000))
     difference[:, :100], difference[:, 100:160] = 1, -1
-    ((low, high),) = bootstrap_rows([difference])
+    (interval,) = bootstrap_rows([difference])
+    low, high = interval.low, interval.high
     row = difference[0]
+    assert interval.error == pytest.approx(row.std() / np.sqrt(len(row)), rel=0.06)
     expected = row.mean() + np.array([-1.96, 1.96]) * row.std() / np.sqrt(len(row))
     assert (low, high) == pytest.approx(tuple(expected), abs=0.0015)
 
@@ -119,7 +121,8 @@ def test_the_bootstrap_of_rows_has_the_width_of_theory() -> None:
 def test_the_bootstrap_of_rows_counts_seeds_too() -> None:
     """Every row is equal within a seed: only seeds vary."""
     difference = np.repeat([[1.0], [0.0], [0.0], [-1.0]], 50, axis=1)
-    ((low, high),) = bootstrap_rows([difference])
+    (interval,) = bootstrap_rows([difference])
+    low, high = interval.low, interval.high
     assert low == pytest.approx(-0.75, abs=0.26) and high == pytest.approx(0.75, abs=0.26)
 
 
@@ -127,7 +130,7 @@ def test_several_bootstraps_use_the_same_rows() -> None:
     first = np.random.default_rng(2).integers(-1, 2, (3, 60)).astype(float)
     second = np.random.default_rng(3).integers(-1, 2, (2, 60)).astype(float)
     ends = bootstrap_rows([first, second])
-    assert len(ends) == 2 and all(low < high for low, high in ends)
+    assert len(ends) == 2 and all(interval.low < interval.high for interval in ends)
     assert bootstrap_rows([]) == []
 
 
@@ -274,30 +277,34 @@ def test_a_gain_of_two_points_is_found_with_five_seeds() -> None:
     assert np.mean([difference is not None and difference.different for difference in gains]) >= 0.8
 
 
-def simulate_rows(generator: np.random.Generator, gain: float, settings: int, seeds: int) -> np.ndarray:
+def simulate_rows(
+    generator: np.random.Generator, gain: float, settings: int, seeds: int, size: float = 0.3
+) -> np.ndarray:
     """Return right answers `[settings, seeds, ROWS]`; settings disagree on rows, but not on the whole.
 
-    Each row has a difficulty, each setting a systematic deviation on each row, each run noise on each row.
+    Each row has a difficulty, each setting a systematic deviation of some `size`, each run noise on each row.
     """
     difficulty = generator.normal(0, 3, ROWS)
-    deviation = generator.normal(0, 0.3, (settings, 1, ROWS))
+    deviation = generator.normal(0, size, (settings, 1, ROWS))
     noise = generator.normal(0, 0.35, (settings, seeds, ROWS))
-    scale = np.sqrt(9 + 0.3**2 + 0.35**2)
+    scale = np.sqrt(9 + size**2 + 0.35**2)
     levels = np.full(settings, stats.norm.ppf(0.85))
     levels[1:] = stats.norm.ppf(0.85 + gain)
     return levels[:, None, None] * scale + difficulty + deviation + noise > 0
 
 
-@pytest.mark.parametrize(("gain", "low", "high"), [(0.0, 0.0, 0.05), (0.02, 0.8, 1.0)])
+@pytest.mark.parametrize(
+    ("gain", "size", "low", "high"), [(0.0, 0.3, 0, 0.05), (0.0, 1.0, 0, 0.05), (0.02, 0.3, 0.8, 1)]
+)
 def test_rows_that_settings_answer_differently_are_no_difference(
-    monkeypatch: pytest.MonkeyPatch, gain: float, low: float, high: float
+    monkeypatch: pytest.MonkeyPatch, gain: float, size: float, low: float, high: float
 ) -> None:
     """Settings that are equally good on all texts differ on these 872: seeds alone do not show it."""
     monkeypatch.setattr(sweeps, "REPLICATES", 400)
     generator = np.random.default_rng(5)
     called = []
     for _ in range(100):
-        right = simulate_rows(generator, gain, settings=5, seeds=5)
+        right = simulate_rows(generator, gain, 5, 5, size)
         settings = [
             SettingScores(
                 {"alpha": 1 - i / 4},
