@@ -27,7 +27,7 @@ from distilkit.hardware.precision import Resolved, resolve_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import training_threads
 from distilkit.models.classifier import Classifier, Student
-from distilkit.progress import Reporter, describe_duration
+from distilkit.progress import describe_duration
 from distilkit.workflows.distillation.teachers import TeacherEnsemble
 from distilkit.workflows.fitting.fit import measure_examples_per_second
 from distilkit.workflows.fitting.job import Job
@@ -130,16 +130,42 @@ def time_student(
     return Timing(len(samples[-1]), speeds[-1])
 
 
-def announce_time(
+@dataclass(frozen=True)
+class TimeEstimate:
+    """Seconds that a distillation takes; `None` where a teacher runs along with the student, untimed.
+
+    Attributes:
+        plan: what is to be computed, in words.
+        teacher: seconds for the logits that are missing.
+        epoch: seconds for an epoch of one student.
+        student: seconds for all epochs of one student.
+    """
+
+    plan: str
+    teacher: float | None = None
+    epoch: float | None = None
+    student: float | None = None
+
+    @property
+    def line(self) -> str:
+        """Return the line that is printed before a run."""
+        if self.teacher is None or self.student is None or self.epoch is None:
+            return f"estimate: {self.plan}"
+        return (
+            f"estimate: about {describe_duration(self.teacher + self.student)}: {self.plan} "
+            f"({describe_duration(self.epoch)} each); --epochs N or --patience N makes it shorter"
+        )
+
+
+def estimate_time(
     configs: Sequence[DistillConfig],
     data: TextData,
     student: Student,
     ensemble: TeacherEnsemble,
     lengths: NDArray[np.int64],
     mix: tuple[int, int] | None,
-    reporter: Reporter,
-) -> None:
-    """Print how long the run will take, before the teachers read a row; no later number changes by it.
+) -> TimeEstimate:
+    """Estimate how long the run will take, before the teachers read a row; no later number changes by it.
 
     Args:
         lengths: the student's tokens per training row, transfer text included.
@@ -163,8 +189,7 @@ def announce_time(
     if len(configs) > 1:
         plan += f" for each of {len(configs)} students"
     if config.method != "logits":  # its teacher runs along, which is not timed
-        reporter.note(f"estimate: {plan}")
-        return
+        return TimeEstimate(plan)
     looked_at = evenly(len(texts))
     # A student must not depend on whether something was timed before it.
     with keep_random_state(student.model, default_device()):
@@ -172,11 +197,7 @@ def announce_time(
         _, sample = encode_samples(config, data, measured, texts.take(looked_at), lengths[looked_at])
         speed = time_student(config, data, measured, [sample]).rows_per_second
     epoch_seconds = epoch_rows / speed
-    total = teacher_seconds + config.epochs * epoch_seconds
-    reporter.note(
-        f"estimate: about {describe_duration(total)}: {plan} "
-        f"({describe_duration(epoch_seconds)} each); --epochs N or --patience N makes it shorter"
-    )
+    return TimeEstimate(plan, teacher_seconds, epoch_seconds, config.epochs * epoch_seconds)
 
 
 def count_missing_rows(ensemble: TeacherEnsemble, i: int, splits: Iterable[str]) -> int:

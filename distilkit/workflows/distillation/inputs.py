@@ -25,17 +25,10 @@ from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import single_threaded
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student
 from distilkit.models.students import make_student
-from distilkit.progress import SILENT, Reporter
-from distilkit.workflows.distillation.cost import announce_time
+from distilkit.progress import Reporter
+from distilkit.workflows.distillation.cost import TimeEstimate, estimate_time
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows, with_layers
-from distilkit.workflows.distillation.teachers import (
-    TeacherEnsemble,
-    keep_covered_rows,
-    load_teachers,
-    match_classes,
-    read_teacher_files,
-    settle_soft_loss,
-)
+from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes
 from distilkit.workflows.findings.early import before_distilling
 from distilkit.workflows.findings.rows import describe_classes
 from distilkit.workflows.fitting.job import Job, check_metric, clamp_max_length, encode_split
@@ -80,7 +73,6 @@ class DistillationInputs:
         shared_rows: rows that the student and a teacher whose layers are matched read alike.
         labels: int64 `[N]` of the training rows, -100 for transfer text; `None` where nobody reads them.
         teacher_logits: float32 `[N, C]`, the weighted mean of the teachers; `None` where nobody reads them.
-        has_probabilities: whether these are logarithms of probabilities, as a teacher file has no logits.
         mix: training rows and transfer rows in an epoch.
         teacher_facts: the teachers as `environment.json` names them.
         first_student: made already, for the first config, as is `first_pair`, where layers are matched.
@@ -100,8 +92,41 @@ class DistillationInputs:
     teacher_facts: Mapping[str, Any]
     precision: Resolved
     accelerator: Accelerator
-    has_probabilities: bool = False
     first_is_fresh: bool = True
+
+
+@dataclass(frozen=True)
+class _Preparation:
+    """What is there before a teacher has read a row; attributes as those of `DistillationInputs`."""
+
+    configs: list[DistillConfig]
+    teachers: Sequence[Classifier]
+    class_orders: Sequence[list[int]]
+    data: TextData
+    splits: Sequence[str]
+    maker: StudentMaker
+    student: Student
+    pair: LayerPair | None
+    rows: Rows
+    shared_rows: Rows
+    mix: tuple[int, int] | None
+    precision: Resolved
+    ensemble: TeacherEnsemble
+
+    def estimate(self) -> TimeEstimate:
+        """Time a few batches of teachers and student; no later number changes by it."""
+        return estimate_time(
+            self.configs, self.data, self.student, self.ensemble, self.rows.train.lengths, self.mix
+        )
+
+
+def estimate_distillation(requested: Sequence[DistillConfig], reporter: Reporter) -> TimeEstimate:
+    """Estimate how long it takes to distill these students together, without training them.
+
+    Raises:
+        UserError: as `gather_inputs`.
+    """
+    return _prepare(requested, reporter).estimate()
 
 
 def gather_inputs(
@@ -116,6 +141,46 @@ def gather_inputs(
     Raises:
         UserError: as `distill`.
     """
+    ready = _prepare(requested, reporter)
+    if announces_time:
+        reporter.note(ready.estimate().line)
+    data, ensemble = ready.data, ready.ensemble
+    reads_labels = any(config.reads_labels for config in ready.configs)
+    reads_logits = any(config.runs_teacher for config in ready.configs)
+    matches_layers = any(config.method != "logits" for config in ready.configs)
+    labels = _padded_labels(data, len(ready.rows.train)) if reads_labels else None
+    teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
+    teacher_logits = torch.cat([ensemble.logits(split) for split in ready.splits]) if reads_logits else None
+    if reads_logits and "validation" not in data.labels_of:
+        data = data.labelled("validation", ensemble.logits("validation").argmax(dim=1))
+
+    inputs = DistillationInputs(
+        ready.configs,
+        ready.teachers,
+        data,
+        ready.maker,
+        ready.student,
+        ready.pair,
+        ready.rows,
+        ready.shared_rows,
+        labels,
+        teacher_logits,
+        ready.mix,
+        teacher_facts,
+        ready.precision,
+        make_accelerator(ready.precision),
+    )
+    has_max_length = requested[0].max_length is not None
+    _report_findings(inputs, ready.class_orders, reporter, has_max_length=has_max_length)
+    return inputs
+
+
+def _prepare(requested: Sequence[DistillConfig], reporter: Reporter) -> _Preparation:
+    """Load teachers and data, make the first student and encode the rows.
+
+    Raises:
+        UserError: as `distill`.
+    """
     configs = [resolve(config) for config in requested]
     config = configs[0]
     check_precision(config.precision, default_device())
@@ -126,9 +191,6 @@ def gather_inputs(
     start = load_teachers(config, reads_logits or matches_layers)
     teachers = [teacher for teacher in start if isinstance(teacher, Classifier)]
     data = _load_data(configs, teachers, reporter, reads_labels=reads_labels)
-    files = read_teacher_files(config, data.names, reporter) if reads_logits else []
-    configs = [settle_soft_loss(config, files) for config in configs]
-    data = keep_covered_rows(config, data, files, reporter)
     class_orders = [match_classes(teacher, data, reporter) for teacher in teachers]
     splits = [split for split in ("train", transfer.SPLIT) if split in data.splits]
 
@@ -154,35 +216,22 @@ def gather_inputs(
     rows = both_rows = encode_for(student.tokenizer, student.model)
     if matches_layers:
         both_rows = shared_rows(student, teachers[0], rows, encode_for)
-    labels = _padded_labels(data, len(rows.train)) if reads_labels else None
-
-    ensemble = TeacherEnsemble(config, teachers, class_orders, data, reporter, files)
-    if announces_time:
-        announce_time(configs, data, student, ensemble, rows.train.lengths, mix, reporter)
-    teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
-    teacher_logits = torch.cat([ensemble.logits(split) for split in splits]) if reads_logits else None
-    if reads_logits and "validation" not in data.labels_of:
-        data = data.labelled("validation", ensemble.logits("validation").argmax(dim=1))
-
-    inputs = DistillationInputs(
+    ensemble = TeacherEnsemble(config, teachers, class_orders, data, reporter)
+    return _Preparation(
         configs,
         teachers,
+        class_orders,
         data,
+        splits,
         maker,
         student,
         pair,
         rows,
         both_rows,
-        labels,
-        teacher_logits,
         mix,
-        teacher_facts,
         precision,
-        make_accelerator(precision),
-        has_probabilities=not ensemble.has_logits,
+        ensemble,
     )
-    _report_findings(inputs, class_orders, reporter, has_max_length=requested[0].max_length is not None)
-    return inputs
 
 
 def _load_data(
@@ -193,11 +242,7 @@ def _load_data(
     reads_labels: bool,
 ) -> TextData:
     # Where no label is read, the teacher may be the only one that knows all classes.
-    class_names = None
-    if not reads_labels and teachers:
-        class_names = teachers[0].class_names
-    elif not reads_labels and configs[0].teacher_file and configs[0].dataset is None:
-        class_names = read_teacher_files(configs[0], None, SILENT)[0].class_names
+    class_names = teachers[0].class_names if teachers and not reads_labels else None
     data = transfer.load(configs[0], labelled=reads_labels, names=class_names)
     for config in configs:
         check_metric(config, data)
@@ -229,7 +274,6 @@ def prepare_job(inputs: DistillationInputs, i: int) -> tuple[Job, Encoded]:
         alpha_end=config.alpha_end,
         temperature=config.temperature,
         labelled_share=labelled_share,
-        has_probabilities=inputs.has_probabilities and config.runs_teacher,
     )
     job = Job(
         command="distill",
