@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         EvaluateConfig,
         PredictConfig,
         ReportConfig,
+        SweepConfig,
         TrainConfig,
     )
     from distilkit.engine.inference.predictor import Predictions, Predictor, load
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from distilkit.workflows.evaluation.workflow import evaluate
     from distilkit.workflows.prediction.workflow import predict
     from distilkit.workflows.reporting import report
+    from distilkit.workflows.sweeping.workflow import sweep
     from distilkit.workflows.training import train
 
 __version__ = "0.1.0"
@@ -46,6 +48,7 @@ LAZY_MODULES = {
     "EvaluateConfig": "config",
     "PredictConfig": "config",
     "ReportConfig": "config",
+    "SweepConfig": "config",
     "TrainConfig": "config",
     "ConsoleReporter": "cli.output",
     "DistilkitWarning": "errors",
@@ -63,6 +66,7 @@ LAZY_MODULES = {
     "load": "engine.inference.predictor",
     "predict": "workflows.prediction.workflow",
     "report": "workflows.reporting",
+    "sweep": "workflows.sweeping.workflow",
     "train": "workflows.training",
 }
 __all__ = [
@@ -79,6 +83,7 @@ __all__ = [
     "ReportConfig",
     "Reporter",
     "Run",
+    "SweepConfig",
     "TrainConfig",
     "UserError",
     "augment",
@@ -89,6 +94,7 @@ __all__ = [
     "load",
     "predict",
     "report",
+    "sweep",
     "train",
 ]
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
         EvaluateConfig,
         PredictConfig,
         ReportConfig,
+        SweepConfig,
+        SweepReportConfig,
         TrainConfig,
     )
 
@@ -85,6 +87,49 @@ def distill(config: "DistillConfig", output: Output) -> None:
     with output:
         run = workflow.distill(config, output)
     output.result(*tables.run_summary(run))
+
+
+@command(
+    app,
+    "SweepConfig",
+    examples=(
+        "distilkit sweep -d sst2 -t runs/teacher -a 0,0.25,0.5,0.75,1 -s 1..5 -o sweeps/alpha",
+        "distilkit sweep -d sst2 -t runs/teacher --student bilstm,tinybert -o sweeps/students",
+    ),
+)
+def sweep(config: "SweepConfig", output: Output) -> None:
+    """Train a student for each combination of values; say which is best, and whether a teacher helps.
+
+    Most options of `distill` take several values: 0,0.5,1 or 1..5 or 0..1:0.1. Each student is also
+    trained on labels alone, with the same options and seeds. The same command continues a sweep that
+    was stopped, extends it by further values, and shares it with other machines.
+    """
+    from distilkit.workflows.sweeping import planning, workflow
+
+    if config.dry_run:
+        with output:
+            plan = planning.plan_sweep(config, output)
+        output.result(plan.document(), plan.text())
+        return
+    with output:
+        result = workflow.sweep(config, output)
+    output.result(result.document(), tables.sweep_text(result.typed_document))
+
+
+@command(
+    app,
+    "SweepReportConfig",
+    "report",
+    below="sweep",
+    examples=("distilkit sweep report sweeps/alpha", "distilkit sweep report sweeps/alpha --json"),
+)
+def sweep_report(config: "SweepReportConfig", output: Output) -> None:
+    """Compare the runs of a sweep, finished or not: intervals, paired differences, a verdict, a page."""
+    from distilkit.workflows.sweeping import reporting
+
+    with output:
+        result = reporting.sweep_report(config, output)
+    output.result(result.document(), tables.sweep_text(result.typed_document))
 
 
 @command(

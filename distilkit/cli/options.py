@@ -24,7 +24,19 @@ from distilkit.errors import UserError
 Command = Callable[[Any, Output], None]
 
 BASIC = "Basic options"
-PANELS = ("Data", "Augmentation", "Model", "BiLSTM", "Loss", "Training", "Gates", "Speed", "Cache", "Output")
+PANELS = (
+    "Data",
+    "Augmentation",
+    "Model",
+    "BiLSTM",
+    "Loss",
+    "Training",
+    "Sweep",
+    "Gates",
+    "Speed",
+    "Cache",
+    "Output",
+)
 
 # What people type who know other tools, and what it is called here.
 SYNONYMS = {
@@ -97,14 +109,26 @@ class LateCommand(TyperCommand):
     """
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        """Make the context of the whole command, which replaces this one from here on."""
+        """Make the context of the whole command, which replaces this one from here on.
+
+        `distilkit sweep report` is a command of its own: its first argument names it.
+        """
+        callback: Any = self.callback
+        name, words, *rest = arguments
+        if words and words[0] in callback.subcommands:
+            callback, name, words = callback.subcommands[words[0]], f"{name} {words[0]}", words[1:]
         alone = typer.Typer(add_completion=False)
-        alone.command(cls=PlainHelpCommand)(self.callback.whole())  # type: ignore[union-attr]  # set by `command`
-        return typer.main.get_command(alone).make_context(*arguments, **options)
+        alone.command(cls=PlainHelpCommand)(callback.whole())
+        return typer.main.get_command(alone).make_context(name, words, *rest, **options)
 
 
 def command(
-    app: typer.Typer, config_name: str, name: str | None = None, *, examples: Sequence[str]
+    app: typer.Typer,
+    config_name: str,
+    name: str | None = None,
+    *,
+    examples: Sequence[str],
+    below: str | None = None,
 ) -> Callable[[Command], Command]:
     """Add a command to `app`: a function of a config, of the class of that name, and an `Output`.
 
@@ -112,15 +136,25 @@ def command(
 
     Args:
         examples: command lines for its help; the first also explains a command without options.
+        below: a command of `app` that has options of its own, of which this one is a part.
     """
 
     def decorate(run: Command) -> Command:
         def late() -> None:
             """Never called: `whole` makes what is."""
 
-        late.__doc__, late.__name__ = run.__doc__, run.__name__
-        late.whole = partial(_with_options, run, config_name, examples)  # type: ignore[attr-defined]
-        app.command(name, cls=LateCommand)(late)
+        parts: Any = late
+        parts.__doc__, parts.__name__, parts.subcommands = run.__doc__, run.__name__, {}
+        parts.whole = partial(_with_options, run, config_name, examples)
+        if below is None:
+            app.command(name, cls=LateCommand)(late)
+        else:
+            above: Any = next(
+                info.callback
+                for info in app.registered_commands
+                if info.callback and info.callback.__name__ == below
+            )
+            above.subcommands[name] = late
         return run
 
     return decorate
@@ -204,13 +238,18 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
     defaults = config_type.default_texts() if hasattr(config_type, "default_texts") else {}
     for name, field in field_infos(config_type).items():
         extra = field.json_schema_extra or {}
+        if extra.get("yaml_only"):
+            continue
         annotation, metavar = _typed(field.annotation)
+        element = extra.get("element", field.annotation)  # of an option that takes several values
+        if "element" in extra:
+            metavar = f"{_typed(element)[1]},…"
         required = field.is_required()
         if extra.get("positional"):
             metadata = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)
             arguments.append(_keyword(name, Annotated[annotation | None, metadata], None))
             continue
-        help_text = _help_text(field)
+        help_text = _help_text(field, choices_of(element))
         if name in defaults:
             help_text = help_text.format(**defaults)
         if required:
@@ -224,7 +263,7 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
             metavar=metavar,
             rich_help_panel=BASIC if is_basic else f"Advanced: {panel}" if basic_names else panel,
             show_default=not required,
-            autocompletion=_completion(choices_of(field.annotation) or extra["suggestions"]),
+            autocompletion=_completion(choices_of(element) or extra["suggestions"]),
         )
         default = None if required else field.default
         rank = (not is_basic, PANELS.index(panel))
@@ -233,9 +272,9 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
     return arguments + [parameter for _, parameter in options]
 
 
-def _help_text(field: Any) -> str:
+def _help_text(field: Any, choices: Sequence[str]) -> str:
     """Return the help of a field, with its choices where the help does not explain each."""
-    choices, help_text = choices_of(field.annotation), str(field.description)
+    help_text = str(field.description)
     if all(re.search(rf"(?<!\w){re.escape(choice)}(?!\w)", help_text) for choice in choices):
         return help_text
     return f"{', '.join(choices[:-1])} or {choices[-1]}. {help_text}"

@@ -17,7 +17,6 @@ from distilkit.config import (
 )
 from distilkit.config.fields import Config
 from distilkit.config.student import NAMED_STUDENTS
-from distilkit.config.teacher_files import TeacherFileConfig
 from distilkit.data.arguments import check_stdin, find_files
 from distilkit.data.formats import READABLE
 from distilkit.data.layouts import SPLITS, find_splits
@@ -65,9 +64,6 @@ def _input_files(config: Config) -> Iterator[tuple[str, str | Path, str]]:
             yield "--baseline", config.baseline, "Give a file that evaluate --json wrote."
         for file in config.predictions:
             yield "--predictions", file, f"Give one of {READABLE}."
-    if isinstance(config, TeacherFileConfig):
-        for file in config.teacher_file:
-            yield "--teacher-file", file, f"Give one of {READABLE}."
     if isinstance(config, DistillConfig):
         for file in config.transfer:
             if file not in SPLITS:
@@ -86,7 +82,7 @@ def _model_names(config: Config) -> Iterator[str]:
     """Yield the models that the command will load; `--teacher` may stand there without being read."""
     if isinstance(config, EvaluateConfig):
         references = (config.teacher, config.labels_only)
-        not_models = {*config.predictions, *config.teacher_file, *config.endpoint}
+        not_models = {*config.predictions, *config.endpoint}
         names = [name for name in (*config.models, *references) if name and name not in not_models]
         yield from dict.fromkeys(names)
     if isinstance(config, PredictConfig):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distilkit.config.prediction import PredictConfig
     from distilkit.config.reporting import ReportConfig
     from distilkit.config.student import DEFAULT_LAYERS, Pooling
+    from distilkit.config.sweeping import SweepConfig, SweepReportConfig
     from distilkit.config.training import TrainConfig
 
 LAZY_MODULES = {
@@ -36,6 +37,8 @@ LAZY_MODULES = {
     "Precision": "data",
     "PredictConfig": "prediction",
     "ReportConfig": "reporting",
+    "SweepConfig": "sweeping",
+    "SweepReportConfig": "sweeping",
     "TextsConfig": "data",
     "TrainConfig": "training",
     "parse_gates": "evaluation",
@@ -58,6 +61,8 @@ __all__ = [
     "Precision",
     "PredictConfig",
     "ReportConfig",
+    "SweepConfig",
+    "SweepReportConfig",
     "TextsConfig",
     "TrainConfig",
     "parse_gates",

@@ -25,9 +25,6 @@ NOT_GENERAL = (
     "transfer",
     "transfer_ratio",
     "teacher_weight",
-    "teacher_file",
-    "targets",
-    "missing",
     "alpha_end",
     "soft_loss",
     "temperature",
@@ -85,7 +82,7 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
                 "give --transfer and a dataset, or leave it out"
             )
         if not self.teacher:
-            self._check_without_model()
+            self._check_without_teacher()
         if self.student == "bilstm" and self.init == "teacher" and self.reads_words:
             raise ValueError(
                 "--init teacher gives a bilstm the teacher's embeddings: give --vocabulary teacher with it"
@@ -98,8 +95,8 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
             )
         return self
 
-    def _check_without_model(self) -> None:
-        if self.recipe and not self.teacher_file:
+    def _check_without_teacher(self) -> None:
+        if self.recipe:
             raise ValueError(
                 f"--recipe {self.recipe} makes the most of a teacher: give --teacher RUN_OR_MODEL"
             )
@@ -131,9 +128,8 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
             raise ValueError("--method general reads raw text: give --corpus FILE.txt or wikitext-103")
         if self.alpha > 0:
             raise ValueError(f"--alpha {self.alpha:g}: --method general reads no labels; leave it out")
-        defaults = self.loss_defaults()
         for name in NOT_GENERAL:
-            if getattr(self, name) not in (field_infos(DistillConfig)[name].default, defaults.get(name)):
+            if getattr(self, name) != field_infos(DistillConfig)[name].default:
                 raise ValueError(
                     f"{flag(name)} means nothing to --method general, which matches layers on --corpus: "
                     "leave it out"
@@ -184,5 +180,5 @@ class DoctorConfig(DistillConfig):
     @model_validator(mode="before")
     @classmethod
     def _default_to_data_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
-        has_reason = any(values.get(name) for name in ("teacher", "teacher_file", "recipe", "method"))
+        has_reason = values.get("teacher") or values.get("recipe") or values.get("method")
         return values if has_reason else {"alpha": 1.0} | values

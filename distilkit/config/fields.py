@@ -70,6 +70,7 @@ def option(
     short: str | None = None,
     basic: bool = False,
     suggestions: Sequence[str] = (),
+    yaml_only: bool = False,
     **limits: Any,
 ) -> Any:
     """Declare a field with its help, its panel on the command line and perhaps a short flag.
@@ -77,9 +78,10 @@ def option(
     Args:
         basic: whether help lists it among the options that most people use.
         suggestions: values that the shell completes where others are possible too.
+        yaml_only: whether it has no flag, because no flag could hold its value.
     """
     extra: dict[str, Any] = {"panel": panel, "short": short, "basic": basic}
-    extra["suggestions"] = list(suggestions)
+    extra |= {"suggestions": list(suggestions), "yaml_only": yaml_only}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 

@@ -119,6 +119,21 @@ class SettingEntry(Record):
         return setting_key(self.setting, self.labels_only)
 
 
+class FinalScore(Record):
+    """Hold the test score of the setting that is best on validation.
+
+    Attributes:
+        scores: by seed, of the runs that validation chose.
+        interval: t interval of the mean over the seeds; `None` with a single one.
+    """
+
+    setting: str
+    rows: int
+    scores: dict[int, float]
+    mean: float
+    interval: Ends | None
+
+
 class SweepDescription(Record):
     """Say what was swept.
 
@@ -167,6 +182,7 @@ class SweepDocument(SweepDescription):
     seeds_for_point: int | None
     seeds_limit: int
     verdict: list[str]
+    test: FinalScore | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON document, the schema first."""

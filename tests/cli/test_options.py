@@ -21,6 +21,8 @@ from distilkit.config import (
     EvaluateConfig,
     PredictConfig,
     ReportConfig,
+    SweepConfig,
+    SweepReportConfig,
     TrainConfig,
 )
 from distilkit.config.fields import field_infos, flag
@@ -33,6 +35,7 @@ COMMANDS = {
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
     "report": ReportConfig,
+    "sweep": SweepConfig,
 }
 HEAVY = (
     "torch",
@@ -47,7 +50,12 @@ HEAVY = (
     "yaml",
 )
 CACHE_HELPS = [["cache", *command, "--help"] for command in ([], ["path"], ["list"], ["verify"], ["prune"])]
-HELPS = [["--help"], *([command, "--help"] for command in COMMANDS), *CACHE_HELPS]
+HELPS = [
+    ["--help"],
+    *([command, "--help"] for command in COMMANDS),
+    *CACHE_HELPS,
+    ["sweep", "report", "--help"],
+]
 
 # `distilkit ARGUMENTS` as the console script runs it, whatever the interpreter was called with.
 SCRIPT = "import sys; sys.argv = ['distilkit', *sys.argv[1:]]; from distilkit.cli.app import main; main()"
@@ -83,11 +91,22 @@ def test_every_field_of_the_config_class_is_a_flag_that_help_explains(command: s
     shown = help_of(command)
     one_line = " ".join(re.sub(r"[│╭╮╰╯─]", " ", shown).split())
     for name, field in field_infos(COMMANDS[command]).items():
+        if (field.json_schema_extra or {}).get("yaml_only"):
+            continue
         positional = (field.json_schema_extra or {}).get("positional")
         wanted = name.upper() if positional else flag(name)
         assert re.search(rf"(?<![\w-]){wanted}(?![\w-])", shown), f"{wanted} is missing"
         assert field.description.partition("{")[0].strip() in one_line, f"the help of {wanted} is missing"
     assert "{" not in shown, "a default was not filled in"
+
+
+def test_a_command_below_another_has_options_of_its_own() -> None:
+    shown = help_of("sweep", "report")
+    assert "Usage: distilkit sweep report [OPTIONS] FOLDER" in " ".join(shown.split()).replace(
+        "root ", "distilkit "
+    )
+    assert all(flag(name) in shown for name in field_infos(SweepReportConfig) if name != "folder")
+    assert "--alpha" not in shown
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -121,8 +140,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     asked = {"evaluate": "evaluation", "report": "reporting"}.get(arguments[0])
     if asked:  # and no other command's options
         found = {name for name in loaded if name.startswith("distilkit.config.")}
-        shared = {f"distilkit.config.{name}" for name in ("data", "fields", "teacher_files")}
-        assert found - shared == {f"distilkit.config.{asked}"}
+        assert found - {"distilkit.config.data", "distilkit.config.fields"} == {f"distilkit.config.{asked}"}
 
 
 @pytest.mark.alone

@@ -1,0 +1,95 @@
+"""Plan a sweep: its cells, and about how long they take."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from distilkit.config import SweepConfig, resolve
+from distilkit.hardware.device import select_device
+from distilkit.progress import SILENT, Reporter, describe_duration
+from distilkit.workflows.distillation.inputs import estimate_distillation
+from distilkit.workflows.sweeping.cells import Cell, describe_cells, make_cells
+from distilkit.workflows.sweeping.folder import SweepFolder
+
+SCHEMA = "distilkit.sweep-plan/1"
+MAX_LISTED = 50
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """The cells of a sweep, those of them that are complete, and the seconds for the others, if known."""
+
+    cells: Sequence[Cell]
+    complete: frozenset[str]
+    seconds: float | None
+
+    def document(self) -> dict[str, Any]:
+        """Return the versioned JSON document."""
+        cells = [
+            {
+                "id": cell.id,
+                "run": cell.name,
+                "values": dict(cell.values),
+                "complete": cell.id in self.complete,
+            }
+            for cell in self.cells
+        ]
+        return {"schema": SCHEMA, "cells": cells, "seconds": self.seconds}
+
+    def text(self) -> str:
+        """Return what a person reads: the cells, how many are complete, the time."""
+        lines = [
+            f"{cell.name}  complete" if cell.id in self.complete else cell.name
+            for cell in self.cells[:MAX_LISTED]
+        ]
+        if len(self.cells) > MAX_LISTED:
+            lines.append(f"and {len(self.cells) - MAX_LISTED:,} more (--json lists all)")
+        todo = len(self.cells) - len(self.complete)
+        time = "" if self.seconds is None else f", about {describe_duration(self.seconds)}"
+        return "\n".join(
+            [*lines, "", describe_cells(self.cells), f"{todo:,} to train{time}. Nothing was trained."]
+        )
+
+
+def plan_sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepPlan:
+    """Return the cells of a sweep and an estimate of the time; train nothing, write nothing.
+
+    Raises:
+        UserError: as `sweep`.
+    """
+    cells = make_cells(config)
+    SweepFolder.check(config.output_dir)
+    folder = SweepFolder(config.output_dir)
+    records = folder.records()
+    cells = [folder.locate(cell, records) for cell in cells]
+    complete = frozenset(cell.id for cell in cells if folder.find_run(cell.name))
+    select_device(config.device, reporter)
+    shapes: dict[str, list[Cell]] = {}
+    for cell in cells:
+        shapes.setdefault(cell.shape, []).append(cell)
+    times = [_estimate(folder, group, complete, reporter) for group in shapes.values()]
+    seconds = [time for time in times if time is not None]
+    return SweepPlan(cells, complete, round(sum(seconds), 1) if len(seconds) == len(times) else None)
+
+
+def _estimate(
+    folder: SweepFolder, cells: Sequence[Cell], complete: frozenset[str], reporter: Reporter
+) -> float | None:
+    """Return the seconds for the cells of one shape: by those that are complete, else by a few batches."""
+    todo = [cell for cell in cells if cell.id not in complete]
+    if not todo:
+        return 0.0
+    configs = [resolve(cell.config) for cell in todo]
+    # Every core trains a BiLSTM of its own; other students use all cores, one after the other.
+    lanes = torch.get_num_threads() if configs[0].student == "bilstm" else 1
+    runs = [run for cell in cells if (run := folder.find_run(cell.name))]
+    if runs:
+        per_epoch: float = median(run.metrics["seconds"] / len(run.history) for run in runs)
+        return sum(per_epoch * (config.epochs or 1) for config in configs) / min(lanes, len(todo))
+    time = estimate_distillation([cell.config for cell in todo], reporter)
+    if time.teacher is None or time.epoch is None:
+        return None
+    return time.teacher + sum(time.epoch * (config.epochs or 1) for config in configs) / min(lanes, len(todo))
