@@ -137,7 +137,7 @@ def read_rows(file: Path, columns: TextColumns) -> Iterator[Piece]:
         if ending == ".txt":
             check_content(file)
             with open_text(file) as stream:
-                yield from read_lines(stream, columns, str(file))
+                yield from read_lines(stream, TextColumns(columns.candidates[-1:]), str(file))
         elif ending in (".parquet", ".arrow"):
             yield from _read_binary(file, columns, open_parquet if ending == ".parquet" else open_arrow)
         elif ending in (".csv", ".tsv"):

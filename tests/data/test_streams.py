@@ -166,6 +166,13 @@ def test_lines_are_texts_as_they_stand_but_for_the_line_break() -> None:
     assert piece.cells == [{"body": "one"}, {"body": "  two\t "}, {"body": "thrée"}]
 
 
+def test_the_lines_of_a_file_are_named_as_those_of_stdin(tmp_path: Path) -> None:
+    """They have no column that the run was trained on."""
+    (tmp_path / "a.txt").write_text("good\n", encoding="utf-8")
+    (piece,) = read_rows(tmp_path / "a.txt", TextColumns(("sentence", "text")))
+    assert piece.cells == [{"text": "good"}]
+
+
 def test_compressed_files_are_read_too(tmp_path: Path) -> None:
     file = tmp_path / "a.csv.gz"
     file.write_bytes(gzip.compress(b"text\ngood\n"))

@@ -92,11 +92,16 @@ def predict_stream(
     *,
     max_length: int,
     precision: Resolved,
+    few_shapes: bool = False,
     advance: Callable[[int], None] = lambda done: None,
 ) -> Iterator[tuple[Item, Tensor]]:
     """Yield each item with the logits of its texts, float32 `[n, C]` on the CPU, in order.
 
     No more than two pieces are in memory: the next is tokenized while the device computes.
+
+    Args:
+        few_shapes: fill up the last batch of each piece, as `fill_last` does, where pieces go on and on.
+        advance: called with the number of finished rows.
     """
     done = 0
 
@@ -106,7 +111,7 @@ def predict_stream(
     def compute(low: torch.nn.Module, item: Item, rows: Encoded) -> tuple[Item, Tensor]:
         if not len(rows):
             return item, torch.empty(0, int(low.config.num_labels))  # type: ignore[union-attr, arg-type]
-        return item, _predict(low, rows, precision, None, partial(_add, done, advance))
+        return item, _predict(low, rows, precision, None, partial(_add, done, advance), few_shapes)
 
     with _evaluating(model, precision) as low, ThreadPoolExecutor(1) as ahead:
         current: tuple[Item, Future[Encoded]] | None = None
@@ -193,6 +198,22 @@ def token_batches(
         start = stop
 
 
+def fill_last(
+    batches: list[NDArray[np.int64]], lengths: NDArray[np.int64], tokens: int
+) -> list[NDArray[np.int64]]:
+    """Repeat rows of the last batch until it is as large as one of its length among others.
+
+    oneDNN keeps code and buffers for every shape that an LSTM reads, two megabytes each, and never gives them
+    back. All batches but the last have one shape per length; the last would have a new one in every piece.
+    A single batch stays as it is.
+    """
+    if len(batches) < 2:
+        return batches
+    last = batches[-1]
+    rows = max(len(last), tokens // max(1, int(lengths[last].max())))
+    return [*batches[:-1], np.resize(last, rows)]
+
+
 def low_precision_copy(
     model: torch.nn.Module, precision: Resolved, device: torch.device | None = None
 ) -> torch.nn.Module:
@@ -237,12 +258,15 @@ def _predict(
     precision: Resolved,
     tokens: int | None,
     advance: Callable[[int], None],
+    few_shapes: bool = False,
 ) -> Tensor:
     device = next(model.parameters()).device
     budget = tokens or tokens_of(device)
     rows = rows.to(device)
     split = partial(token_batches, equal_lengths=rows.needs_equal_lengths)
     batches = list(split(rows.lengths, budget))
+    if few_shapes and device.type == "cpu":
+        batches = fill_last(batches, rows.lengths, budget)
     parts: list[Tensor] = []
     computing = partial(_computing, device, "fp32" if precision == "bf16" else precision)
     with (
@@ -254,7 +278,7 @@ def _predict(
             try:
                 for logits in _forward(model, rows, waiting, computing):
                     parts.append(logits)
-                    advance(sum(map(len, parts)))
+                    advance(min(len(rows), sum(map(len, parts))))
                     if device.type == "cpu" and len(parts) % GIVE_BACK == 0:
                         trim_heap()
             except RuntimeError as error:
@@ -266,7 +290,7 @@ def _predict(
                 again = split(rows.lengths[rest], budget)
                 batches[len(parts) :] = [rest[batch] for batch in again]
     logits = torch.cat(parts).cpu()
-    restored = torch.empty_like(logits)
+    restored = logits.new_empty(len(rows), logits.shape[1])
     restored[torch.from_numpy(np.concatenate(batches))] = logits
     return restored
 

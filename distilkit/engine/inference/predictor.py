@@ -18,6 +18,7 @@ from distilkit.engine.inference.logits import (
     predict_stream,
 )
 from distilkit.engine.inference.padding import check_batching
+from distilkit.errors import UserError
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import select_device
 from distilkit.hardware.precision import check_precision, resolve_precision
@@ -80,6 +81,8 @@ class Predictor:
         self.max_length = classifier.max_length
         self.precision = resolve_precision(precision, device, workload_of(classifier.model, training=False))
         self._tokenizer = classifier.tokenizer
+        trained_on_pairs = classifier.run is not None and classifier.run.config.is_pair
+        self._wants_pairs = trained_on_pairs or bool(getattr(classifier.model.config, "siamese", False))
         note = check_batching(
             classifier.model,
             classifier.tokenizer,
@@ -126,18 +129,28 @@ class Predictor:
             advance: called with the number of finished rows.
 
         Raises:
-            UserError: where logits are not finite.
+            UserError: where logits are not finite, or texts are no pairs and the model compares two.
         """
         answers = predict_stream(
             self._model,
             self._tokenizer,
-            pieces,
+            self._check_pairs(pieces),
             max_length=self.max_length,
             precision=self.precision,
+            few_shapes=True,
             advance=advance,
         )
         for item, logits in answers:
             yield item, self._answer(logits)
+
+    def _check_pairs(self, pieces: Iterable[tuple[Item, Texts]]) -> Iterator[tuple[Item, Texts]]:
+        for item, texts in pieces:
+            if self._wants_pairs and texts.second is None:
+                raise UserError(
+                    f"{self.name} compares two texts, and here is only one a row. Give the second texts: "
+                    "name their column with --text-pair-column; in Python, predict(texts, pairs)."
+                )
+            yield item, texts
 
     def _answer(self, logits: Tensor) -> Predictions:
         check_finite(logits, self.name, "predicted", self.precision)

@@ -504,3 +504,38 @@ def test_batches_of_equal_length_hold_no_padding(bert: Any, alone: Tensor) -> No
         del bert.needs_equal_lengths
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)
     assert all(bool(mask.all()) for mask in widths) and sum(len(mask) for mask in widths) == len(TEXTS)
+
+
+@pytest.mark.parametrize("tokens", [20, 40, 60])
+def test_pieces_of_a_stream_have_one_shape_per_length(bert: Any, tokens: int) -> None:
+    """oneDNN keeps megabytes for every shape of an LSTM's input: memory would grow with the rows read."""
+    random = np.random.default_rng(0)
+    shapes = set()
+    for _ in range(200):
+        lengths = random.integers(1, 12, size=random.integers(20, 60))
+        plain = list(token_batches(lengths, tokens))
+        batches = inference.fill_last(plain, lengths, tokens)
+        assert [batch.tolist() for batch in batches[:-1]] == [batch.tolist() for batch in plain[:-1]]
+        assert set(batches[-1].tolist()) == set(plain[-1].tolist())
+        shapes |= {(len(batch), int(lengths[batch].max())) for batch in batches}
+    assert len(shapes) == len({length for _, length in shapes})
+    assert inference.fill_last([np.arange(3)], np.ones(3, np.int64), tokens)[0].tolist() == [0, 1, 2]
+
+
+def test_filled_batches_give_every_row_its_answer(bert: Any, alone: Tensor, monkeypatch: Any) -> None:
+    monkeypatch.setitem(inference.TOKENS, "cpu", 24)
+    told: list[int] = []
+    pieces = [("a", Texts(TEXTS[:7])), ("b", Texts(TEXTS[7:]))]
+    answers = inference.predict_stream(
+        bert,
+        tiny_tokenizer(),
+        pieces,
+        max_length=32,
+        precision="fp32",
+        few_shapes=True,
+        advance=told.append,
+    )
+    names, logits = zip(*answers, strict=True)
+    assert names == ("a", "b")
+    torch.testing.assert_close(torch.cat(logits), alone, atol=1e-5, rtol=1e-4)
+    assert told == sorted(told) and told[-1] == len(TEXTS)

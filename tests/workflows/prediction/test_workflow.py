@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -140,6 +141,11 @@ def test_pairs_are_read_from_the_columns_that_the_run_was_trained_on(
         to_rows(str(run.path), write_jsonl(tmp_path / "c.jsonl", [{"sentence1": "a"}]))
     with pytest.raises(UserError, match=r"a line of text is no pair.*'sentence1' and 'sentence2'"):
         to_rows(str(run.path), "a great film")
+    # What is not known of a folder alone shows in the model: an empty second text would be compared.
+    shutil.copytree(run.model_path, tmp_path / "copy")
+    for name in (str(run.path), str(tmp_path / "copy")):
+        with pytest.raises(UserError, match="compares two texts, and here is only one a row"):
+            load(name, **EXACT).predict(["a great film"])
 
 
 def test_an_unsure_row_has_no_label_and_keeps_its_score(tmp_path: Path, model: str) -> None:
