@@ -65,13 +65,19 @@ class ColumnNames:
             )
 
 
-def read_file(file: Path, columns: Sequence[str]) -> tuple[datasets.Dataset, ColumnNames]:
+def read_file(
+    file: Path, columns: Sequence[str], *, nested_as_json: bool = False
+) -> tuple[datasets.Dataset, ColumnNames]:
     """Read the rows of one file, as `read_files` does."""
-    return read_files([file], columns)
+    return read_files([file], columns, nested_as_json=nested_as_json)
 
 
 def read_files(
-    files: Sequence[Path], columns: Sequence[str], *, with_texts: bool = False
+    files: Sequence[Path],
+    columns: Sequence[str],
+    *,
+    with_texts: bool = False,
+    nested_as_json: bool = False,
 ) -> tuple[datasets.Dataset, ColumnNames]:
     """Read the rows of files through Arrow's format on disk, so that memory does not grow with them.
 
@@ -80,13 +86,16 @@ def read_files(
 
     Args:
         with_texts: read all other columns of texts too.
+        nested_as_json: return lists and objects as texts of JSON, which they are in a CSV anyway.
 
     Raises:
         UserError: naming the file, and the row where one is wrong.
     """
     for block_bytes in BLOCK_BYTES:
         with suppress(RowTooLong):
-            return _Reader(files, tuple(dict.fromkeys(columns)), with_texts, block_bytes).read()
+            return _Reader(
+                files, tuple(dict.fromkeys(columns)), with_texts, nested_as_json, block_bytes
+            ).read()
     raise UserError(
         f"{files[0]}: a row is longer than {BLOCK_BYTES[-1] >> 30} GiB. Is a quotation mark never closed?"
     )
@@ -97,6 +106,7 @@ class _Reader:
     files: Sequence[Path]
     columns: tuple[str, ...]
     with_texts: bool
+    nested_as_json: bool
     block_bytes: int
 
     def read(self) -> tuple[datasets.Dataset, ColumnNames]:
@@ -107,7 +117,7 @@ class _Reader:
                 for name, names in table.class_names.items()
                 if name in table.schema.names and pa.types.is_integer(table.schema.field(name).type)
             }
-            types = {field.name: plain_type(field.type) for field in table.schema}
+            types = {field.name: self._kept_type(field.type) for field in table.schema}
             schema = pa.schema(types | dict.fromkeys(class_names, pa.int64()), _metadata(class_names))
         column_names = ColumnNames(tuple(table.column_names), table.hint)
         if not types:
@@ -126,7 +136,11 @@ class _Reader:
             return open_delimited(
                 file, self.columns, with_texts=self.with_texts, block_bytes=self.block_bytes
             )
-        return open_json(file, self.columns, with_texts=self.with_texts)
+        return open_json(file, self.columns, with_texts=self.with_texts, nested_as_json=self.nested_as_json)
+
+    def _kept_type(self, type_: pa.DataType) -> pa.DataType:
+        type_ = plain_type(type_)
+        return pa.string() if self.nested_as_json and pa.types.is_nested(type_) else type_
 
     def _read_pieces(
         self, table: Table, schema: pa.Schema, class_names: dict[str, list[str]]
@@ -161,6 +175,8 @@ class _Reader:
         """Return a checked column of a piece, whose first row is `row`, as the type it is kept in."""
         is_selected = field.name in self.columns
         array = to_plain(array)
+        if self.nested_as_json and pa.types.is_nested(array.type):
+            array = _to_json(array)
         try:
             array.validate(full=True)
         except pa.ArrowInvalid as error:
@@ -313,6 +329,14 @@ def to_plain(array: pa.Array) -> pa.Array:
     if pa.types.is_fixed_size_binary(array.type):
         array = array.cast(pa.binary())
     return pc.cast(array, options=pc.CastOptions(type_, allow_invalid_utf8=True))
+
+
+def _to_json(array: pa.Array) -> pa.Array:
+    """Return lists and objects as texts of JSON; a map is an object."""
+    is_map = pa.types.is_map(array.type)
+    values = (None if value is None else dict(value) if is_map else value for value in array.to_pylist())
+    texts = [None if value is None else json.dumps(value, default=str) for value in values]
+    return pa.array(texts, pa.string())
 
 
 def _may_become(type_: pa.DataType, target: pa.DataType) -> bool:

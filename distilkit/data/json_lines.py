@@ -32,19 +32,21 @@ class RepeatedNames(dict[str, object]):
     names: frozenset[str] = frozenset()
 
 
-def open_json(file: Path, columns: Sequence[str], *, with_texts: bool) -> Table:
+def open_json(file: Path, columns: Sequence[str], *, with_texts: bool, nested_as_json: bool = False) -> Table:
     """Read the selected columns of a JSON file into memory; other columns may hold anything.
 
     Args:
         with_texts: read all other columns of texts too.
+        nested_as_json: return lists and objects as texts of JSON, whose shapes may differ from row to row.
+            NaN stays what it is among numbers: it may stand in a list, where it is no missing row.
 
     Raises:
         UserError: naming the row that is no JSON, no object, or does not go with those before it.
     """
     check_not_empty(file)
     check_content(file)
-    reader = _Reader(file, columns, with_texts)
-    rows = (values for _, values in parse_rows(file))
+    reader = _Reader(file, columns, with_texts, nested_as_json)
+    rows = (values for _, values in parse_rows(file, keeps_nan=nested_as_json))
     tables = list(iter(lambda: reader.read_piece(list(islice(rows, PIECE_ROWS))), None))
     table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
     table = table.select([name for name in reader.names if name in table.column_names])
@@ -58,6 +60,7 @@ class _Reader:
     file: Path
     columns: Sequence[str]
     with_texts: bool
+    nested_as_json: bool = False
     names: dict[str, None] = field(default_factory=dict)
     examples: dict[str, tuple[object, pa.DataType]] = field(default_factory=dict)
     rows: int = 0
@@ -71,7 +74,7 @@ class _Reader:
             self.names.update(dict.fromkeys(values))
             if isinstance(values, RepeatedNames) and (twice := values.names & set(self.columns)):
                 raise UserError(f"{self.file}, row {row}: {min(twice)!r} stands there twice. Drop one.")
-        if not self.rows and len(piece) == 1:
+        if not self.rows and len(piece) == 1 and not self.nested_as_json:
             self._check_shape(piece[0])
         # Every selected column is in every piece, also where none of its rows has it.
         arrays = {
@@ -86,6 +89,10 @@ class _Reader:
         return pa.table(arrays)
 
     def _read_column(self, name: str, cells: list[object]) -> pa.Array:
+        if self.nested_as_json and any(isinstance(cell, str | list | dict) for cell in cells):
+            cells = [None if cell != cell else cell for cell in cells]
+        if self.nested_as_json and any(isinstance(cell, list | dict) for cell in cells):
+            cells = [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in cells]
         array = _as_array(cells)
         if array is None:
             raise self._fault(name, cells)
@@ -177,16 +184,18 @@ def _is_utf8(file: Path) -> bool:
 
 
 def parse_rows(
-    file: Path, on_fault: Callable[[int, str], None] | None = None
+    file: Path, on_fault: Callable[[int, str], None] | None = None, *, keeps_nan: bool = False
 ) -> Iterator[tuple[int, dict[str, object]]]:
     """Parse the rows of a file with their numbers, from 1: line by line unless it is one array.
 
     Args:
         on_fault: called with the number of a row that is no JSON or no object, and what is wrong with it,
             instead of raising `UserError`.
+        keeps_nan: whether NaN stays a number that is none, and is not a missing value.
     """
     # NaN, as pandas and Python write a missing value, is none; Infinity stays a number.
-    decoder = json.JSONDecoder(object_pairs_hook=_to_object, parse_constant=_parse_constant)
+    parse_constant = float if keeps_nan else _parse_constant
+    decoder = json.JSONDecoder(object_pairs_hook=_to_object, parse_constant=parse_constant)
     with open_text(file) as stream:
         lines = (line for line in stream if line.strip())
         first = next(lines, "")

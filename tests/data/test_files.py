@@ -394,3 +394,42 @@ def test_a_csv_without_rows_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text,label")
     with pytest.raises(UserError, match=r"a\.csv has no rows"):
         read_file(tmp_path / "a.csv", ["text", "label"])
+
+
+NESTED = [{"a": 1.5}, [0.1, None], None, [{"label": "x", "score": 0.5}], {"b": {"c": [1]}}]
+
+
+def test_lists_and_objects_are_read_as_json_where_that_is_asked_for(tmp_path: Path) -> None:
+    """Their shapes differ from row to row, and no type of Arrow holds them all."""
+    values = [{"text": str(i), "cell": cell} for i, cell in enumerate(NESTED * 600)]
+    file = tmp_path / "a.jsonl"
+    file.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+    rows, _ = read_file(file, ["text", "cell"], nested_as_json=True)
+    cells = rows["cell"][:]
+    assert [None if cell is None else json.loads(cell) for cell in cells] == NESTED * 600
+    with pytest.raises(UserError, match="'cell'"):
+        read_file(file, ["text", "cell"])
+
+
+def test_nan_is_kept_in_lists_and_among_numbers_where_json_is_asked_for(tmp_path: Path) -> None:
+    """One number that is none, among those of a row, must be found and not be taken for a missing value."""
+    file = tmp_path / "a.jsonl"
+    values = [{"list": [0.5, float("nan")], "number": float("nan"), "label": float("nan")}]
+    write_rows = [*values, {"list": [0.5, 0.5], "number": 1.5, "label": "pos"}]
+    file.write_text("".join(json.dumps(value) + "\n" for value in write_rows), encoding="utf-8")
+    rows, _ = read_file(file, ["list", "number", "label"], nested_as_json=True)
+    assert rows["list"][0] == "[0.5, NaN]" and np.isnan(rows["number"][0]) and rows["label"][0] is None
+    assert read_file(file, ["number"])[0]["number"][0] is None
+
+
+def test_nested_columns_of_parquet_are_read_as_json_too(tmp_path: Path) -> None:
+    file = write_parquet(
+        tmp_path / "a.parquet",
+        text=["a", "b"],
+        list=pa.array([[0.25, None], None], pa.list_(pa.float32())),
+        map=pa.array([[("x", 1)], []], pa.map_(pa.string(), pa.int64())),
+        number=[1.5, 2.5],
+    )
+    rows, _ = read_file(file, ["list", "map", "number"], nested_as_json=True)
+    assert rows["list"][:] == ["[0.25, null]", None] and rows["map"][:] == ['{"x": 1}', "{}"]
+    assert rows["number"][:] == [1.5, 2.5]
