@@ -182,18 +182,18 @@ def distinct_names(labels: DistinctLabels, where: str, label_column: str) -> tup
             f"{where}: {len(names):,} classes in {pluralize(rows, 'row')}: is {label_column} the {what}? "
             "Name the column that has the classes: --label-column COLUMN."
         )
-    return tuple(_sort_names(names))
+    return tuple(sort_names(names))
 
 
 def label_codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
     """Numbers, int64 `[N]`, of a raw column's values in the order of `label_names`: whoever gives the ids."""
     labels = DistinctLabels.from_column(column)
     names = [str(name) for name in labels.names]
-    code = {name: code_of_name for code_of_name, name in enumerate(_sort_names(set(names)))}
+    code = {name: code_of_name for code_of_name, name in enumerate(sort_names(set(names)))}
     return np.array([code[name] for name in names], dtype=np.int64)[labels.codes]
 
 
-def _sort_names(names: Iterable[str]) -> list[str]:
+def sort_names(names: Iterable[str]) -> list[str]:
     """Sort numbers by value, texts by alphabet."""
     names = list(names)
     return sorted(names, key=int) if all(map(_is_integer, names)) else sorted(names)

@@ -17,6 +17,7 @@ from distilkit.data.texts import normalise
 from distilkit.errors import UserError, pluralize
 
 LABEL, SCORE = "label", "score"
+MAX_LOW_SCORE_SHARE = 0.05  # of the scores for two classes that may be below one half
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,18 @@ def predicted(
     labels: Sequence[Any], scores: Sequence[Any] | None, names: Sequence[str], where: str
 ) -> PredictionsFile:
     """Labels as names, ids or `LABEL_0`, `LABEL_1` … and their scores, checked. Raises `UserError`."""
+    column, notes = read_answers(labels, names, where)
+    answer = label_ids(column, names, where)
+    return PredictionsFile(answer, None if scores is None else _probabilities(scores, where), notes)
+
+
+def read_answers(
+    labels: Sequence[Any], names: Sequence[str], where: str
+) -> tuple[pa.ChunkedArray, tuple[str, ...]]:
+    """Return labels as `label_ids` takes them, and notes on those that are matched by order, not by name.
+
+    `LABEL_0`, `LABEL_1` … become `names`, unless these are such placeholders too.
+    """
     plain = list(labels)
     is_numbered = False
     if not any(name.startswith("LABEL_") for name in names):
@@ -90,12 +103,29 @@ def predicted(
             if match and int(match[1]) < len(names):
                 plain[row], is_numbered = names[int(match[1])], True
     column = pa.chunked_array([pa.array(_alike(plain))])
-    answer = label_ids(column, names, where)
     notes = note_ids(column, names, where, has_order=True)
     if is_numbered and not are_ids(names):
         placeholders = [f"LABEL_{index}" for index in range(len(names))]
         notes += (f"{where}: its labels are taken for the classes: {list_pairs(placeholders, names)}",)
-    return PredictionsFile(answer, None if scores is None else _probabilities(scores, where), notes)
+    return column, notes
+
+
+def note_low_scores(predictions: PredictionsFile, classes: int, where: str) -> tuple[str, ...]:
+    """Return a note on scores that seem to be the probability of one class in every row.
+
+    Of two classes the predicted one has a probability of at least 0.5, so many scores below it are of the
+    other class: calibration, loss and ROC AUC would look like numbers and mean nothing.
+    """
+    if predictions.score is None or classes != 2:
+        return ()
+    low = int((predictions.score < 0.5).sum())
+    if low <= MAX_LOW_SCORE_SHARE * len(predictions.score):
+        return ()
+    return (
+        f"{where}: {low:,} of {len(predictions.score):,} scores are below 0.5. A score must be the "
+        "probability of the predicted label, not of the same class in every row; otherwise calibration, "
+        "loss and ROC AUC are meaningless",
+    )
 
 
 def _alike(labels: Sequence[Any]) -> list[Any]:

@@ -45,6 +45,20 @@ class TextData:
         """Return the same data with `labels`, int64 `[N]`, for a split that has none."""
         return replace(self, labels_of=self.labels_of | {split: labels.numpy()})
 
+    def keep_rows(self, split: str, rows: NDArray[np.int64]) -> "TextData":
+        """Return the same data with only these rows of a split, by position."""
+
+        def keep(arrays: Mapping[str, NDArray[np.int64]]) -> dict[str, NDArray[np.int64]]:
+            return {name: array[rows] if name == split else array for name, array in arrays.items()}
+
+        return replace(
+            self,
+            splits=datasets.DatasetDict(self.splits | {split: self.splits[split].select(rows)}),
+            labels_of=keep(self.labels_of),
+            source_rows=keep(self.source_rows),
+            whole={split: len(self.splits[split])} | dict(self.whole),
+        )
+
     def fingerprint(self, split: str, labels: bool = True) -> str:
         """Return the SHA-256 of a split's texts, in order, and of its labels where they are used."""
         digest = sha256()

@@ -12,7 +12,7 @@ import torch
 
 from distilkit.config import EvaluateConfig
 from distilkit.data.inputs import Inputs, measure_inputs
-from distilkit.data.predictions import PredictionsFile, predicted, read_predictions
+from distilkit.data.predictions import PredictionsFile, note_low_scores, predicted, read_predictions
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
@@ -29,7 +29,6 @@ from distilkit.workflows.evaluation.endpoint import Endpoint, Row, post_rows
 
 WARM_UP_ROWS = 64
 SHORT_PASS_SECONDS = 2.0
-MAX_LOW_SCORE_SHARE = 0.05  # of the scores for two classes that may be below one half
 TOKEN_VARIABLE = "DISTILKIT_ENDPOINT_TOKEN"
 
 
@@ -172,25 +171,9 @@ def score_predictions_file(file: str, data: TextData, split: str, reporter: Repo
     texts = dict(zip(columns, data.texts(split).columns, strict=True))
     predictions = read_predictions(Path(file), data.names, len(labels), texts)
     reporter.note_all(predictions.notes)
-    _note_low_scores(predictions, len(data.names), f"--predictions {file}", reporter)
+    for doubt in note_low_scores(predictions, len(data.names), f"--predictions {file}"):
+        reporter.warn(doubt)
     return ModelScores(file, "predictions", _make_answers(predictions, labels, len(data.names)), Cost())
-
-
-def _note_low_scores(predictions: PredictionsFile, classes: int, source: str, reporter: Reporter) -> None:
-    """Warn of scores that seem to be the probability of one class in every row.
-
-    Of two classes the predicted one has a probability of at least 0.5, so many scores below it are of the
-    other class: calibration, loss and ROC AUC would look like numbers and mean nothing.
-    """
-    if predictions.score is None or classes != 2:
-        return
-    low = int((predictions.score < 0.5).sum())
-    if low > MAX_LOW_SCORE_SHARE * len(predictions.score):
-        reporter.warn(
-            f"{source}: {low:,} of {len(predictions.score):,} scores are below 0.5. A score must be the "
-            "probability of the predicted label, not of the same class in every row; otherwise calibration, "
-            "loss and ROC AUC are meaningless"
-        )
 
 
 def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: Reporter) -> ModelScores:
@@ -212,7 +195,8 @@ def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: R
         )
     predictions = predicted(answers.labels, answers.scores, data.names, f"--endpoint {url}")
     reporter.note_all(predictions.notes)
-    _note_low_scores(predictions, len(data.names), f"--endpoint {url}", reporter)
+    for doubt in note_low_scores(predictions, len(data.names), f"--endpoint {url}"):
+        reporter.warn(doubt)
     p50, p95, p99 = (1000 * float(value) for value in np.percentile(answers.seconds, (50, 95, 99)))
     latency = Latency(p50, p95, p99, len(answers.seconds)) if config.sends_single_rows else None
     cost = Cost(rows_per_second=len(labels) / seconds(), latency=latency)

@@ -1,0 +1,332 @@
+"""`TeacherFile`: a teacher that is a file of answers, joined to rows by content, never by position."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import file_digest
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distilkit.config.teacher_files import Missing, TargetKind
+from distilkit.data.files import check_texts, read_file
+from distilkit.data.formats import READABLE, is_readable, quote_names, shorten
+from distilkit.data.labels import NO_CLASS, list_classes, show_name
+from distilkit.data.target_columns import FileTargets, read_targets
+from distilkit.data.targets import softmax, to_logits
+from distilkit.data.text_data import TextData
+from distilkit.data.texts import Texts
+from distilkit.errors import UserError, pluralize
+
+# Where the file does not call its columns of texts as the data do.
+USUAL_TEXTS = ("text", "text_pair")
+DIFFERENT = 1e-4  # between two targets of one text, in probability or in logits
+SURE = 0.9  # a probability from which on a label that differs is worth a look
+SHOWN_ROWS = 3
+SHOWN_LETTERS = 60
+
+Keys = NDArray[np.bytes_]
+
+
+class TargetsOfTexts(NamedTuple):
+    """What a file says of N rows.
+
+    Attributes:
+        logits: float32 `[N, C]`; NaN where it says nothing.
+        is_covered: bool `[N]`.
+        loose: rows that were joined without regard to case and white space.
+    """
+
+    logits: NDArray[np.float32]
+    is_covered: NDArray[np.bool_]
+    loose: int
+
+
+@dataclass(frozen=True)
+class TeacherFile:
+    """A teacher that is a file.
+
+    Attributes:
+        name: the file, as it was named.
+        kind: what its targets are.
+        class_names: the classes of its targets, in their order.
+        fingerprint: SHA-256 of its bytes.
+        target_columns: the columns that hold its targets.
+        texts: its M rows that have a target.
+        logits: float32 `[M, C]`; those of any kind but logits are logarithms of probabilities.
+        notes: what a user should know of it.
+    """
+
+    name: str
+    kind: TargetKind
+    class_names: tuple[str, ...]
+    fingerprint: str
+    target_columns: tuple[str, ...]
+    texts: Texts
+    logits: NDArray[np.float32]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def has_logits(self) -> bool:
+        """Return whether its targets are logits, which the MSE compares, and not probabilities."""
+        return self.kind == "logits"
+
+    def find(self, texts: Texts) -> TargetsOfTexts:
+        """Look up rows by their texts; where one is missing, without regard to case and white space."""
+        logits = np.full((len(texts), self.logits.shape[1]), np.nan, np.float32)
+        positions = self._exact.find(_as_keys(texts.keys()))
+        is_covered = positions >= 0
+        logits[is_covered] = self._exact.logits[positions[is_covered]]
+        missing = np.flatnonzero(~is_covered)
+        if not len(missing):
+            return TargetsOfTexts(logits, is_covered, 0)
+        loose = self._loose.find(_as_keys(texts.take(missing).keys(normalised=True)))
+        joined = missing[loose >= 0]
+        logits[joined], is_covered[joined] = self._loose.logits[loose[loose >= 0]], True
+        return TargetsOfTexts(logits, is_covered, len(joined))
+
+    @cached_property
+    def _exact(self) -> "_Index":
+        return _Index.of(_as_keys(self.texts.keys()), self.logits, has_logits=self.has_logits)
+
+    @cached_property
+    def _loose(self) -> "_Index":
+        return _Index.of(_as_keys(self.texts.keys(normalised=True)), self.logits, has_logits=self.has_logits)
+
+
+@dataclass(frozen=True)
+class _Index:
+    """Distinct keys, ascending, their logits, and rows (from 0) of which another has a different target."""
+
+    keys: Keys
+    logits: NDArray[np.float32]
+    disputed: NDArray[np.int64]
+    disputed_texts: int
+
+    @classmethod
+    def of(cls, keys: Keys, logits: NDArray[np.float32], *, has_logits: bool) -> "_Index":
+        """Average the targets of rows that have the same key: logits, or else probabilities."""
+        distinct, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+        counts = np.bincount(inverse)
+        means = logits[first]
+        if counts.max(initial=0) < 2:
+            return cls(distinct, means, np.empty(0, np.int64), 0)
+        values = logits.astype(np.float64) if has_logits else softmax(logits)
+        is_different = np.abs(values - values[first][inverse]).max(axis=1) > DIFFERENT
+        disputed = np.unique(inverse[is_different])
+        sums = np.zeros((len(distinct), logits.shape[1]))
+        np.add.at(sums, inverse, values)
+        averages = sums[disputed] / counts[disputed][:, None]
+        means[disputed] = averages if has_logits else to_logits(averages, np.ones(len(disputed), bool))
+        return cls(distinct, means, np.flatnonzero(np.isin(inverse, disputed)), len(disputed))
+
+    def find(self, keys: Keys) -> NDArray[np.int64]:
+        """Return the position of each key, -1 where there is none, int64 `[N]`."""
+        if not len(self.keys):
+            return np.full(len(keys), -1, np.int64)
+        positions = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[positions] == keys, positions, -1)
+
+
+def _as_keys(keys: Sequence[bytes]) -> Keys:
+    return np.frombuffer(b"".join(keys), "S16")
+
+
+def read_teacher_file(
+    name: str,
+    text_columns: tuple[str, str | None],
+    class_names: Sequence[str] | None,
+    *,
+    label_column: str | None = None,
+    targets: TargetKind | None = None,
+) -> TeacherFile:
+    """Read a file of a teacher's answers, with its targets in the order of `class_names`.
+
+    Args:
+        text_columns: the data's column of texts, and that of second texts where rows are pairs; `text` and
+            `text_pair` where the file has no column of that name.
+        class_names: the classes of the data; `None` where only the file knows them.
+        label_column: the data's, which the file may have too.
+        targets: what it holds; `None` to detect it.
+
+    Raises:
+        UserError: naming the file and the row and value, or the class, that cannot be.
+    """
+    file, where = Path(name), f"--teacher-file {name}"
+    if not is_readable(file):
+        raise UserError(f"{where}: the ending must be one of {READABLE}.")
+    if not file.is_file():
+        raise UserError(f"{where}: there is no such file.")
+    columns = [column for column in text_columns if column]
+    usual = list(USUAL_TEXTS[: len(columns)])
+    rows, column_names = read_file(file, [*columns, *usual])
+    has_usual = not {*columns} <= {*column_names.names} and {*usual} <= {*column_names.names}
+    used = usual if has_usual else columns
+    for column in used:
+        column_names.require(column, where, f"It needs the data's columns of texts, or {quote_names(usual)}.")
+        check_texts(rows.data.column(column), f"{where}, column {column}")
+    if not len(rows):
+        raise UserError(f"{where}: there is no row in it.")
+    read = read_targets(
+        file,
+        [column for column in column_names.names if column not in used],
+        class_names,
+        label_column=label_column,
+        targets=targets,
+        where=where,
+    )
+    labelled = np.flatnonzero(read.has_target)
+    texts = Texts.from_dataset(rows.select(labelled), used[0], used[1] if len(used) > 1 else None)
+    logits = read.soft.logits[labelled]
+    teacher = TeacherFile(
+        name, read.kind, read.class_names, file_fingerprint(name), read.columns, texts, logits
+    )
+    notes = (_describe(name, read), *read.notes, *_describe_repeats(teacher, labelled))
+    return replace(teacher, notes=notes)
+
+
+def file_fingerprint(name: str) -> str:
+    """Return the SHA-256 of a file's bytes. Raises `UserError` where it cannot be read."""
+    try:
+        with Path(name).open("rb") as stream:
+            return file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"--teacher-file {name} cannot be read: {error.strerror}.") from None
+
+
+def _describe(name: str, read: FileTargets) -> str:
+    """Return what the file was found to hold."""
+    rows = len(read.has_target)
+    unlabelled = rows - int(read.has_target.sum())
+    left_out = f", {unlabelled:,} of them without a target" if unlabelled else ""
+    return (
+        f"teacher: {name} holds {read.kind} ({read.layout}) of {list_classes(read.class_names)}, "
+        f"{pluralize(rows, 'row')}{left_out}"
+    )
+
+
+def _describe_repeats(teacher: TeacherFile, source_rows: NDArray[np.int64]) -> Iterator[str]:
+    """Return a note on texts that have several targets.
+
+    Args:
+        source_rows: the number of each row in the file, from 0.
+    """
+    index = teacher._exact  # noqa: SLF001  # of this module
+    if index.disputed_texts:
+        rows = ", ".join(str(source_rows[row] + 1) for row in index.disputed[:SHOWN_ROWS])
+        text = shorten(teacher.texts.first[int(index.disputed[0])], SHOWN_LETTERS)
+        yield (
+            f"--teacher-file {teacher.name}: different targets for "
+            f"{pluralize(index.disputed_texts, 'text')}, such as {text!r} (rows {rows}); their mean is used"
+        )
+
+
+# --- a split's rows -------------------------------------------------------------------------------------
+
+
+def cover(
+    data: TextData, split: str, files: Sequence[TeacherFile], missing: Missing
+) -> tuple[TextData, tuple[str, ...]]:
+    """Return the data with the rows of a split that every file has a target for, and notes.
+
+    Raises:
+        UserError: as `find_covered`.
+    """
+    notes: list[str] = []
+    for file in files:
+        source_rows = data.source_rows.get(split)
+        rows, file_notes = find_covered(file, data.texts(split), split, missing, source_rows)
+        notes += file_notes
+        if len(rows) < len(data.splits[split]):
+            data = data.keep_rows(split, rows)
+    return data, tuple(notes)
+
+
+def find_covered(
+    file: TeacherFile,
+    texts: Texts,
+    split: str,
+    missing: Missing,
+    source_rows: NDArray[np.int64] | None = None,
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Return which of the rows a file has a target for, int64 `[n]`, and notes.
+
+    Args:
+        split: what to call the rows.
+        source_rows: their numbers in their source, for messages.
+
+    Raises:
+        UserError: where rows are missing that must not be, or all are.
+    """
+    targets = file.find(texts)
+    lacking = np.flatnonzero(~targets.is_covered)
+    notes = []
+    if targets.loose:
+        notes.append(
+            f"--teacher-file {file.name}: joined without regard to case and white space: "
+            f"{pluralize(targets.loose, f'{split} row')}"
+        )
+    if not len(lacking):
+        return np.arange(len(texts)), notes
+    what = f"{len(lacking):,} of {len(texts):,} {split} rows"
+    row = int(lacking[0])
+    source_row = row + 1 if source_rows is None else int(source_rows[row])
+    example = f"row {source_row}, {shorten(texts.first[row], SHOWN_LETTERS)!r}"
+    if len(lacking) == len(texts):
+        raise UserError(
+            f"--teacher-file {file.name} has a target for none of the {len(texts):,} {split} rows, such as "
+            f"{example}. Is it of other texts?"
+        )
+    if missing == "error":
+        raise UserError(
+            f"--teacher-file {file.name} has no target for {what}, such as {example}. "
+            "Add them to the file, or leave these rows out: --missing skip."
+        )
+    notes.append(f"--missing skip: left out {what}, for which {file.name} has no target ({example})")
+    return np.flatnonzero(targets.is_covered), notes
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """How many labels of a split a file contradicts, how many surely, and in which rows most surely.
+
+    These are often errors in the labels.
+    """
+
+    rows: int
+    sure: int
+    sentence: str
+
+
+def find_disagreement(file: TeacherFile, data: TextData, split: str) -> Disagreement | None:
+    """Compare what a file says with the labels of a split; `None` where it contradicts none."""
+    labels, targets_of_rows = data.labels_of[split], file.find(data.texts(split))
+    rows = np.flatnonzero(targets_of_rows.is_covered & (labels != NO_CLASS))
+    probabilities = softmax(targets_of_rows.logits[rows])
+    answers = probabilities.argmax(axis=1)
+    different = np.flatnonzero(answers != labels[rows])
+    if not len(different):
+        return None
+    confidence = probabilities[different, answers[different]]
+    order = different[np.argsort(-confidence, kind="stable")]
+    sure = int(np.count_nonzero(confidence >= SURE))
+    texts, source_rows = data.texts(split).first, data.source_rows.get(split)
+    shown = []
+    for position in order[:SHOWN_ROWS]:
+        row = int(rows[position])
+        source_row = row + 1 if source_rows is None else int(source_rows[row])
+        shown.append(
+            f"row {source_row} {shorten(texts[row], SHOWN_LETTERS)!r} "
+            f"({show_name(data.names[labels[row]])}; the file: {show_name(data.names[answers[position]])} "
+            f"{probabilities[position, answers[position]]:.3f})"
+        )
+    is_label = file.kind == "label"
+    surely = "such as" if is_label else f"{sure:,} of them with {SURE} or more; most surely"
+    return Disagreement(
+        len(different),
+        0 if is_label else sure,
+        f"{file.name} differs from the labels in {len(different):,} of {len(rows):,} {split} rows, "
+        f"{surely} {', '.join(shown)}",
+    )
