@@ -35,6 +35,7 @@ from distilkit.config.fields import (
     read_values,
     replace_values,
 )
+from distilkit.config.loss import choose_soft_loss
 from distilkit.errors import UserError
 from distilkit.workflows import reporting, training
 from distilkit.workflows.augmentation import workflow as augmentation
@@ -440,7 +441,17 @@ BILSTM_ONLY = {
         ({"student": "tinybert", "init": "teacher", "teacher": None, "alpha": 1}, ("--init teacher",)),
         ({"temperature": 3}, ("--temperature 3", "--soft-loss kl")),
         ({"temperature": 3, "soft_loss": "mse"}, ("--temperature 3", "--soft-loss kl")),
-        ({"teacher": None}, ("alpha 0.5", "--teacher")),
+        ({"teacher": None}, ("alpha 0.5", "--teacher", "--teacher-file")),
+        ({"targets": "votes"}, ("--targets votes", "--teacher-file")),
+        ({"missing": "skip"}, ("--missing skip", "--teacher-file")),
+        ({"teacher_file": ("a.csv", "a.csv")}, ("--teacher-file a.csv", "twice")),
+        (
+            {"teacher_file": "a.csv", "teacher_weight": 1},
+            ("--teacher-weight", "2 teachers", "--teacher-file"),
+        ),
+        ({"teacher_file": "a.csv", "soft_loss": "mse", "temperature": 2}, ("--temperature 2", "kl")),
+        ({"teacher_file": "a.csv", "student": "tinybert", "method": "pkd"}, ("--method pkd", "a.csv")),
+        ({"teacher_file": "a.csv", "targets": "odds"}, ("--targets 'odds'", "probabilities")),
         ({"teacher": None, "alpha": 0}, ("alpha 0", "--teacher")),
     ],
 )
@@ -482,6 +493,33 @@ def test_only_the_kl_has_a_temperature() -> None:
         for options in ({}, {"soft_loss": "kl"}, {"soft_loss": "kl", "temperature": 5})
     ]
     assert found == [None, 2, 5]
+
+
+def test_a_resolved_config_of_the_general_method_is_taken_again() -> None:
+    """A run's config.yaml, which has the soft loss of all runs, repeats it; a KL is still refused."""
+    base: dict[str, Any] = {"teacher": "t", "corpus": "a.txt", "method": "general", "student": "tinybert"}
+    config = resolve(DistillConfig(**base, output_dir="out"))
+    assert config.soft_loss == "mse" and DistillConfig(**dict(config)) == config
+    with pytest.raises(UserError, match=r"^soft_loss means nothing"):
+        DistillConfig(**base, output_dir="out", soft_loss="kl")
+
+
+def test_what_a_teacher_file_holds_decides_the_soft_loss_where_none_is_given() -> None:
+    """Until the file is read neither is known; a loss that is given stands."""
+    base = {"dataset": "sst2", "teacher_file": "a.csv", "output_dir": "out"}
+    for options, logits, probabilities in (
+        ({}, ("mse", None), ("kl", 1)),
+        ({"soft_loss": "kl"}, ("kl", 2), ("kl", 1)),
+        ({"soft_loss": "kl", "temperature": 3}, ("kl", 3), ("kl", 3)),
+    ):
+        config = resolve(DistillConfig(**base, **options))
+        assert config.soft_loss == dict(options).get("soft_loss")
+        for has_logits, expected in ((True, logits), (False, probabilities)):
+            chosen = choose_soft_loss(config, has_logits=has_logits)
+            assert (chosen.soft_loss, chosen.temperature) == expected
+    assert resolve(DistillConfig(**base, alpha=1)).soft_loss == "mse"
+    with pytest.raises(UserError, match="--temperature 3 is for --soft-loss kl"):
+        choose_soft_loss(DistillConfig(**base, temperature=3), has_logits=True)
 
 
 def test_every_bad_value_is_named_and_not_the_first_alone() -> None:

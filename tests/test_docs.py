@@ -272,6 +272,10 @@ def prepared(mrpc_dir: Path, teacher_run: Any, tmp_path_factory: pytest.TempPath
     mixed = [f"{first} , {second}" for first in GOOD for second in BAD]
     unlabelled = [{"text": text, "label": -1} for text in mixed]
     write_jsonl(home / "data" / "imdb" / "unsupervised.jsonl", unlabelled)
+    votes = [{"text": text, "votes": {"0": 1, "1": 4}} for text in good] + [
+        {"text": text, "votes": {"0": 5}} for text in bad
+    ]
+    write_jsonl(home / "answers.jsonl", votes)
     (home / "reviews.txt").write_text("\n".join(mixed) + "\n", encoding="utf-8")
     shutil.copytree(teacher_run.path, home / "runs" / "sst2-teacher")
     shared: dict[str, Any] = QUICK | {"dataset": "sst2", "data_dir": home / "data" / "sst2", "epochs": 20}

@@ -17,6 +17,7 @@ from distilkit.config import (
 )
 from distilkit.config.fields import Config
 from distilkit.config.student import NAMED_STUDENTS
+from distilkit.config.teacher_files import TeacherFileConfig
 from distilkit.data.arguments import check_stdin, find_files
 from distilkit.data.formats import READABLE
 from distilkit.data.layouts import SPLITS, find_splits
@@ -64,6 +65,9 @@ def _input_files(config: Config) -> Iterator[tuple[str, str | Path, str]]:
             yield "--baseline", config.baseline, "Give a file that evaluate --json wrote."
         for file in config.predictions:
             yield "--predictions", file, f"Give one of {READABLE}."
+    if isinstance(config, TeacherFileConfig):
+        for file in config.teacher_file:
+            yield "--teacher-file", file, f"Give one of {READABLE}."
     if isinstance(config, DistillConfig):
         for file in config.transfer:
             if file not in SPLITS:

@@ -25,6 +25,9 @@ NOT_GENERAL = (
     "transfer",
     "transfer_ratio",
     "teacher_weight",
+    "teacher_file",
+    "targets",
+    "missing",
     "alpha_end",
     "soft_loss",
     "temperature",
@@ -82,7 +85,7 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
                 "give --transfer and a dataset, or leave it out"
             )
         if not self.teacher:
-            self._check_without_teacher()
+            self._check_without_model()
         if self.student == "bilstm" and self.init == "teacher" and self.reads_words:
             raise ValueError(
                 "--init teacher gives a bilstm the teacher's embeddings: give --vocabulary teacher with it"
@@ -95,8 +98,8 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
             )
         return self
 
-    def _check_without_teacher(self) -> None:
-        if self.recipe:
+    def _check_without_model(self) -> None:
+        if self.recipe and not self.teacher_file:
             raise ValueError(
                 f"--recipe {self.recipe} makes the most of a teacher: give --teacher RUN_OR_MODEL"
             )
@@ -129,7 +132,9 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
         if self.alpha > 0:
             raise ValueError(f"--alpha {self.alpha:g}: --method general reads no labels; leave it out")
         for name in NOT_GENERAL:
-            if getattr(self, name) != field_infos(DistillConfig)[name].default:
+            default = field_infos(DistillConfig)[name].default
+            resolved = "mse" if name == "soft_loss" else default  # what a saved config has for it
+            if getattr(self, name) not in (default, resolved):
                 raise ValueError(
                     f"{flag(name)} means nothing to --method general, which matches layers on --corpus: "
                     "leave it out"
@@ -180,5 +185,5 @@ class DoctorConfig(DistillConfig):
     @model_validator(mode="before")
     @classmethod
     def _default_to_data_alone(cls, values: dict[str, Any]) -> dict[str, Any]:
-        has_reason = values.get("teacher") or values.get("recipe") or values.get("method")
+        has_reason = any(values.get(name) for name in ("teacher", "teacher_file", "recipe", "method"))
         return values if has_reason else {"alpha": 1.0} | values

@@ -93,7 +93,7 @@ class FitConfig(DataConfig):
     def input_paths(self) -> dict[str, tuple[Path, ...]]:
         """Return what the options name to be read, by flag: files, folders, and Hub ids as if they were."""
         paths = {}
-        for name in ("model", "teacher", "student", "data_dir", "transfer", "corpus"):
+        for name in ("model", "teacher", "teacher_file", "student", "data_dir", "transfer", "corpus"):
             value = getattr(self, name, None) or ()
             values = (value,) if isinstance(value, str | Path) else value
             paths[flag(name)] = tuple(Path(text) for text in values if text not in NO_PATHS)

@@ -1,7 +1,7 @@
 """Cache keys of teachers; the keys of rows are `Texts.keys`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -41,8 +41,28 @@ def describe_teacher(
     }
 
 
+def describe_teacher_file(
+    name: str, class_names: Sequence[str], fingerprint: str, targets: str, columns: Sequence[str]
+) -> dict[str, object]:
+    """Describe all that the logits of a teacher's file depend on.
+
+    Args:
+        class_names: the data's, in whose order the logits are.
+        fingerprint: SHA-256 of the file.
+        targets: what it was read as.
+        columns: the data's columns of texts, and the file's of targets.
+    """
+    return {
+        "name": name,
+        "classes": list(class_names),
+        "file": fingerprint,
+        "targets": targets,
+        "columns": list(columns),
+    }
+
+
 def teacher_key(description: Mapping[str, object]) -> str:
-    """Return the SHA-256 of a `describe_teacher`, 64 hex digits: the same for a teacher of any name."""
+    """Return the SHA-256 of a description, 64 hex digits: the same for a teacher of any name."""
     return _hash({name: value for name, value in description.items() if name not in ("name", "created")})
 
 

@@ -125,6 +125,7 @@ class DistillationLoss:
         alpha: weight of the hard loss, in `[0, 1]`; `[K]` for K students (`stack_losses`).
         alpha_end: its weight at the last step; `None` where it stays.
         temperature: T of `kl_loss`; `None` for the MSE.
+        has_probabilities: whether the teacher gave probabilities, and `teacher_logits` are their logarithms.
         labelled_share: as `hard_loss`.
 
     Raises:
@@ -135,11 +136,14 @@ class DistillationLoss:
     alpha_end: float | Tensor | None = None
     temperature: float | None = None
     labelled_share: float = 1.0
+    has_probabilities: bool = False
 
     def __post_init__(self) -> None:
         for alpha in (self.alpha, self.alpha if self.alpha_end is None else self.alpha_end):
             if isinstance(alpha, float | int) and not 0 <= alpha <= 1:
                 raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+        if self.has_probabilities and self.temperature is None and self.reads_teacher:
+            raise ValueError("the MSE compares logits, and probabilities have none: give a temperature")
 
     @cached_property
     def alpha_range(self) -> tuple[float, float]:
@@ -224,7 +228,12 @@ class DistillationLoss:
         if self.temperature is not None:
             divisor = "" if self.temperature == 1 else f" / {self.temperature:g}"
             factor = "" if self.temperature == 1 else f"{self.temperature**2:g} * "
-            soft = f"{factor}KL(softmax(teacher_logits{divisor}) || softmax(student_logits{divisor}))"
+            teacher = f"softmax(teacher_logits{divisor})"
+            if self.has_probabilities:
+                teacher = (
+                    f"softmax(log(teacher_probabilities){divisor})" if divisor else "teacher_probabilities"
+                )
+            soft = f"{factor}KL({teacher} || softmax(student_logits{divisor}))"
         if self.alpha_end is not None and self.alpha_end != self.alpha:
             schedule = f"alpha from {self.alpha:g} to {self.alpha_end:g} over the steps"
             return f"{schedule}, loss = alpha * {hard} + (1 - alpha) * {soft}"
@@ -246,6 +255,7 @@ def stack_losses(losses: Sequence[DistillationLoss], device: torch.device) -> Di
         alpha_end=alpha_end,
         temperature=losses[0].temperature,
         labelled_share=max(loss.labelled_share for loss in losses),
+        has_probabilities=losses[0].has_probabilities,
     )
 
 

@@ -10,14 +10,16 @@ from distilkit.data.labels import note_ids
 from distilkit.data.raw import RawData
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
-from distilkit.models.classifier import Classifier
 from distilkit.workflows.diagnosis.examination import Examination
 from distilkit.workflows.diagnosis.samples import read_test_keys
 from distilkit.workflows.findings import rows as findings
 
 
-def read_rows(examination: Examination, raw: RawData, teachers: Sequence[Classifier]) -> TextData | None:
+def read_rows(examination: Examination, raw: RawData, teacher_names: Sequence[str]) -> TextData | None:
     """Check texts and labels, and return the rows that have a text; -1 marks a row without a label.
+
+    Args:
+        teacher_names: the first teacher's classes, if they are known.
 
     Returns:
         `None` when nothing is left to check.
@@ -37,7 +39,7 @@ def read_rows(examination: Examination, raw: RawData, teachers: Sequence[Classif
         if empty.all():
             examination.diagnosis.skipped["all other checks"] = f"{split} has no text"
             return None
-    class_names = _choose_class_names(examination, raw, teachers)
+    class_names = _choose_class_names(examination, raw, teacher_names)
     if class_names is None:
         examination.diagnosis.skipped["all other checks"] = "the classes are not known"
         return None
@@ -52,7 +54,7 @@ def read_rows(examination: Examination, raw: RawData, teachers: Sequence[Classif
             faults = findings.label_faults(raw.where(split), labels, class_names)
             examination.add(faults, "hidden-labels", "missing-labels", "unknown-labels")
     if raw.names is None:
-        _check_spelling(examination, raw, class_names, teachers)
+        _check_spelling(examination, raw, class_names, teacher_names)
     data = raw.usable(
         examination.requested, examination.requested.max_train_samples, usable, class_names, ids
     )
@@ -66,15 +68,14 @@ def _requires_labels(examination: Examination, raw: RawData, split: str) -> bool
 
 
 def _check_spelling(
-    examination: Examination, raw: RawData, class_names: Sequence[str], teachers: Sequence[Classifier]
+    examination: Examination, raw: RawData, class_names: Sequence[str], teacher_names: Sequence[str]
 ) -> None:
     """Check that the labels of all splits name the classes in one way."""
     reads_labels = examination.requested.reads_labels
     if reads_labels and not raw.source.declared_names(raw.splits["train"]):
         spellings = checks.spellings(raw.labels("train"))
         examination.add(findings.several_spellings(raw.where("train"), spellings), "label-spelling")
-    teacher_names = teachers[0].class_names if teachers and not reads_labels else ()
-    has_order = raw.source.has_order(class_names, raw.splits, teacher_names)
+    has_order = raw.source.has_order(class_names, raw.splits, () if reads_labels else teacher_names)
     for split in ("train", "validation"):
         if split in raw.splits and raw.has_labels(split):
             try:
@@ -84,13 +85,13 @@ def _check_spelling(
 
 
 def _choose_class_names(
-    examination: Examination, raw: RawData, teachers: Sequence[Classifier]
+    examination: Examination, raw: RawData, teacher_names: Sequence[str]
 ) -> Sequence[str] | None:
     """Return the dataset's classes, else the training labels', or the teacher's where no labels are read."""
     source = raw.source
     try:
-        if teachers and not examination.requested.reads_labels:
-            return source.class_names(raw.splits, teachers[0].class_names)
+        if teacher_names and not examination.requested.reads_labels:
+            return source.class_names(raw.splits, teacher_names)
         declared = raw.names or source.declared_names(raw.splits["train"])
         return declared or checks.class_names(raw.labels("train"), raw.where("train"), source.label)
     except UserError as error:
@@ -104,9 +105,8 @@ def check_rows(examination: Examination, raw: RawData, data: TextData) -> None:
     shared = findings.overlap(data, ids.get("train"), test)
     made_checks = ["missing-class", "rare-class", "contradicting-labels", "repeated-rows"]
     made_checks += ["shared-with-validation", "few-validation-rows"] + ["shared-with-test"] * bool(test)
-    made_checks += ["unused-teacher"] * bool(examination.config.teacher) + ["same-pairs"] * bool(
-        data.pair_column
-    )
+    has_teacher = bool(examination.config.teacher or examination.config.teacher_file)
+    made_checks += ["unused-teacher"] * has_teacher + ["same-pairs"] * bool(data.pair_column)
     examination.add(findings.data_findings(data, ids, shared, len(test)), *made_checks)
     examination.add(findings.unused_teacher(examination.config))
     if data.pair_column is None:

@@ -12,6 +12,7 @@ from distilkit.workflows.diagnosis.cost import estimate_run
 from distilkit.workflows.diagnosis.examination import Diagnosis, Examination
 from distilkit.workflows.diagnosis.models import check_student, check_teacher, check_tokens, load_teachers
 from distilkit.workflows.diagnosis.rows import check_rows, read_rows
+from distilkit.workflows.diagnosis.teacher_files import check_teacher_files, list_file_classes
 from distilkit.workflows.distillation import recipe
 
 
@@ -32,15 +33,19 @@ def doctor(config: DoctorConfig, reporter: Reporter = SILENT) -> Diagnosis:
     if not config.has_dataset:
         raise UserError("doctor looks at a dataset: give --dataset or --data-dir.")
     examination = _begin(config, reporter)
-    if not config.teacher:
-        examination.diagnosis.skipped["teacher"] = "there is none yet: add --teacher RUN_OR_MODEL"
+    if not (config.teacher or config.teacher_file):
+        examination.diagnosis.skipped["teacher"] = (
+            "there is none yet: add --teacher RUN_OR_MODEL or --teacher-file FILE"
+        )
     teachers = load_teachers(examination)
     raw = read_raw(examination.requested)
-    data = read_rows(examination, raw, teachers)
+    teacher_names = teachers[0].class_names if teachers else list_file_classes(examination)
+    data = read_rows(examination, raw, teacher_names)
     if data is None:
         return examination.diagnosis
     _apply_recipe(examination)
     check_rows(examination, raw, data)
+    data = check_teacher_files(examination, data)
     student = check_student(examination, data, teachers)
     lengths = check_tokens(examination, data, teachers, student)
     teacher_seconds: float | None = 0.0
@@ -70,7 +75,7 @@ def _begin(config: DistillConfig, reporter: Reporter) -> Examination:
         config=resolve(config),
         device=device,
         reporter=reporter,
-        diagnosis=Diagnosis(config.data_name, device_name, teachers=list(config.teacher)),
+        diagnosis=Diagnosis(config.data_name, device_name, teachers=[*config.teacher, *config.teacher_file]),
     )
 
 

@@ -25,10 +25,17 @@ from distilkit.hardware.processes import make_accelerator
 from distilkit.hardware.threads import single_threaded
 from distilkit.models.classifier import Classifier, NamedTokenizer, Student
 from distilkit.models.students import make_student
-from distilkit.progress import Reporter
+from distilkit.progress import SILENT, Reporter
 from distilkit.workflows.distillation.cost import TimeEstimate, estimate_time
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows, with_layers
-from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes
+from distilkit.workflows.distillation.teachers import (
+    TeacherEnsemble,
+    keep_covered_rows,
+    load_teachers,
+    match_classes,
+    read_teacher_files,
+    settle_soft_loss,
+)
 from distilkit.workflows.findings.early import before_distilling
 from distilkit.workflows.findings.rows import describe_classes
 from distilkit.workflows.fitting.job import Job, check_metric, clamp_max_length, encode_split
@@ -73,6 +80,7 @@ class DistillationInputs:
         shared_rows: rows that the student and a teacher whose layers are matched read alike.
         labels: int64 `[N]` of the training rows, -100 for transfer text; `None` where nobody reads them.
         teacher_logits: float32 `[N, C]`, the weighted mean of the teachers; `None` where nobody reads them.
+        has_probabilities: whether these are logarithms of probabilities, as a teacher file has no logits.
         mix: training rows and transfer rows in an epoch.
         teacher_facts: the teachers as `environment.json` names them.
         first_student: made already, for the first config, as is `first_pair`, where layers are matched.
@@ -92,6 +100,7 @@ class DistillationInputs:
     teacher_facts: Mapping[str, Any]
     precision: Resolved
     accelerator: Accelerator
+    has_probabilities: bool = False
     first_is_fresh: bool = True
 
 
@@ -169,6 +178,7 @@ def gather_inputs(
         teacher_facts,
         ready.precision,
         make_accelerator(ready.precision),
+        has_probabilities=not ensemble.has_logits,
     )
     has_max_length = requested[0].max_length is not None
     _report_findings(inputs, ready.class_orders, reporter, has_max_length=has_max_length)
@@ -191,6 +201,9 @@ def _prepare(requested: Sequence[DistillConfig], reporter: Reporter) -> _Prepara
     start = load_teachers(config, reads_logits or matches_layers)
     teachers = [teacher for teacher in start if isinstance(teacher, Classifier)]
     data = _load_data(configs, teachers, reporter, reads_labels=reads_labels)
+    files = read_teacher_files(config, data.names, reporter) if reads_logits else []
+    configs = [settle_soft_loss(config, files) for config in configs]
+    data = keep_covered_rows(config, data, files, reporter)
     class_orders = [match_classes(teacher, data, reporter) for teacher in teachers]
     splits = [split for split in ("train", transfer.SPLIT) if split in data.splits]
 
@@ -216,7 +229,7 @@ def _prepare(requested: Sequence[DistillConfig], reporter: Reporter) -> _Prepara
     rows = both_rows = encode_for(student.tokenizer, student.model)
     if matches_layers:
         both_rows = shared_rows(student, teachers[0], rows, encode_for)
-    ensemble = TeacherEnsemble(config, teachers, class_orders, data, reporter)
+    ensemble = TeacherEnsemble(config, teachers, class_orders, data, reporter, files)
     return _Preparation(
         configs,
         teachers,
@@ -242,7 +255,11 @@ def _load_data(
     reads_labels: bool,
 ) -> TextData:
     # Where no label is read, the teacher may be the only one that knows all classes.
-    class_names = teachers[0].class_names if teachers and not reads_labels else None
+    class_names = None
+    if not reads_labels and teachers:
+        class_names = teachers[0].class_names
+    elif not reads_labels and configs[0].teacher_file and configs[0].dataset is None:
+        class_names = read_teacher_files(configs[0], None, SILENT)[0].class_names
     data = transfer.load(configs[0], labelled=reads_labels, names=class_names)
     for config in configs:
         check_metric(config, data)
@@ -274,6 +291,7 @@ def prepare_job(inputs: DistillationInputs, i: int) -> tuple[Job, Encoded]:
         alpha_end=config.alpha_end,
         temperature=config.temperature,
         labelled_share=labelled_share,
+        has_probabilities=inputs.has_probabilities and config.runs_teacher,
     )
     job = Job(
         command="distill",

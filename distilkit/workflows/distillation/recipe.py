@@ -60,7 +60,8 @@ class Facts:
         words_per_row: on average, as far as the student reads a row.
         unsupervised_rows: of the dataset's `unsupervised` split.
         device: `cpu` or `cuda`.
-        teacher_type: model type of the first teacher; `teacher_layers` and `teacher_heads` are its sizes.
+        teacher_type: model type of the first teacher, empty where all are files; `teacher_layers` and
+            `teacher_heads` are its sizes.
         can_augment: whether the extra that generates texts is installed.
         transfer_rows: of the files in `--transfer`.
     """
@@ -94,6 +95,11 @@ def apply_recipe(config: DistillConfig, home: Path, reporter: Reporter) -> Disti
 def list_choices(config: DistillConfig, reporter: Reporter) -> list[Choice]:
     """Return what the recipe chooses, and print each choice with its reason."""
     choices = list(choose(config, read_facts(config)))
+    if config.teacher_file and not config.transfer:
+        reporter.note(
+            "recipe: no text is added, as a --teacher-file cannot label it; "
+            "give --transfer FILE for text that it has targets for"
+        )
     for choice in choices:
         shown = " ".join(choice.value) if isinstance(choice.value, tuple) else choice.value
         reporter.note(f"recipe: {flag(choice.name)} {shown} ({choice.reason})")
@@ -125,7 +131,7 @@ def choose(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
 
 
 def _choose_for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
-    if config.vocabulary_size is None:  # a size asks for words
+    if config.vocabulary_size is None and config.teacher:  # a size asks for words
         yield Choice(
             "vocabulary", "teacher", "its word-pieces and their vectors know words that the data lacks"
         )
@@ -170,7 +176,8 @@ def _can_match_layers(config: DistillConfig, facts: Facts) -> bool:
     is_alike = (
         facts.teacher_type != "bilstm" and facts.teacher_heads == HEADS and config.student in COPYABLE_FROM
     )
-    return config.method in (None, "tinybert") and len(config.teacher) == 1 and is_alike
+    has_one_model = len(config.teacher) == 1 and not config.teacher_file
+    return config.method in (None, "tinybert") and has_one_model and is_alike
 
 
 def _choose_epochs(row_budget: float, rows: int) -> Choice:
@@ -187,7 +194,7 @@ def _choose_transfer(config: DistillConfig, facts: Facts) -> tuple[list[Choice],
 
     if config.transfer:
         return [], with_text(facts.transfer_rows)
-    if not config.runs_teacher:
+    if not config.runs_teacher or config.teacher_file:  # a file says nothing of texts that it lacks
         return [], facts.rows
     if facts.unsupervised_rows:
         reason = f"{facts.unsupervised_rows:,} real texts for the teacher to label"
@@ -205,7 +212,7 @@ def read_facts(config: DistillConfig) -> Facts:
     empty = CorpusSize(0, 0.0)
     splits = measure(config) if config.has_dataset else {}
     text = transfer.measure(config) if config.transfer else empty
-    teacher = load_config(find_model(config.teacher[0]))
+    teacher = load_config(find_model(config.teacher[0])) if config.teacher else None
     train = splits.get("train", empty)
     max_length = resolve(config).max_length
     assert max_length
@@ -214,7 +221,7 @@ def read_facts(config: DistillConfig) -> Facts:
         words_per_row=max(1.0, min(train.words or text.words, max_length)),
         unsupervised_rows=splits.get("unsupervised", empty).rows,
         device="cuda" if default_device().type == "cuda" else "cpu",
-        teacher_type=teacher.model_type,
+        teacher_type=teacher.model_type if teacher else "",
         teacher_layers=getattr(teacher, "num_hidden_layers", None),
         can_augment=find_spec("textblob") is not None,
         teacher_heads=getattr(teacher, "num_attention_heads", None),

@@ -10,13 +10,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distilkit.config import DistillConfig
+from distilkit.config.loss import choose_soft_loss
 from distilkit.data.labels import list_pairs, match_labels
+from distilkit.data.sources import text_columns
+from distilkit.data.targets import softmax, to_logits
+from distilkit.data.teacher_files import TeacherFile, cover, read_teacher_file
 from distilkit.data.text_data import TextData
 from distilkit.engine.inference.logits import has_lstm, predict_texts
 from distilkit.engine.inference.padding import check_batching
-from distilkit.engine.teacher_logits.gathering import gather_teacher_logits
-from distilkit.engine.teacher_logits.keys import describe_teacher, teacher_key
+from distilkit.engine.teacher_logits.gathering import TeacherLogits, gather_teacher_logits
+from distilkit.engine.teacher_logits.keys import describe_teacher, describe_teacher_file, teacher_key
 from distilkit.engine.teacher_logits.store import LogitStore
+from distilkit.errors import UserError
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import default_device
 from distilkit.hardware.precision import LogitFormat, Resolved, logit_format, resolve_precision
@@ -62,12 +67,70 @@ def match_classes(teacher: Classifier, data: TextData, reporter: Reporter) -> li
     return class_order
 
 
+def read_teacher_files(
+    config: DistillConfig, class_names: Sequence[str] | None, reporter: Reporter
+) -> list[TeacherFile]:
+    """Read the files of `config`, for the data's classes, and report what they hold.
+
+    Args:
+        class_names: `None` where only the files know them.
+    """
+    files = [
+        read_teacher_file(
+            name,
+            text_columns(config),
+            class_names,
+            label_column=config.label_column,
+            targets=config.targets,
+        )
+        for name in config.teacher_file
+    ]
+    for file in files:
+        reporter.note_all(file.notes)
+    if len(files) + len(config.teacher) > 1 and not all(file.has_logits for file in files):
+        reporter.note("teachers: their mean is that of probabilities, as not all of them have logits")
+    return files
+
+
+def settle_soft_loss(config: DistillConfig, files: Sequence[TeacherFile]) -> DistillConfig:
+    """Return `config` with the soft loss that the files allow: the KL where one holds no logits.
+
+    Raises:
+        UserError: where the MSE is asked for and there are no logits to compare.
+    """
+    without_logits = next((file for file in files if not file.has_logits), None)
+    if without_logits and config.soft_loss == "mse" and config.runs_teacher:
+        raise UserError(
+            f"--soft-loss mse compares logits, and --teacher-file {without_logits.name} holds "
+            f"{without_logits.kind}: a probability of 0 has no logit. Leave it out, or give --soft-loss kl."
+        )
+    return choose_soft_loss(config, has_logits=without_logits is None) if files else config
+
+
+def keep_covered_rows(
+    config: DistillConfig, data: TextData, files: Sequence[TeacherFile], reporter: Reporter
+) -> TextData:
+    """Return the data with the rows that every file has a target for, of all splits that are labelled.
+
+    Raises:
+        UserError: where rows are missing, unless `config.missing` lets them be left out.
+    """
+    for split in data.splits:
+        if split != "validation" or "validation" not in data.labels_of:
+            data, notes = cover(data, split, files, config.missing)
+            reporter.note_all(notes)
+    return data
+
+
 @dataclass(frozen=True)
 class TeacherEnsemble:
     """Label the rows of `data` with the weighted mean of several teachers' logits.
 
+    Where a file holds no logits, it is the mean of the teachers' probabilities, as logarithms.
+
     Attributes:
         class_orders: per teacher its class for each class of the data (`match_classes`).
+        files: teachers that are files, read for the data's classes; they come after the others.
     """
 
     config: DistillConfig
@@ -75,19 +138,27 @@ class TeacherEnsemble:
     class_orders: Sequence[list[int]]
     data: TextData
     reporter: Reporter
+    files: Sequence[TeacherFile] = ()
 
     @cached_property
     def shares(self) -> list[float]:
         """Return the weight of each teacher in the mean; they add up to 1."""
-        weights = self.config.teacher_weight or (1.0,) * len(self.teachers)
+        weights = self.config.teacher_weight or (1.0,) * (len(self.teachers) + len(self.files))
         return [weight / sum(weights) for weight in weights]
+
+    @property
+    def has_logits(self) -> bool:
+        """Return whether all teachers have logits, and not probabilities alone."""
+        return all(file.has_logits for file in self.files)
 
     @property
     def facts(self) -> list[dict[str, object]]:
         """Return the teachers as `environment.json` names them."""
+        named = [(teacher.name, teacher.fingerprint) for teacher in self.teachers]
+        named += [(file.name, file.fingerprint) for file in self.files]
         return [
-            {"name": teacher.name, "fingerprint": teacher.fingerprint, "share": share}
-            for teacher, share in zip(self.teachers, self.shares, strict=True)
+            {"name": name, "fingerprint": fingerprint, "share": share}
+            for (name, fingerprint), share in zip(named, self.shares, strict=True)
         ]
 
     def precision(self, i: int) -> Resolved:
@@ -113,10 +184,22 @@ class TeacherEnsemble:
     def logits(self, split: str) -> Tensor:
         """Return the teachers' weighted mean logits, float32 `[N, C]`, in the data's order of classes."""
         keys = self.keys(split)
-        mean = torch.zeros(len(keys), len(self.data.names))
-        for i, class_order in enumerate(self.class_orders):
-            mean += self.shares[i] * self._teacher_logits(i, keys, split)[:, class_order]
-        return mean
+        parts = [
+            self._teacher_logits(i, keys, split)[:, class_order]
+            for i, class_order in enumerate(self.class_orders)
+        ]
+        parts += [self._file_logits(file, keys, split) for file in self.files]
+        if self.has_logits:
+            mean = torch.zeros(len(keys), len(self.data.names))
+            for share, part in zip(self.shares, parts, strict=True):
+                mean += share * part
+            return mean
+        if len(parts) == 1:
+            return parts[0]
+        probabilities = np.sum(
+            [share * softmax(part.numpy()) for share, part in zip(self.shares, parts, strict=True)], axis=0
+        )
+        return torch.from_numpy(to_logits(probabilities, np.ones(len(keys), bool)))
 
     def store(self, i: int) -> LogitStore:
         """Open the cache entry of teacher `i`."""
@@ -181,13 +264,38 @@ class TeacherEnsemble:
             waiting=lambda: note(f"teacher: another process is running {name}; waiting for its logits"),
         )
         model.cpu()
-        checked = f" ({gathered.checked} spot-checked)" if gathered.checked else ""
-        note(
-            f"teacher: {name}, logits of distinct {kind}rows: {gathered.cached:,} cached{checked}, "
-            f"{gathered.computed:,} computed"
+        self._report(gathered, f"{name}, logits of distinct {kind}rows", "computed")
+        return gathered.logits
+
+    def _file_logits(self, file: TeacherFile, keys: list[bytes], split: str) -> Tensor:
+        """Return what a file says of the rows, as logits float32 `[N, C]`, cached or read."""
+        data, kind = self.data, "" if split == "train" else f"{split} "
+        columns = [column for column in (data.text_column, data.pair_column) if column]
+        description = describe_teacher_file(
+            file.name, file.class_names, file.fingerprint, file.kind, [*columns, *file.target_columns]
         )
+        texts = data.texts(split)
+
+        def look_up(positions: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
+            targets = file.find(texts.take(positions))
+            yield np.asarray(positions, np.int64), torch.from_numpy(targets.logits)
+
+        gathered = gather_teacher_logits(
+            keys,
+            look_up,
+            LogitStore(cache_root(), teacher_key(description), description),
+            seed=self.config.seed,
+            precision="fp32",
+            waiting=lambda: self.reporter.note(f"teacher: another process is reading {file.name}"),
+        )
+        self._report(gathered, f"{file.name}, targets of distinct {kind}rows", "read")
+        return gathered.logits
+
+    def _report(self, gathered: TeacherLogits, what: str, verb: str) -> None:
+        note = self.reporter.note
+        checked = f" ({gathered.checked} spot-checked)" if gathered.checked else ""
+        note(f"teacher: {what}: {gathered.cached:,} cached{checked}, {gathered.computed:,} {verb}")
         if gathered.damaged:
-            note(f"cache: damaged shards not used, their rows computed again: {gathered.damaged}")
+            note(f"cache: damaged shards not used, their rows {verb} again: {gathered.damaged}")
         if gathered.refused:
             note(f"cache: {gathered.refused}")
-        return gathered.logits

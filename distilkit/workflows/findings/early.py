@@ -53,5 +53,7 @@ def before_distilling(
         is_labelled = ids["train"] >= 0
         if len(np.unique(ids["train"][is_labelled])) > 1:
             teacher_level = skill(answers[is_labelled], ids["train"][is_labelled], len(data.names))
-            findings += teacher_skill("training", "the teacher", teacher_level, data.names, columns)
+            findings += teacher_skill(
+                "training", "the teacher", teacher_level, data.names, columns, is_file=not config.teacher
+            )
     return findings

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from distilkit.data.checks import AnswerSkill
-from distilkit.data.labels import list_classes, show_name
+from distilkit.data.labels import list_classes, list_pairs, show_name
 from distilkit.errors import MAX_NAMES
 from distilkit.scores.statistics import wilson
 from distilkit.workflows.findings.finding import Finding
@@ -29,6 +29,39 @@ def broken_teacher(problem: str) -> Finding:
         problem.rstrip("."),
         "A head that was never trained answers at random, and that is what a student would learn.",
         "distilkit train --model MODEL -o runs/teacher, then --teacher runs/teacher",
+    )
+
+
+def broken_teacher_file(problem: str) -> Finding:
+    """Report a teacher's file that cannot be read, or that the loss cannot use."""
+    return Finding(
+        "teacher-file",
+        "error",
+        problem.rstrip("."),
+        "`distill` stops there.",
+        "change the file or the options as it says",
+    )
+
+
+def missing_targets(problem: str) -> Finding:
+    """Report rows that a teacher's file lacks."""
+    return Finding(
+        "teacher-file-rows",
+        "error",
+        problem.rstrip("."),
+        "A row without a target teaches nothing, so `distill` stops there.",
+        "add the rows to the file, or --missing skip to train on the others",
+    )
+
+
+def labels_contradicted(sentence: str) -> Finding:
+    """Report labels that a teacher's file surely contradicts."""
+    return Finding(
+        "label-disagreement",
+        "warning",
+        sentence,
+        "Where a good teacher is sure of another class, the label is often wrong.",
+        "look at these rows: correct the labels, or let the teacher decide: --alpha 0",
     )
 
 
@@ -61,13 +94,20 @@ def class_names_differ(who: str, model_names: Sequence[str], names: Sequence[str
 
 
 def teacher_skill(
-    where: str, who: str, skill: AnswerSkill, names: Sequence[str], columns: Sequence[int]
+    where: str,
+    who: str,
+    skill: AnswerSkill,
+    names: Sequence[str],
+    columns: Sequence[int],
+    *,
+    is_file: bool = False,
 ) -> Iterator[Finding]:
     """Report a teacher that swaps classes, or that has not learned them.
 
     Args:
         skill: of answers in the data's order of classes, `names`.
         columns: the teacher's output for each class of the data.
+        is_file: whether the teacher is a file, whose classes are renamed there.
     """
     low, high = wilson(skill.right, skill.rows)
     level = f"{who} is right in {skill.accuracy:.1%} of {skill.rows:,} {where} rows ({low:.1%} to {high:.1%})"
@@ -83,7 +123,9 @@ def teacher_skill(
             "error",
             f"{level}, but in {skill.ordered / skill.rows:.1%} if it means {swaps}",
             "Its outputs are in another order than its names say: a student would learn the opposite.",
-            f'in the teacher\'s config.json, "id2label": {_id2label(outputs)}',
+            f"rename the classes in the file: {list_pairs(names, meant)}"
+            if is_file
+            else f'in the teacher\'s config.json, "id2label": {_id2label(outputs)}',
         )
         return
     constant = max(skill.answered) == skill.rows and skill.rows >= 30

@@ -246,11 +246,14 @@ def joined_rows(data: TextData) -> Iterator[Finding]:
 
 def unused_teacher(config: DistillConfig) -> Iterator[Finding]:
     """Report a teacher that the loss does not use."""
-    if config.teacher and not config.runs_teacher:
+    if (config.teacher or config.teacher_file) and not config.runs_teacher:
+        teacher = (
+            f"--teacher {config.teacher[0]}" if config.teacher else f"--teacher-file {config.teacher_file[0]}"
+        )
         yield Finding(
             "unused-teacher",
             "warning",
-            f"--teacher {config.teacher[0]} is given and alpha is 1",
+            f"{teacher} is given and alpha is 1",
             "Alpha weighs the labels' loss: at 1 the teacher is never read and nothing is distilled.",
             "--alpha 0.5, or --alpha 0 for the teacher alone",
         )

@@ -355,6 +355,19 @@ def test_the_formula_says_that_only_labelled_rows_count() -> None:
     assert "labelled rows" not in formula(0.5) + formula(0.0, labelled_share=0.125)
 
 
+def test_the_formula_says_that_the_teacher_gave_probabilities_and_refuses_the_mse() -> None:
+    """Their logarithms are not the teacher's logits: a share of 0 has none."""
+    student = "softmax(student_logits"
+    assert formula(0.0, temperature=1.0, has_probabilities=True) == (
+        f"loss = KL(teacher_probabilities || {student}))"
+    )
+    assert formula(0.0, temperature=2.0, has_probabilities=True) == (
+        f"loss = 4 * KL(softmax(log(teacher_probabilities) / 2) || {student} / 2))"
+    )
+    with pytest.raises(ValueError, match="MSE"):
+        DistillationLoss(alpha=0.5, has_probabilities=True)
+
+
 # --- the formula in words ----------------------------------------------------------------------------------
 
 

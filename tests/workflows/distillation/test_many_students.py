@@ -256,6 +256,9 @@ OTHERS: dict[str, Any] = {
     "transfer_ratio": 2.0,
     "teacher": ("another",),
     "teacher_weight": (2.0,),
+    "teacher_file": ("answers.jsonl",),
+    "targets": "votes",
+    "missing": "skip",
     "student": "tinybert",
     "init": "random",
     "layers": 2,
@@ -286,7 +289,9 @@ def test_students_of_other_data_or_models_are_refused_by_the_name_of_what_differ
     config: Make, tmp_path: Path, name: str
 ) -> None:
     """Data, encoding and logits are shared: what differs there would silently be the first one's."""
-    first = config("a", **({"transfer": "more.txt"} if name == "transfer_ratio" else {}))
+    needed: dict[str, Any] = {"transfer_ratio": {"transfer": "more.txt"}}
+    needed |= {key: {"teacher_file": "more.jsonl"} for key in ("targets", "missing")}
+    first = config("a", **needed.get(name, {}))
     values = {name: OTHERS[name]}
     if name == "student":
         values |= dict.fromkeys(("hidden_size", "embedding_size", "dropout"))
