@@ -86,7 +86,7 @@ def _model_names(config: Config) -> Iterator[str]:
     """Yield the models that the command will load; `--teacher` may stand there without being read."""
     if isinstance(config, EvaluateConfig):
         references = (config.teacher, config.labels_only)
-        not_models = {*config.predictions, *config.endpoint}
+        not_models = {*config.predictions, *config.teacher_file, *config.endpoint}
         names = [name for name in (*config.models, *references) if name and name not in not_models]
         yield from dict.fromkeys(names)
     if isinstance(config, PredictConfig):

@@ -15,6 +15,7 @@ from distilkit.config.fields import (
     option,
     positional,
 )
+from distilkit.config.teacher_files import TeacherFileConfig
 
 Split = Literal["train", "validation", "test"]
 
@@ -34,7 +35,7 @@ FIDELITY = ("agreement", "kl", "accuracy_kept", "gap_recovered")
 SHARES = ({*HIGHER} - {"rows_per_second"}) | {"brier", "ece"}
 
 
-class EvaluateConfig(DataConfig):
+class EvaluateConfig(TeacherFileConfig, DataConfig):
     """Score models on one split, side by side: quality, agreement with the teacher, size and speed."""
 
     max_length: int | None = option(
@@ -59,7 +60,8 @@ class EvaluateConfig(DataConfig):
         panel="Model",
         short="-t",
         basic=True,
-        help="Compare the others with it. (default: the teacher a run names, if among the models)",
+        help="Compare the others with it. (default: the teacher a run names, if it is here, else a "
+        "--teacher-file)",
     )
     labels_only: ModelName | None = option(
         None,
@@ -115,8 +117,10 @@ class EvaluateConfig(DataConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EvaluateConfig":
-        if not (self.models or self.predictions or self.endpoint):
-            raise ValueError("nothing to score: name a run or a model, or give --predictions or --endpoint")
+        if not (self.models or self.predictions or self.endpoint or self.teacher_file):
+            raise ValueError(
+                "nothing to score: name a run or a model, or give --predictions, --teacher-file or --endpoint"
+            )
         parse_gates(self.fail_under, "--fail-under")
         parse_gates(self.fail_over, "--fail-over")
         if self.glue_submission:
@@ -126,6 +130,8 @@ class EvaluateConfig(DataConfig):
                 raise ValueError("--glue-submission takes the answers of one model: name one")
         if self.predictions and self.max_eval_samples:
             raise ValueError("--predictions files have all rows: leave --max-eval-samples out")
+        if self.predictions and self.missing == "skip":
+            raise ValueError("--predictions files have all rows: leave --missing skip out")
         for url in self.endpoint:
             if not url.startswith(("http://", "https://")):
                 raise ValueError(f"--endpoint {url}: it begins with neither http:// nor https://")

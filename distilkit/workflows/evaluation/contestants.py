@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distilkit.config import DistillConfig, EvaluateConfig
+from distilkit.data.teacher_files import file_fingerprint
 from distilkit.models.classifier import Classifier
 from distilkit.scores.comparison import Contestant
 from distilkit.workflows.evaluation.scoring import ModelScores, load
@@ -13,8 +14,8 @@ from distilkit.workflows.evaluation.scoring import ModelScores, load
 class Contestants:
     """List models, then files, then endpoints, with the index of each one's teacher and labels-only baseline.
 
-    `gap_recovered` is counted from the labels-only baseline: `--labels-only` for every model, else the only
-    run with the same architecture and alpha 1.
+    Of the files, those of teachers come last. `gap_recovered` is counted from the labels-only baseline:
+    `--labels-only` for every model, else the only run with the same architecture and alpha 1.
     """
 
     models: list[Classifier]
@@ -44,10 +45,11 @@ def choose_contestants(config: EvaluateConfig) -> Contestants:
     Raises:
         UserError: when a model cannot be loaded.
     """
-    not_models = {*config.predictions, *config.endpoint}
+    files = (*config.predictions, *config.teacher_file)
+    not_models = {*files, *config.endpoint}
     references = [name for name in (config.teacher, config.labels_only) if name and name not in not_models]
     models = [load(name, config) for name in dict.fromkeys([*config.models, *references])]
-    names = _all_names(models, config.predictions, config.endpoint)
+    names = _all_names(models, files, config.endpoint)
     teachers = [_find_teacher(i, names, models, config) for i in range(len(names))]
     baselines = [_find_labels_only(i, names, models, config) for i in range(len(names))]
     # A gap between a teacher and itself cannot be recovered.
@@ -55,7 +57,7 @@ def choose_contestants(config: EvaluateConfig) -> Contestants:
         baseline if baseline != teacher else None
         for baseline, teacher in zip(baselines, teachers, strict=True)
     ]
-    return Contestants(models, config.predictions, config.endpoint, teachers, baselines)
+    return Contestants(models, files, config.endpoint, teachers, baselines)
 
 
 def _all_names(models: list[Classifier], files: tuple[str, ...], endpoints: tuple[str, ...]) -> list[str]:
@@ -66,13 +68,19 @@ def _find_teacher(i: int, names: list[str], models: list[Classifier], config: Ev
     if config.teacher:
         teacher = names.index(config.teacher)
         return None if teacher == i else teacher
+    files = [names.index(file) for file in config.teacher_file]
+    if i in files:
+        return None
+    only_file = files[0] if len(files) == 1 else None
     run = models[i].run if i < len(models) else None
     recorded = run.environment.get("teachers", []) if run else []
     if len(recorded) != 1:  # the mean of several teachers is none of the models here
-        return None
+        return only_file
     # By weights and not by path: runs are moved and copied.
     fingerprint = recorded[0]["fingerprint"]
-    return next((j for j, model in enumerate(models) if j != i and model.fingerprint == fingerprint), None)
+    fingerprints = {j: model.fingerprint for j, model in enumerate(models) if j != i}
+    fingerprints |= {j: file_fingerprint(names[j]) for j in files}
+    return next((j for j, value in fingerprints.items() if value == fingerprint), only_file)
 
 
 def _find_labels_only(

@@ -118,8 +118,11 @@ def _explain_missing(metric: str, contestants: Contestants, classes: int, config
 
 
 def gated_models(config: EvaluateConfig) -> list[str]:
-    """Return the names that gates apply to: all but --teacher and --labels-only, which are references."""
-    names = dict.fromkeys([*config.models, *config.predictions, *config.endpoint])
+    """Return the names that gates apply to: all but --teacher and --labels-only, which are references.
+
+    A --teacher-file is one too, unless nothing else is scored.
+    """
+    names = dict.fromkeys([*config.models, *config.predictions, *config.endpoint] or config.teacher_file)
     return [name for name in names if name not in (config.teacher, config.labels_only)]
 
 

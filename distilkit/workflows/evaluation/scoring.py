@@ -13,6 +13,9 @@ import torch
 from distilkit.config import EvaluateConfig
 from distilkit.data.inputs import Inputs, measure_inputs
 from distilkit.data.predictions import PredictionsFile, note_low_scores, predicted, read_predictions
+from distilkit.data.target_columns import LABEL_KINDS
+from distilkit.data.targets import softmax
+from distilkit.data.teacher_files import TeacherFile, find_disagreement
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
@@ -174,6 +177,18 @@ def score_predictions_file(file: str, data: TextData, split: str, reporter: Repo
     for doubt in note_low_scores(predictions, len(data.names), f"--predictions {file}"):
         reporter.warn(doubt)
     return ModelScores(file, "predictions", _make_answers(predictions, labels, len(data.names)), Cost())
+
+
+def score_teacher_file(file: TeacherFile, data: TextData, split: str, reporter: Reporter) -> ModelScores:
+    """Score what a teacher's file says of the split's rows, all of which it has."""
+    labels, logits = data.labels_of[split], file.find(data.texts(split)).logits
+    answers = Answers.from_probabilities(softmax(logits), labels)
+    if file.kind in LABEL_KINDS:  # the other classes' probabilities are not known
+        score = answers.confidence if file.kind == "confidence" else None
+        answers = _make_answers(PredictionsFile(answers.answer, score), labels, len(data.names))
+    if disagreement := find_disagreement(file, data, split):
+        reporter.note(disagreement.sentence)
+    return ModelScores(file.name, "predictions", answers, Cost())
 
 
 def score_endpoint(url: str, data: TextData, config: EvaluateConfig, reporter: Reporter) -> ModelScores:

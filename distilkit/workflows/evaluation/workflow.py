@@ -11,6 +11,7 @@ from distilkit.config import EvaluateConfig
 from distilkit.data import sources
 from distilkit.data.inputs import measure_inputs
 from distilkit.data.labels import list_pairs, match_labels
+from distilkit.data.teacher_files import TeacherFile, cover, read_teacher_file
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 from distilkit.hardware.cpu_formats import Workload, workload_of
@@ -40,6 +41,7 @@ from distilkit.workflows.evaluation.scoring import (
     score_endpoint,
     score_model,
     score_predictions_file,
+    score_teacher_file,
 )
 from distilkit.workflows.evaluation.training_rows import TrainingRows
 
@@ -64,10 +66,14 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     reporter.note_all(data.notes)
     for model in contestants.models:
         reporter.note_all(model.notes)
+    data, teacher_files = _read_teacher_files(config, data, reporter)
     if baseline:
         check_baseline(baseline, config, data)
     unwritten: list[str] = []
-    model_scores, threads = _score_all(config, contestants, data, precision, device, reporter, unwritten)
+    file_scores = _score_files(config, teacher_files, data, reporter)
+    model_scores, threads = _score_all(
+        config, contestants, file_scores, data, precision, device, reporter, unwritten
+    )
     figures, pairs = compare(contestants.with_answers(model_scores), config.seed)
     training_rows = TrainingRows(data.texts(config.split))
     scores = [
@@ -118,9 +124,39 @@ def _largest_workload(contestants: Contestants) -> Workload:
     return workload_of(largest, training=False)
 
 
+def _read_teacher_files(
+    config: EvaluateConfig, data: TextData, reporter: Reporter
+) -> tuple[TextData, list[TeacherFile]]:
+    """Return the data with the rows that all teacher files have, and the files."""
+    files = [
+        read_teacher_file(
+            name,
+            (data.text_column, data.pair_column),
+            data.names,
+            label_column=config.label_column,
+            targets=config.targets,
+        )
+        for name in config.teacher_file
+    ]
+    for file in files:
+        reporter.note_all(file.notes)
+    data, notes = cover(data, config.split, files, config.missing)
+    reporter.note_all(notes)
+    return data, files
+
+
+def _score_files(
+    config: EvaluateConfig, teacher_files: Sequence[TeacherFile], data: TextData, reporter: Reporter
+) -> list[ModelScores]:
+    """Score the predictions files, then the teachers' files."""
+    scores = [score_predictions_file(file, data, config.split, reporter) for file in config.predictions]
+    return scores + [score_teacher_file(file, data, config.split, reporter) for file in teacher_files]
+
+
 def _score_all(
     config: EvaluateConfig,
     contestants: Contestants,
+    files: list[ModelScores],
     data: TextData,
     precision: Resolved,
     device: torch.device,
@@ -132,6 +168,7 @@ def _score_all(
     Everything that may be refused is checked first; models, which take minutes, come last.
 
     Args:
+        files: the scores of the files.
         unwritten: receives why the submission to GLUE could not be written.
     """
     matched = [match_labels(model.class_names, data.names, model.name) for model in contestants.models]
@@ -142,7 +179,6 @@ def _score_all(
                 f"{list_pairs(model.class_names, data.names)}"
             )
     hidden = read_hidden(config)
-    files = [score_predictions_file(file, data, config.split, reporter) for file in contestants.files]
     check_gates_can_be_met(config, contestants, files, data, device)
     endpoints = [score_endpoint(url, data, config, reporter) for url in contestants.endpoints]
     alone = len(contestants.models) == 1
@@ -240,7 +276,8 @@ def _write(evaluation: Evaluation, config: EvaluateConfig, reporter: Reporter) -
     document = evaluation.typed_document
     unwritten: list[str] = []
     # A sample of the rows, or shorter texts, must not overwrite the result of the whole split.
-    suffix = f"-{evaluation.rows}-rows" if config.max_eval_samples else ""
+    is_part = config.max_eval_samples or evaluation.rows < evaluation.data.whole.get(config.split, 0)
+    suffix = f"-{evaluation.rows}-rows" if is_part else ""
     suffix += f"-{config.max_length}-tokens" if config.max_length else ""
     for score, entry in zip(evaluation.scores, document.models, strict=True):
         classifier = score.model_scores.classifier
