@@ -27,7 +27,7 @@ from distilkit.errors import list_names
 SHARED = frozenset(
     (
         *("dataset", "data_dir", "text_column", "text_pair_column", "label_column", "max_eval_samples"),
-        *("metric", "device", "precision", "recipe", "calibrate"),
+        *("metric", "device", "precision", "recipe", "calibrate", "targets", "missing"),
         *(name for name, info in field_infos(DistillConfig).items() if get_origin(info.annotation) is tuple),
     )
 )

@@ -79,7 +79,7 @@ def list_flags(config: SweepConfig) -> dict[str, Sequence[Any]]:
     flags: dict[str, Sequence[Any]] = {name: values for name in SWEPT if (values := getattr(config, name))}
     has_several = any(len(values) > 1 for name, values in flags.items() if name != "seed")
     if not has_several and not config.grid and "alpha" not in flags and config.recipe is None:
-        flags["alpha"] = DEFAULT_ALPHAS if config.teacher else (1.0,)
+        flags["alpha"] = DEFAULT_ALPHAS if config.teacher or config.teacher_file else (1.0,)
     flags.setdefault("seed", DEFAULT_SEEDS)
     return flags
 

@@ -33,6 +33,12 @@ def test_without_values_alpha_is_swept_over_three_seeds() -> None:
     assert names(teacher=(), seed=1) == ["seed-1"], "without a teacher there are labels alone"
 
 
+def test_a_teacher_that_is_a_file_is_swept_as_a_model_is() -> None:
+    made = cells(teacher=(), teacher_file="a.csv", missing="skip")
+    assert len(made) == len(DEFAULT_ALPHAS) * 3
+    assert {cell.config.missing for cell in made} == {"skip"}
+
+
 def test_labels_only_is_trained_once_whatever_the_teacher_is_used_for() -> None:
     """Temperatures mean nothing to it: it would be trained once for each, and weigh as if it were several."""
     grid = [{"soft_loss": ["mse"]}, {"soft_loss": ["kl"], "temperature": [1, 2, 4]}]
