@@ -6,7 +6,7 @@ runs/            a run per cell, as `distill` writes it
 failures/        a JSON file per cell that has failed: the error, and how often
 workers/         a file per process that trains, locked and touched while it lives
 queue.log        Optuna's journal, unless --storage names a database
-study            the name of Optuna's study
+study.json       the name of Optuna's study, and its storage
 material.json    fingerprints of data and teachers, which all runs share
 report/          what `distilkit sweep report` writes
 """
@@ -15,7 +15,6 @@ import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ from distilkit.runs.run import Run
 from distilkit.workflows.sweeping.cells import NOT_IN_ID, RUNS, Cell, list_flags
 
 OPTIONS, CELLS, FAILURES, WORKERS = "sweep.yaml", "cells", "failures", "workers"
-JOURNAL, STUDY, MATERIAL = "queue.log", "study", "material.json"
+JOURNAL, STUDY, MATERIAL = "queue.log", "study.json", "material.json"
 # Options of the command that say how a sweep is computed, not what it is.
 NOT_KEPT = ("output_dir", "jobs", "time_limit", "max_failures", "dry_run", "storage")
 
@@ -147,14 +146,27 @@ class SweepFolder:
         except UserError:
             return None
 
-    @cached_property
-    def study_name(self) -> str:
-        """Return the name of Optuna's study, which is chosen once."""
+    def open_study(self, storage: str) -> str:
+        """Return the name of Optuna's study, which is chosen once, as the storage is.
+
+        Args:
+            storage: a journal or a database, without a password.
+
+        Raises:
+            UserError: when the sweep's queue is in another storage, where other workers would not see it.
+        """
         file = self.path / STUDY
         with self.lock():
-            if not file.exists():
-                write_text(file, f"{self.path.resolve().name}-{secrets.token_hex(4)}\n")
-            return file.read_text(encoding="utf-8").strip()
+            facts = read_object(file)
+            if "study" not in facts:
+                facts = {"study": f"{self.path.resolve().name}-{secrets.token_hex(4)}", "storage": storage}
+                write_json(file, facts)
+        if facts["storage"] != storage:
+            raise UserError(
+                f"--storage: the queue of {self.path} is {facts['storage']}, not {storage}. Give that, so "
+                f"that workers see each other; when none is at work, {file} may be removed to move the queue."
+            )
+        return str(facts["study"])
 
     def check_material(self, fingerprints: Mapping[str, str]) -> None:
         """Hold data and teachers against those of the sweep's other runs.

@@ -94,8 +94,9 @@ class CellQueue:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._folder, self._lease, self._reporter = folder, lease, reporter
+        study_name = folder.open_study(hide_password(url) if url else "a journal in the folder")
         storage = open_storage(url, folder, reporter)
-        open_study = partial(optuna.create_study, storage=storage, study_name=folder.study_name)
+        open_study = partial(optuna.create_study, storage=storage, study_name=study_name)
         direction = "maximize" if higher_is_better else "minimize"
         self._study = self._ask(partial(open_study, load_if_exists=True, direction=direction))
         self._held: Trial | None = None

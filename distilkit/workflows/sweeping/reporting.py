@@ -12,6 +12,7 @@ from distilkit.config.fields import field_infos, make_config
 from distilkit.config.sweeping import SWEPT
 from distilkit.errors import UserError, pluralize
 from distilkit.progress import SILENT, Reporter
+from distilkit.reports.parts import check_report_dir
 from distilkit.reports.sweep_document import (
     FailureEntry,
     FinalScore,
@@ -66,6 +67,7 @@ def report_sweep(folder: SweepFolder, reporter: Reporter, *, scores_test: bool =
     Raises:
         UserError: when no cell is complete, or there is no test split to score.
     """
+    check_report_dir(folder.path / REPORT, "report")
     records = list(folder.records().values())
     runs = {record.id: run for record in records if (run := folder.find_run(record.run))}
     failed = folder.failures()
@@ -113,7 +115,7 @@ def report_sweep(folder: SweepFolder, reporter: Reporter, *, scores_test: bool =
     )
     if scores_test:
         document = _add_test_score(document, runs, reporter)
-    page, *_ = write_sweep_report(folder.path / REPORT, document)
+    page, *_ = write_sweep_report(folder.path / REPORT, document, "report")
     return SweepResult(page, document)
 
 

@@ -15,11 +15,12 @@ from distilkit.config import SweepConfig
 from distilkit.errors import UserError, list_names
 from distilkit.hardware.device import select_device
 from distilkit.progress import SILENT, Reporter
+from distilkit.reports.parts import check_report_dir
 from distilkit.stopping import check_stop, handling_signals
 from distilkit.workflows.sweeping.cells import Cell, describe_cells, make_cells
 from distilkit.workflows.sweeping.folder import WORKERS, SweepFolder
 from distilkit.workflows.sweeping.leases import Lease
-from distilkit.workflows.sweeping.reporting import SweepResult, report_sweep
+from distilkit.workflows.sweeping.reporting import REPORT, SweepResult, report_sweep
 
 INSTALL = "sweep needs Optuna: pip install 'distilkit[sweep]'"
 POLL_SECONDS = 0.5
@@ -44,6 +45,7 @@ def sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepResult:
     cells = make_cells(config)
     reporter.note(f"sweep: {describe_cells(cells)}")
     SweepFolder.check(config.output_dir)
+    check_report_dir(config.output_dir / REPORT, "report")
     select_device(config.device, reporter)
     deadline = None if config.time_limit is None else time.monotonic() + config.time_limit
     folder, cells = SweepFolder.open(config, cells)

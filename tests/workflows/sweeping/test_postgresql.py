@@ -83,7 +83,9 @@ def test_three_workers_share_a_grid_and_take_over_from_one_that_is_killed(
     sweep_folder = SweepFolder.load(folder)
     assert not sweep_folder.failures()
     storage = open_storage(database, sweep_folder, SILENT)
-    trials = optuna.load_study(study_name=sweep_folder.study_name, storage=storage).get_trials()
+    trials = optuna.load_study(
+        study_name=optuna.get_all_study_names(storage)[0], storage=storage
+    ).get_trials()
     cells = [trial.user_attrs["cell"] for trial in trials if trial.state.name == "COMPLETE"]
     assert len(cells) == len(set(cells)) <= 24, "no cell is told as complete twice"
     storage.remove_session()  # type: ignore[attr-defined]

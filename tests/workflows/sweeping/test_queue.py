@@ -159,6 +159,13 @@ def test_a_storage_that_stays_away_ends_the_worker(workers: Workers, monkeypatch
         joined.take(1)
 
 
+def test_a_queue_in_two_storages_is_refused(workers: Workers) -> None:
+    """Workers would not see each other, and train every cell twice."""
+    workers.join()
+    with pytest.raises(UserError, match=r"is a journal in the folder, not postgresql://u:\*\*\*@h/d"):
+        CellQueue(workers.folder, workers.lease, SILENT, url="postgresql://u:secret@h/d")
+
+
 @pytest.mark.parametrize("url", ["postgresql+psycopg://user:secret@127.0.0.1:1/x", "nonsense", "oracle9://x"])
 def test_a_storage_that_cannot_be_used_is_refused(url: str, workers: Workers) -> None:
     """A password must not stand in a log."""

@@ -286,7 +286,7 @@ def trials_of(folder: Path) -> Any:
     """All trials of a sweep, as its journal has them."""
     sweep_folder = SweepFolder.load(folder)
     storage = open_storage(None, sweep_folder, SILENT)
-    return optuna.load_study(study_name=sweep_folder.study_name, storage=storage).get_trials()
+    return optuna.load_study(study_name=optuna.get_all_study_names(storage)[0], storage=storage).get_trials()
 
 
 def test_jobs_are_processes_of_their_own(make_sweep: MakeSweep, tmp_path: Path) -> None:
