@@ -196,12 +196,12 @@ class Worker:
         score = float(metrics["validation"][metric])
         self.folder.forget_failure(cell)
         self.queue.finish(trial, score)
-        done = self._count_done()
+        complete = sum(self.folder.find_run(cell.name) is not None for cell in self.cells)
         self.reporter.note(
             f"{cell.name}: {metric} {score:.4f}, epoch {metrics['best_epoch']} "
-            f"({done:,} of {len(self.cells):,} cells)"
+            f"({complete:,} of {len(self.cells):,} cells)"
         )
-        self.reporter.advance("sweep", done, len(self.cells))
+        self.reporter.advance("sweep", self._count_done(), len(self.cells))
 
     def _record_failure(self, cell: Cell, trial: Trial, error: str, trace: str | None = None) -> None:
         """Keep an error and go on.
