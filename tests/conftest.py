@@ -356,6 +356,8 @@ def family(kind: str, *, dropout: bool = True, **more: Any) -> Any:
     sizes: dict[str, Any] = {"vocab_size": 60, "hidden_size": 8, "num_hidden_layers": 1, "pad_token_id": 1}
     sizes |= {"num_attention_heads": 2, "intermediate_size": 8, "max_position_embeddings": 24}
     if kind == "bilstm":
+        import distilkit.models  # noqa: F401  # registers it
+
         sizes = {"vocab_size": 60, "embedding_size": 8, "hidden_size": 4, "pad_token_id": 1}
     if kind == "distilbert":
         sizes = {"vocab_size": 60, "dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8, "pad_token_id": 1}

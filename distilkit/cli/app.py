@@ -306,7 +306,7 @@ def main() -> None:
     output_out.escape_unencodable()
     with handling_signals():
         try:
-            app()
+            app(prog_name="distilkit")  # also as `python -m distilkit`
         except UserError as mistake:
             output_out.error(str(mistake))
             raise SystemExit(2) from None

@@ -510,7 +510,7 @@ BROKEN: list[tuple[Callable[[], None], str]] = [
     (config_not_json, "config.json"),
     (unknown_architecture, "no-such-model"),
     (no_weights, "model.safetensors"),
-    (weights_cut_short, "model cannot be loaded"),
+    (weights_cut_short, "model.safetensors"),
     (weights_of_another_size, "its weights and its config.json are of different models"),
     (no_tokenizer, "tokenizer"),
     (tokenizer_not_json, "tokenizer"),
