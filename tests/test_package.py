@@ -1,6 +1,7 @@
 """The wheel that people install."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_every_dependency_is_pinned_for_the_makefile() -> None:
     asked = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.split("==")[0].lower().replace("_", "-") for line in pins if "==" in line}
-    names = {line.split(">=")[0].split("==")[0].lower().replace("_", "-") for line in asked}
+    names = {re.split(r"[\[>=]", line)[0].lower().replace("_", "-") for line in asked}
     assert names - pinned == set()
 
 

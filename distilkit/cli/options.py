@@ -243,7 +243,7 @@ def _parameters(config_type: type[Any]) -> list[inspect.Parameter]:
         annotation, metavar = _typed(field.annotation)
         element = extra.get("element", field.annotation)  # of an option that takes several values
         if "element" in extra:
-            metavar = f"{_typed(element)[1]},…"
+            metavar = f"{_typed(element)[1]},.."
         required = field.is_required()
         if extra.get("positional"):
             metadata = typer.Argument(help=field.description, metavar=name.upper(), show_default=False)

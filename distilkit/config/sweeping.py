@@ -214,7 +214,7 @@ else:
 class SweepReportConfig(Config):
     """Compare the runs of a sweep, and write a page of it."""
 
-    folder: Strings = positional(help="Folder that `distilkit sweep` wrote.", min_length=1, max_length=1)
+    folder: Strings = positional(help="Folder of a sweep.", min_length=1, max_length=1)
     test: bool = option(
         False, panel="Output", help="Also score the best setting on the test split, once chosen."
     )

@@ -102,7 +102,7 @@ def test_every_field_of_the_config_class_is_a_flag_that_help_explains(command: s
 
 def test_a_command_below_another_has_options_of_its_own() -> None:
     shown = help_of("sweep", "report")
-    assert "Usage: distilkit sweep report [OPTIONS] FOLDER" in " ".join(shown.split()).replace(
+    assert "Usage: distilkit sweep report [OPTIONS] [FOLDER]" in " ".join(shown.split()).replace(
         "root ", "distilkit "
     )
     assert all(flag(name) in shown for name in field_infos(SweepReportConfig) if name != "folder")

@@ -404,6 +404,7 @@ def test_every_option_that_reads_is_an_input(tmp_path: Path) -> None:
     assert config.input_paths == {
         "--model": (),
         "--teacher": (Path("t"), Path("u")),
+        "--teacher-file": (),
         "--student": (),
         "--data-dir": (Path("d"),),
         "--transfer": (Path("x.txt"),),

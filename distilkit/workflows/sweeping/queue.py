@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from distilkit.errors import UserError
 from distilkit.progress import Reporter
@@ -34,6 +34,7 @@ ERROR, RELEASED, DUPLICATE = "error", "released", "duplicate"
 MAX_DEATHS = 3  # of workers at one cell, which then counts as failed
 PATIENCE_SECONDS = 600.0  # that a storage may be away
 RETRY_SECONDS = 2.0
+OPENING_ATTEMPTS = 5
 
 
 class StorageLost(UserError):
@@ -60,12 +61,24 @@ def open_storage(url: str | None, folder: SweepFolder, reporter: Reporter) -> Ba
             )
             return _open_journal(journal)
     try:
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return _open_database(url)
     except ImportError as error:
         raise UserError(f"--storage: {error}. Install the driver of the database.") from None
     except (SQLAlchemyError, StorageInternalError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"--storage {hide_password(url)} cannot be used: {reason}") from None
+
+
+def _open_database(url: str) -> BaseStorage:
+    """Open a database; try again where another worker was making its tables at the same moment."""
+    for attempt in range(1, OPENING_ATTEMPTS + 1):
+        try:
+            return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        except (IntegrityError, ProgrammingError):
+            if attempt == OPENING_ATTEMPTS:
+                raise
+            time.sleep(RETRY_SECONDS)
+    raise AssertionError("an attempt returns or raises")
 
 
 def _open_journal(file: Path) -> BaseStorage:
@@ -95,7 +108,8 @@ class CellQueue:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._folder, self._lease, self._reporter = folder, lease, reporter
         study_name = folder.open_study(hide_password(url) if url else "a journal in the folder")
-        storage = open_storage(url, folder, reporter)
+        with folder.lock():
+            storage = open_storage(url, folder, reporter)
         open_study = partial(optuna.create_study, storage=storage, study_name=study_name)
         direction = "maximize" if higher_is_better else "minimize"
         self._study = self._ask(partial(open_study, load_if_exists=True, direction=direction))

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 import pytest
 from conftest import Notes
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from distilkit.config import SweepConfig
 from distilkit.errors import UserError
@@ -164,6 +164,22 @@ def test_a_queue_in_two_storages_is_refused(workers: Workers) -> None:
     workers.join()
     with pytest.raises(UserError, match=r"is a journal in the folder, not postgresql://u:\*\*\*@h/d"):
         CellQueue(workers.folder, workers.lease, SILENT, url="postgresql://u:secret@h/d")
+
+
+def test_workers_that_make_the_tables_of_a_database_at_once_try_again(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL's CREATE TABLE IF NOT EXISTS fails for all but one of them, also between machines."""
+    monkeypatch.setattr(queue, "RETRY_SECONDS", 0.01)
+    failures = iter([IntegrityError("CREATE TABLE", {}, Exception("duplicate key value"))] * 2)
+
+    def open_database(*_: Any, **__: Any) -> str:
+        for failure in failures:
+            raise failure
+        return "the storage"
+
+    monkeypatch.setattr(queue, "RDBStorage", open_database)
+    assert open_storage("postgresql://h/d", workers.folder, SILENT) == "the storage"
 
 
 @pytest.mark.parametrize("url", ["postgresql+psycopg://user:secret@127.0.0.1:1/x", "nonsense", "oracle9://x"])
