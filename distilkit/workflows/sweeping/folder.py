@@ -12,7 +12,7 @@ report/          what `distilkit sweep report` writes
 """
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,6 +146,10 @@ class SweepFolder:
         except UserError:
             return None
 
+    def list_missing(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Return the cells that have no complete run."""
+        return [cell for cell in cells if self.find_run(cell.name) is None]
+
     def open_study(self, storage: str) -> str:
         """Return the name of Optuna's study, which is chosen once, as the storage is.
 
@@ -214,16 +218,15 @@ def _record(cell: Cell) -> CellRecord:
     return CellRecord(id=cell.id, run=cell.name, shape=cell.shape, values=dict(cell.values), options=options)
 
 
-def _check_same_sweep(path: Path, records: Any, cells: Sequence[Cell]) -> None:
+def _check_same_sweep(path: Path, records: Collection[CellRecord], cells: Sequence[Cell]) -> None:
     """Refuse to mix two sweeps: what is one value in the folder and another one now.
 
     Raises:
         UserError: naming the options.
     """
-    records = list(records)
     if not records:
         return
-    before = [resolve_options(record.options) for record in records]
+    before = [resolve_options(record.options).model_dump(mode="json") for record in records]
     now = [resolve(cell.config).model_dump(mode="json") for cell in cells]
     different = []
     for name, info in field_infos(DistillConfig).items():
@@ -238,11 +241,10 @@ def _check_same_sweep(path: Path, records: Any, cells: Sequence[Cell]) -> None:
         )
 
 
-def resolve_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the resolved config of a cell from the options in its file, as JSON holds it."""
+def resolve_options(options: Mapping[str, Any]) -> DistillConfig:
+    """Return the resolved config of a cell from the options in its file."""
     existing = {name: value for name, value in options.items() if name in field_infos(DistillConfig)}
-    config = make_config(DistillConfig, {**existing, "output_dir": "run"})
-    return resolve(config).model_dump(mode="json")
+    return resolve(make_config(DistillConfig, {**existing, "output_dir": "run"}))
 
 
 def _as_number(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distilkit.config import DistillConfig, EvaluateConfig, SweepReportConfig, TextsConfig
-from distilkit.config.fields import field_infos, make_config
+from distilkit.config.fields import field_infos
 from distilkit.config.sweeping import SWEPT
 from distilkit.errors import UserError, pluralize
 from distilkit.progress import SILENT, Reporter
@@ -78,16 +78,18 @@ def report_sweep(folder: SweepFolder, reporter: Reporter, *, scores_test: bool =
             + (f"The first error: {reasons[0]}" if reasons else "Type its command again.")
         )
     resolved = {record.id: resolve_options(record.options) for record in records}
-    varying = [name for name in SWEPT if len({repr(values[name]) for values in resolved.values()}) > 1]
-    settings = {cell_id: _describe_setting(values, varying) for cell_id, values in resolved.items()}
+    varying = [name for name in SWEPT if len({repr(getattr(cell, name)) for cell in resolved.values()}) > 1]
+    settings = {cell_id: _describe_setting(config, varying) for cell_id, config in resolved.items()}
     entries = [
-        _make_entry(record, runs[record.id], settings, resolved) for record in records if record.id in runs
+        _make_entry(record, runs[record.id], settings[record.id], resolved[record.id])
+        for record in records
+        if record.id in runs
     ]
     failures = [
         FailureEntry(
             cell=record.id,
             setting=settings[record.id],
-            seed=resolved[record.id]["seed"],
+            seed=resolved[record.id].seed,
             error=failed[record.id].error,
             attempts=failed[record.id].attempts,
         )
@@ -172,36 +174,25 @@ def _add_test_score(document: SweepDocument, runs: Mapping[str, Run], reporter: 
     return document.model_copy(update={"test": score, "verdict": [*document.verdict, sentence]})
 
 
-def _describe_setting(values: Mapping[str, Any], varying: Sequence[str]) -> dict[str, Any]:
+def _describe_setting(config: DistillConfig, varying: Sequence[str]) -> dict[str, Any]:
     """Return the swept options of a cell without the seed, and without those that mean nothing to it."""
-    is_labels_only = _is_labels_only(values)
-    return {
-        name: values[name]
-        for name in varying
-        if name != "seed" and values[name] is not None and not (is_labels_only and name in TEACHERS_OWN)
-    }
-
-
-def _is_labels_only(values: Mapping[str, Any]) -> bool:
-    config = make_config(DistillConfig, {**values, "output_dir": "run"})
-    return not config.runs_teacher
+    applicable = {name for name in varying if config.runs_teacher or name not in TEACHERS_OWN}
+    values = config.model_dump(mode="json", include=applicable - {"seed"}, exclude_none=True)
+    return {name: values[name] for name in varying if name in values}
 
 
 def _make_entry(
-    record: CellRecord,
-    run: Run,
-    settings: Mapping[str, dict[str, Any]],
-    resolved: Mapping[str, Mapping[str, Any]],
+    record: CellRecord, run: Run, setting: dict[str, Any], config: DistillConfig
 ) -> SweepRunEntry:
     metrics, environment, history = run.read_metrics(), run.read_environment(), run.read_history()
     return SweepRunEntry(
         cell=record.id,
         folder=f"{RUNS}/{record.run}",
-        setting=settings[record.id],
+        setting=setting,
         seed=environment.seed,
         score=metrics.validation[metrics.metric],
         validation=metrics.validation,
-        labels_only=_is_labels_only(resolved[record.id]),
+        labels_only=not config.runs_teacher,
         parameters=metrics.parameters,
         parameters_without_embeddings=metrics.parameters_without_embeddings,
         bytes=metrics.bytes,

@@ -87,12 +87,12 @@ class Worker:
             group = self.queue.take(self._group_size(waiting, count_workers())) if waiting else []
             if group:
                 self._train(group)
-            elif self._is_done():
+            elif not (pending := self._list_pending(self.folder.list_missing(self.cells))):
                 return
             else:
                 self._check_time()
                 time.sleep(WAIT_SECONDS)
-                self.reporter.advance("sweep, waiting for other workers", self._count_done(), len(self.cells))
+                self._report_done("sweep, waiting for other workers", pending)
             self.queue.fill(self.cells, retries_failures=False)
 
     def _group_size(self, waiting: int, workers: int) -> int:
@@ -112,12 +112,13 @@ class Worker:
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TimeIsUp
 
-    def _count_done(self) -> int:
+    def _list_pending(self, missing: Sequence[Cell]) -> list[Cell]:
+        """Return the cells of `missing` that have not failed."""
         failures = self.folder.failures()
-        return sum(bool(self.folder.find_run(cell.name)) or cell.id in failures for cell in self.cells)
+        return [cell for cell in missing if cell.id not in failures]
 
-    def _is_done(self) -> bool:
-        return self._count_done() == len(self.cells)
+    def _report_done(self, task: str, pending: Sequence[Cell]) -> None:
+        self.reporter.advance(task, len(self.cells) - len(pending), len(self.cells))
 
     def _train(self, group: Sequence[tuple[Cell, Trial]]) -> None:
         """Train cells together; where that fails as a whole, each alone.
@@ -196,12 +197,12 @@ class Worker:
         score = float(metrics["validation"][metric])
         self.folder.forget_failure(cell)
         self.queue.finish(trial, score)
-        complete = sum(self.folder.find_run(cell.name) is not None for cell in self.cells)
+        missing = self.folder.list_missing(self.cells)
         self.reporter.note(
             f"{cell.name}: {metric} {score:.4f}, epoch {metrics['best_epoch']} "
-            f"({complete:,} of {len(self.cells):,} cells)"
+            f"({len(self.cells) - len(missing):,} of {len(self.cells):,} cells)"
         )
-        self.reporter.advance("sweep", self._count_done(), len(self.cells))
+        self._report_done("sweep", self._list_pending(missing))
 
     def _record_failure(self, cell: Cell, trial: Trial, error: str, trace: str | None = None) -> None:
         """Keep an error and go on.

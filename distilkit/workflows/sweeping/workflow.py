@@ -49,25 +49,20 @@ def sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepResult:
     select_device(config.device, reporter)
     deadline = None if config.time_limit is None else time.monotonic() + config.time_limit
     folder, cells = SweepFolder.open(config, cells)
-    missing = count_missing(folder, cells)
-    if missing < len(cells):
-        reporter.note(f"sweep: {len(cells) - missing:,} of {len(cells):,} cells are complete already")
+    missing = folder.list_missing(cells)
+    if len(missing) < len(cells):
+        reporter.note(f"sweep: {len(cells) - len(missing):,} of {len(cells):,} cells are complete already")
     if missing and config.jobs == 1:
         timed_out = work(folder, cells, config, reporter, deadline)
     else:
         timed_out = bool(missing) and _work_in_processes(config, reporter, deadline)
     if timed_out:
-        left = [cell.name for cell in cells if folder.find_run(cell.name) is None]
+        left = [cell.name for cell in folder.list_missing(cells)]
         reporter.warn(
             f"--time-limit: {len(left):,} of {len(cells):,} cells were not trained: {list_names(left)}. The "
             "same command goes on with them."
         )
     return report_sweep(folder, reporter)
-
-
-def count_missing(folder: SweepFolder, cells: Sequence[Cell]) -> int:
-    """Return how many cells have no complete run."""
-    return sum(folder.find_run(cell.name) is None for cell in cells)
 
 
 def work(
@@ -93,7 +88,7 @@ def work(
         cell_queue = CellQueue(
             folder, lease, reporter, url=config.storage, higher_is_better=config.metric != "loss"
         )
-        share = -(-count_missing(folder, cells) // config.jobs)
+        share = -(-len(folder.list_missing(cells)) // config.jobs)
         worker = Worker(folder, cells, cell_queue, config, reporter, deadline, min(MAX_TOGETHER, share or 1))
         try:
             worker.run(lease.count_alive)
