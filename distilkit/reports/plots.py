@@ -227,6 +227,21 @@ def precision_recall_curves(lines: Sequence[Line], prevalence: float | None) -> 
         return figure
 
 
+def draw_point(axes: Axes, x: float, y: float, bar: list[list[float]] | None, index: int) -> None:
+    """Draw a model as a point, in its colour and shape, with its interval as a bar `[[below], [above]]`."""
+    axes.errorbar(
+        x,
+        y,
+        bar,
+        capsize=3,
+        elinewidth=1.2,
+        color=colour(index),
+        marker=marker(index),
+        ms=7,
+        ls="",
+    )
+
+
 def latency_plot(points: Sequence[LatencyPoint]) -> Figure:
     """Draw the accuracy with its interval against the median latency."""
     with styled():
@@ -236,17 +251,7 @@ def latency_plot(points: Sequence[LatencyPoint]) -> Figure:
             error_bar = None
             if point.low is not None and point.high is not None:
                 error_bar = [[max(0, point.accuracy - point.low)], [max(0, point.high - point.accuracy)]]
-            axes.errorbar(
-                point.milliseconds,
-                point.accuracy,
-                error_bar,
-                capsize=3,
-                elinewidth=1.2,
-                color=colour(point.index),
-                marker=marker(point.index),
-                ms=7,
-                ls="",
-            )
+            draw_point(axes, point.milliseconds, point.accuracy, error_bar, point.index)
         times = [point.milliseconds for point in points]
         if max(times) > 4 * min(times):
             axes.set_xscale("log")

@@ -19,6 +19,7 @@ from distilkit.reports.plots import (
     add_legend,
     colour,
     dashes,
+    draw_point,
     elide,
     make_figure,
     marker,
@@ -223,17 +224,7 @@ def cost_plot(points: Sequence[CostPoint], quantity: str, metric: str, *, higher
             bar = None
             if point.ends is not None:
                 bar = [[point.score - point.ends[0]], [point.ends[1] - point.score]]
-            axes.errorbar(
-                point.cost,
-                point.score,
-                bar,
-                capsize=3,
-                elinewidth=1.2,
-                color=colour(point.index),
-                marker=marker(point.index),
-                ms=7,
-                ls="",
-            )
+            draw_point(axes, point.cost, point.score, bar, point.index)
         costs = [point.cost for point in points]
         if min(costs) > 0 and max(costs) > 4 * min(costs):
             axes.set_xscale("log")

@@ -124,7 +124,7 @@ def open_resumable(
                 _prepare(output, parts, identity, resume=resume, overwrite=overwrite)
                 file = ResumableFile(output, parts)
             except UserError:
-                _remove_if_empty(parts)
+                remove_if_empty(parts)
                 raise
             try:
                 yield file
@@ -156,18 +156,24 @@ def parts_folder(output: Path) -> Path:
 
 
 def _check_foreign(parts: Path) -> None:
-    if parts.is_dir() and not (parts / IDENTITY).is_file() and _holds_something(parts):
+    if holds_something(parts) and not (parts / IDENTITY).is_file():
         raise UserError(
             f"{parts} exists and has no finished rows in it. Rename it, or choose another --output."
         )
 
 
-def _holds_something(parts: Path) -> bool:
-    return any(file.name != LOCK and not file.name.endswith(UNFINISHED) for file in parts.iterdir())
+def holds_something(parts: Path) -> bool:
+    """Return whether the folder has anything but its lock and unfinished drafts."""
+    try:
+        names = [file.name for file in parts.iterdir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(name != LOCK and not name.endswith(UNFINISHED) for name in names)
 
 
-def _remove_if_empty(parts: Path) -> None:
-    if not _holds_something(parts):
+def remove_if_empty(parts: Path) -> None:
+    """Remove the folder where it holds nothing."""
+    if not holds_something(parts):
         shutil.rmtree(parts, ignore_errors=True)
 
 

@@ -15,13 +15,10 @@ from distilkit.config import AugmentConfig
 from distilkit.errors import DISK_ERRORS, UserError
 from distilkit.progress import Reporter
 from distilkit.runs import folder as run
-from distilkit.runs.drafts import UNFINISHED
+from distilkit.runs.resumable import IDENTITY, LOCK, holds_something, parts_folder, remove_if_empty
 from distilkit.workflows.augmentation.rules import Ints
 
 BLOCK = 1 << 14  # words of training rows in a block, the unit that is saved and resumed
-
-
-IDENTITY, LOCK = "made-of.json", ".lock"
 
 
 class Busy(UserError):
@@ -62,7 +59,7 @@ def check_output(config: AugmentConfig) -> None:
 
 def check_not_locked(config: AugmentConfig) -> None:
     """Refuse an output that another process is writing; a process that starts later meets the lock."""
-    lock = _parts_folder(config) / LOCK
+    lock = parts_folder(config.output) / LOCK
     try:
         if lock.exists():
             with FileLock(lock, timeout=0):
@@ -73,10 +70,6 @@ def check_not_locked(config: AugmentConfig) -> None:
         pass  # `open_parts_folder` says what is wrong with the folder, if it is there by then
 
 
-def _parts_folder(config: AugmentConfig) -> Path:
-    return config.output.with_name(config.output.name + ".parts")
-
-
 def _busy(config: AugmentConfig) -> Busy:
     return Busy(f"--output {config.output}: another process is writing it. Wait for it.")
 
@@ -84,9 +77,9 @@ def _busy(config: AugmentConfig) -> Busy:
 @contextmanager
 def open_parts_folder(config: AugmentConfig, identity: str, reporter: Reporter) -> Iterator[Path]:
     """Lock and yield the folder of finished blocks; remove it when the `with` block ends without an error."""
-    folder = _parts_folder(config)
+    folder = parts_folder(config.output)
     try:
-        if _holds_something(folder) and not (folder / IDENTITY).is_file():
+        if holds_something(folder) and not (folder / IDENTITY).is_file():
             raise UserError(
                 f"{folder} exists and has no finished blocks in it. Rename it, or choose another --output."
             )
@@ -98,8 +91,7 @@ def open_parts_folder(config: AugmentConfig, identity: str, reporter: Reporter) 
                 check_output(config)  # another process may have written it since
                 reusable = _known_blocks(folder, identity, config.overwrite)
             except UserError:
-                if not _holds_something(folder):
-                    shutil.rmtree(folder, ignore_errors=True)
+                remove_if_empty(folder)
                 raise
             try:
                 if not reusable:
@@ -122,15 +114,6 @@ def open_parts_folder(config: AugmentConfig, identity: str, reporter: Reporter) 
         if error.errno not in DISK_ERRORS:
             raise
         raise UserError(f"--output {config.output}: {error.strerror}.") from None
-
-
-def _holds_something(folder: Path) -> bool:
-    """Return whether the folder has anything but its lock and unfinished drafts."""
-    try:
-        names = [file.name for file in folder.iterdir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return any(name != LOCK and not name.endswith(UNFINISHED) for name in names)
 
 
 def _known_blocks(folder: Path, identity: str, overwrite: bool) -> bool:
