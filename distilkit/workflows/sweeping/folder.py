@@ -32,6 +32,7 @@ from distilkit.runs.run import Run
 from distilkit.workflows.sweeping.cells import NOT_IN_ID, RUNS, Cell, list_flags
 
 OPTIONS, CELLS, FAILURES, WORKERS = "sweep.yaml", "cells", "failures", "workers"
+LOCK = ".lock"
 JOURNAL, STUDY, MATERIAL = "queue.log", "study.json", "material.json"
 # Options of the command that say how a sweep is computed, not what it is.
 NOT_KEPT = ("output_dir", "jobs", "time_limit", "max_failures", "dry_run", "storage")
@@ -76,10 +77,16 @@ class SweepFolder:
 
     @classmethod
     def check(cls, path: Path) -> None:
-        """Refuse early a folder that could not hold a sweep. Raises `UserError`."""
+        """Refuse early a folder that could not hold a sweep. Raises `UserError`.
+
+        A folder without options that holds nothing but cells is a sweep that another process is about to
+        begin, or was killed beginning.
+        """
 
         def check_contents() -> None:
-            if not (path / OPTIONS).is_file():
+            drafts = {draft.name for draft in path.glob(f".{OPTIONS}.*")}
+            names = {file.name for file in path.iterdir()} - drafts
+            if OPTIONS not in names and not names <= {LOCK, CELLS}:
                 raise UserError(f"--output-dir {path} holds no sweep. Name a new folder, or that of a sweep.")
 
         check_folder(path, "--output-dir", check_contents)
@@ -107,7 +114,7 @@ class SweepFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from changing the sweep within."""
-        with FileLock(self.path / ".lock"):
+        with FileLock(self.path / LOCK):
             yield
 
     def locate(self, cell: Cell, records: Mapping[str, CellRecord]) -> Cell:

@@ -124,6 +124,21 @@ def test_a_folder_of_something_else_is_refused(make_sweep: MakeSweep, tmp_path: 
         sweep(make_sweep())
 
 
+@pytest.mark.parametrize("names", [[".lock"], [".lock", "cells/0123.json", ".sweep.yaml.01234567.ab.unfinished"]])
+def test_a_folder_that_another_process_is_making_is_no_foreign_one(
+    make_sweep: MakeSweep, tmp_path: Path, names: list[str]
+) -> None:
+    """Workers that start at the same moment meet a folder without options; so does one after a kill."""
+    for name in names:
+        file = tmp_path / "sweep" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert len(sweep(make_sweep(alpha=1, seed=1)).frame()) == 1
+    with pytest.raises(UserError, match="holds no sweep"):
+        (tmp_path / "sweep" / "sweep.yaml").unlink()
+        sweep(make_sweep(alpha=1, seed=1))
+
+
 def test_a_cell_that_fails_is_recorded_and_the_others_go_on(make_sweep: MakeSweep) -> None:
     """A learning rate that diverges in cell 3 of 300 must not cost the night."""
     config = make_sweep(alpha=1, seed="1..2", learning_rate=[1e-3, 1e30])
