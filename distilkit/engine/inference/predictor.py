@@ -131,17 +131,24 @@ class Predictor:
         Raises:
             UserError: where logits are not finite, or texts are no pairs and the model compares two.
         """
+        for item, logits in self._stream_logits(pieces, advance, few_shapes=True):
+            yield item, Predictions(self.class_names, logits.double().softmax(dim=1).numpy())
+
+    def _stream_logits(
+        self, pieces: Iterable[tuple[Item, Texts]], advance: Callable[[int], None], *, few_shapes: bool
+    ) -> Iterator[tuple[Item, Tensor]]:
         answers = predict_stream(
             self._model,
             self._tokenizer,
             self._check_pairs(pieces),
             max_length=self.max_length,
             precision=self.precision,
-            few_shapes=True,
+            few_shapes=few_shapes,
             advance=advance,
         )
         for item, logits in answers:
-            yield item, self._answer(logits)
+            check_finite(logits, self.name, "predicted", self.precision)
+            yield item, logits
 
     def _check_pairs(self, pieces: Iterable[tuple[Item, Texts]]) -> Iterator[tuple[Item, Texts]]:
         for item, texts in pieces:
@@ -151,10 +158,6 @@ class Predictor:
                     "name their column with --text-pair-column; in Python, predict(texts, pairs)."
                 )
             yield item, texts
-
-    def _answer(self, logits: Tensor) -> Predictions:
-        check_finite(logits, self.name, "predicted", self.precision)
-        return Predictions(self.class_names, logits.double().softmax(dim=1).numpy())
 
 
 def _check_texts(texts: str | Sequence[str]) -> list[str]:
