@@ -71,12 +71,12 @@ def example() -> SweepDocument:
             scores = [base + gain + (seed * 7 + int(8 * alpha)) % 5 / 1_000 for seed in range(1, 6)]
             steps = 2_105 if alpha == 1 else 8_420
             runs += make_runs(scores, steps=steps, alpha=alpha, student=student)
-    runs += make_runs([0.6], alpha=0.75, student="bilstm")
+    bad = make_runs([0.6], alpha=0.75, student="bilstm")
     return make_document(
         describe("alpha", "student"),
-        runs,
+        [*runs, *bad],
         failures=[FAILURE],
         missing=2,
         teacher=TEACHER,
-        pruned=[{"alpha": 0.75, "student": "bilstm"}],
+        pruned=[run.cell for run in bad],
     )

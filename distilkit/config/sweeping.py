@@ -21,6 +21,7 @@ from distilkit.config.fields import (
     option,
     positional,
 )
+from distilkit.config.searching import SearchRange, check_limits, parse_space
 from distilkit.errors import list_names
 
 # What all cells share: the rows they are scored on, the teachers, and what picks an epoch.
@@ -126,6 +127,19 @@ class SweepOptions(Config):
             help="In a --config file: options and their values, or several such mappings.",
         )
     )
+    search: Annotated[dict[str, Any], BeforeValidator(lambda value: _as_search(value))] = option(
+        {},
+        panel="Sweep",
+        yaml_only=True,
+        help="In a --config file: options and the ranges or choices that TPE searches, instead of a grid.",
+    )
+    trials: int = option(
+        20,
+        ge=1,
+        le=MAX_CELLS,
+        panel="Sweep",
+        help="Settings that a search tries, and as many again on labels alone.",
+    )
     jobs: int = option(1, ge=1, le=256, panel="Sweep", basic=True, help="Processes that train side by side.")
     storage: str | None = option(
         None,
@@ -162,22 +176,58 @@ class SweepOptions(Config):
             )
         for names in self.grid:
             for name in names:
-                _check_swept(name)
+                _check_swept("grid", name)
+        if self.search:
+            self._check_search()
+        elif "trials" in self.model_fields_set:
+            raise ValueError("--trials is for a search: write one under search: in a --config file")
         return self
+
+    def _check_search(self) -> None:
+        if self.grid:
+            raise ValueError("search and grid exclude each other. Write the values as choices under search")
+        for name in SWEPT:
+            values = getattr(self, name)
+            if name in self.search and values:
+                raise ValueError(f"search: {flag(name)} has a value already. Leave one of them out")
+            if name != "seed" and len(values) > 1:
+                raise ValueError(
+                    f"{flag(name)} has several values beside search. Write them as choices in it"
+                )
 
 
 def _as_grids(value: Any) -> Any:
     return (value,) if isinstance(value, Mapping) else value or ()
 
 
-def _check_swept(name: str) -> None:
-    """Raise `ValueError` unless a grid may hold values of the option."""
+def _as_search(value: Any) -> Any:
+    """Return the space of each option. Raises `ValueError` naming the option."""
+    if not isinstance(value, Mapping):
+        raise ValueError("it is a mapping of options to ranges or choices")
+    spaces = {}
+    for name, written in value.items():
+        _check_swept("search", name)
+        if name == "seed":
+            raise ValueError("search: every setting has the same seeds. Set seed beside search")
+        info = field_infos(DistillConfig)[name]
+        try:
+            space = parse_space(written, info.annotation)
+            if isinstance(space, SearchRange):
+                check_limits(space, info)
+            spaces[name] = space
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return spaces
+
+
+def _check_swept(key: str, name: str) -> None:
+    """Raise `ValueError` unless a grid or a search may hold values of the option."""
     if name in SHARED:
-        raise ValueError(f"grid: all cells share {name}. Set it beside the grid, or make a sweep for each")
+        raise ValueError(f"{key}: all cells share {name}. Set it beside {key}, or make a sweep for each")
     if name not in SWEPT:
         close = closest(name, SWEPT)
         hint = f"Did you mean {close!r}?" if close else f"It takes {list_names(SWEPT)}."
-        raise ValueError(f"grid: {clip(name)} is not an option of distill. {hint}")
+        raise ValueError(f"{key}: {clip(name)} is not an option of distill. {hint}")
 
 
 def _distill_fields() -> dict[str, Any]:

@@ -23,6 +23,7 @@ class SweepRunEntry(Record):
         setting: the swept options without the seed; those that do not apply are missing.
         score: the metric on validation at the best epoch.
         labels_only: whether alpha is 1, so that no teacher has a part in it.
+        latency_p50_ms: median of single rows; measured where the sweep compares students, once for each.
     """
 
     cell: str
@@ -141,6 +142,7 @@ class SweepDescription(Record):
         rows: how many rows the validation split has.
         metric: what picks the epoch, on validation.
         swept: options with more than one value, without the seed.
+        searched: whether a search chose the settings, not a grid.
     """
 
     name: str
@@ -149,6 +151,7 @@ class SweepDescription(Record):
     metric: str
     higher_is_better: bool
     swept: list[str]
+    searched: bool = False
 
 
 class SweepDocument(SweepDescription):

@@ -1,7 +1,6 @@
 """Make the document of a sweep from its finished runs."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
 from distilkit.reports.sweep_document import (
     DifferenceEntry,
@@ -35,7 +34,7 @@ def make_document(
     failures: Sequence[FailureEntry] = (),
     missing: int = 0,
     teacher: TeacherEntry | None = None,
-    pruned: Sequence[Mapping[str, Any]] = (),
+    pruned: Collection[str] = (),
     right: Mapping[str, Rows] | None = None,
 ) -> SweepDocument:
     """Compare the settings of a sweep, and say in words what that shows.
@@ -43,10 +42,9 @@ def make_document(
     Args:
         runs: the finished cells, in any order.
         missing: how many cells have not run, without those that failed.
-        pruned: settings that were ended early, as `setting` of their runs.
+        pruned: cells of the settings that were ended early.
         right: bool `[N]`, the validation rows that a run has right, by its cell; runs may be missing.
     """
-    pruned_keys = {setting_key(setting, False) for setting in pruned}
     groups = _group_runs(runs, description.swept)
     scores = [
         SettingScores(
@@ -54,7 +52,7 @@ def make_document(
             labels_only=group[0].labels_only,
             scores={run.seed: run.score for run in group},
             right={run.seed: right[run.cell] for run in group if run.cell in right} if right else {},
-            pruned=setting_key(group[0].setting, False) in pruned_keys and not group[0].labels_only,
+            pruned=any(run.cell in pruned for run in group),
         )
         for group in groups
     ]
@@ -64,6 +62,7 @@ def make_document(
         # A loss comes in no steps; every other metric changes by about this much with one row.
         resolution=1 / description.rows if description.higher_is_better and description.rows else 0.0,
         by_rows=description.metric == "accuracy",
+        searched=description.searched,
     )
     names = [name_setting(setting.values, setting.labels_only, description.swept) for setting in scores]
     settings = [

@@ -206,7 +206,13 @@ def _describe_steps(document: SweepDocument) -> Iterator[str]:
 def _describe_gaps(document: SweepDocument) -> Iterator[str]:
     """Say what the statistics leave out, and which comparisons are not like for like."""
     unlike = [entry for entry in document.settings if entry.difference and entry.difference.differs_in]
-    if unlike and document.compared_with == "labels_only":
+    if document.searched and document.compared_with == "labels_only":
+        tried = sum(entry.labels_only for entry in document.settings)
+        yield (
+            f"Every setting is compared with the best of {pluralize(tried, 'setting')} on labels alone, for "
+            "which the same was searched."
+        )
+    elif unlike and document.compared_with == "labels_only":
         difference = unlike[0].difference
         assert difference is not None
         options = _join([name_option(option) for option in difference.differs_in])
@@ -343,7 +349,10 @@ def describe_outcome(document: SweepDocument, entry: SettingEntry) -> str:
     if difference is None:
         if entry.name == document.best:
             return "best mean"
-        return "reference" if entry.labels_only else "not compared"
+        references = {
+            setting.difference.reference for setting in document.settings if setting.difference is not None
+        }
+        return "reference" if entry.name in references else "not compared"
     outcome = "on these rows only" if difference.on_these_rows else "not told apart"
     if difference.different:
         outcome = "better" if improvement(document, entry) > 0 else "worse"

@@ -282,7 +282,12 @@ def _sample_spreads(freedom: int) -> Floats:
 
 
 def compare_settings(
-    settings: Sequence[SettingScores], *, higher_is_better: bool, resolution: float, by_rows: bool
+    settings: Sequence[SettingScores],
+    *,
+    higher_is_better: bool,
+    resolution: float,
+    by_rows: bool,
+    searched: bool = False,
 ) -> SweepComparison:
     """Compare every setting with labels alone or, where no run is on labels alone, with the best setting.
 
@@ -292,6 +297,8 @@ def compare_settings(
         settings: each with at least one seed.
         resolution: see `paired_difference`.
         by_rows: whether the metric is accuracy, so that a bootstrap over rows speaks of it.
+        searched: whether a search chose the settings. Each is then compared with the best on labels alone,
+            which had as many trials, and not with the one that is most like it.
     """
     whole = [i for i, setting in enumerate(settings) if not setting.pruned]
     sign = 1 if higher_is_better else -1
@@ -300,7 +307,9 @@ def compare_settings(
     from_labels_only = bool(labels_only) and len(labels_only) < len(whole)
     if from_labels_only:
         references = {
-            i: _choose_reference(settings, i, labels_only, sign) for i in whole if i not in labels_only
+            i: _choose_reference(settings, None if searched else i, labels_only, sign)
+            for i in whole
+            if i not in labels_only
         }
         family = None
     else:
@@ -337,12 +346,12 @@ def _choose_best(settings: Sequence[SettingScores], whole: Sequence[int], sign: 
 
 
 def _choose_reference(
-    settings: Sequence[SettingScores], i: int, labels_only: Sequence[int], sign: int
+    settings: Sequence[SettingScores], i: int | None, labels_only: Sequence[int], sign: int
 ) -> int:
-    """Return the labels-only setting that differs least from setting `i`; of several, the best by mean."""
+    """Return the best labels-only setting by mean: of all, or of those that differ least from setting `i`."""
 
     def rank(candidate: int) -> tuple[int, float]:
-        differences = len(_list_differences(settings[i], settings[candidate]))
+        differences = 0 if i is None else len(_list_differences(settings[i], settings[candidate]))
         return -differences, sign * settings[candidate].mean
 
     return max(labels_only, key=rank)

@@ -6,6 +6,7 @@ import pytest
 
 from distilkit.config import DistillConfig, SweepConfig
 from distilkit.config.fields import field_infos
+from distilkit.config.searching import SearchRange
 from distilkit.config.sweeping import SHARED, SWEPT, parse_values
 from distilkit.errors import UserError
 
@@ -41,6 +42,24 @@ def test_lists_and_ranges_are_read(text: Any, expected: tuple[Any, ...]) -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "written", "expected"),
+    [
+        ("alpha", "0..1", SearchRange(0, 1)),
+        ("alpha", "0..1:0.25", SearchRange(0, 1, 0.25)),
+        ("learning_rate", "1e-4..1e-2 log", SearchRange(1e-4, 1e-2, log=True)),
+        ("learning_rate", {"low": "1e-4", "high": 1e-2, "log": True}, SearchRange(1e-4, 1e-2, log=True)),
+        ("hidden_size", "64..256:64", SearchRange(64, 256, 64, whole=True)),
+        ("student", ["bilstm", "tinybert", "bilstm"], ("bilstm", "tinybert")),
+    ],
+)
+def test_ranges_and_choices_of_a_search_are_read(name: str, written: Any, expected: Any) -> None:
+    """YAML takes 1e-4 for a text; and what is saved in sweep.yaml must be read as the same."""
+    config = make(search={name: written})
+    assert config.search == {name: expected}
+    assert make(search=config.model_dump(mode="json")["search"]).search == config.search
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"seed": "5..1"}, "seed '5..1': the range is empty"),
@@ -51,6 +70,25 @@ def test_lists_and_ranges_are_read(text: Any, expected: tuple[Any, ...]) -> None
         ({"alfa": "0,1"}, "'alfa' is not an option of SweepConfig. Did you mean 'alpha'?"),
         ({"grid": {"alfa": [0]}}, "grid: 'alfa' is not an option of distill. Did you mean 'alpha'?"),
         ({"grid": {"dataset": ["sst2", "mrpc"]}}, "grid: all cells share dataset"),
+        ({"search": {"alfa": "0..1"}}, "search: 'alfa' is not an option of distill. Did you mean 'alpha'?"),
+        ({"search": {"metric": ["f1", "mcc"]}}, "search: all cells share metric"),
+        ({"search": {"seed": "1..5"}}, "search: every setting has the same seeds"),
+        ({"search": {"alpha": "0..2"}}, "alpha: the option does not take 2"),
+        ({"search": {"alpha": "1..0"}}, "alpha: the range 1..0 is empty"),
+        ({"search": {"alpha": "much"}}, "alpha: 'much' is neither a range nor a list; write 0..1,"),
+        ({"search": {"alpha": [0.5]}}, "alpha: give two choices or more"),
+        ({"search": {"alpha": {"low": 0}}}, "alpha: a range has low and high"),
+        ({"search": {"learning_rate": "0..1 log"}}, "learning_rate: a range on a log scale begins above 0"),
+        ({"search": {"hidden_size": "1.5..9"}}, "hidden_size: the option takes whole numbers"),
+        ({"search": {"student": "0..1"}}, "student: a range is for numbers; give a list of choices"),
+        ({"search": {"alpha": "0..1"}, "alpha": 0.5}, "search: alpha has a value already"),
+        (
+            {"search": {"alpha": "0..1"}, "temperature": [1, 2]},
+            "temperature has several values beside",
+        ),
+        ({"search": {"alpha": "0..1"}, "grid": {"temperature": [1]}}, "search and grid exclude each other"),
+        ({"search": ["alpha"]}, "it is a mapping of options to ranges or choices"),
+        ({"trials": 5}, "trials is for a search"),
         ({"time_limit": "soon"}, "time_limit 'soon': write it as 90s, 30m, 2h or 1d"),
         ({"storage": "sqlite:///x.db"}, "SQLite lets several processes take the same cell"),
         ({"method": "general"}, "general has no validation score to compare"),

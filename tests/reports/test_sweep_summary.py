@@ -133,11 +133,12 @@ def test_nothing_finished_is_said() -> None:
 
 
 def test_steps_seeds_pruned_failed_and_missing_cells_are_said() -> None:
+    bad = make_runs([0.5], alpha=0.9)
     sentences = verdict(
-        make_runs([0.5], alpha=0.9),
+        bad,
         make_runs(shift(0.02, *NOISE), alpha=0.25, steps=8_420),
         make_runs(LABELS[:3], alpha=1.0),
-        pruned=[{"alpha": 0.9}],
+        pruned=[bad[0].cell],
         failures=[FAILURE, FAILURE],
         missing=1,
     )

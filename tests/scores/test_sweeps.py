@@ -143,8 +143,12 @@ def setting(
     return SettingScores(values, labels_only, scores, pruned=pruned)
 
 
-def compare(*settings: SettingScores, higher_is_better: bool = True) -> SweepComparison:
-    return compare_settings(settings, higher_is_better=higher_is_better, resolution=0.0, by_rows=True)
+def compare(
+    *settings: SettingScores, higher_is_better: bool = True, searched: bool = False
+) -> SweepComparison:
+    return compare_settings(
+        settings, higher_is_better=higher_is_better, resolution=0.0, by_rows=True, searched=searched
+    )
 
 
 def test_a_setting_is_compared_with_the_labels_only_setting_that_is_equal_in_all_else() -> None:
@@ -203,6 +207,17 @@ def test_pruned_settings_are_left_out_of_the_statistics() -> None:
     assert comparison.settings[0].difference is None and comparison.settings[0].score.low is None
     with_p_value = comparison.settings[1].difference
     assert with_p_value and with_p_value.p_adjusted == with_p_value.p_value
+
+
+def test_settings_of_a_search_are_compared_with_the_best_on_labels_alone() -> None:
+    """The one that is most like them may have been searched badly: any setting would seem better."""
+    settings = (
+        setting(by_seed(0.8, 0.82, 0.81), alpha=0.5, learning_rate=1e-3),
+        setting(by_seed(0.5, 0.51, 0.5), labels_only=True, alpha=1.0, learning_rate=1e-3),
+        setting(by_seed(0.79, 0.8, 0.8), labels_only=True, alpha=1.0, learning_rate=1e-2),
+    )
+    assert compare(*settings).settings[0].reference == 1
+    assert compare(*settings, searched=True).settings[0].reference == 2
 
 
 def test_a_setting_with_few_seeds_is_not_the_best() -> None:

@@ -1,8 +1,8 @@
 """Find the validation rows that each run of a sweep has right, and the teacher's score on them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from hashlib import file_digest, sha256
 from pathlib import Path
@@ -17,10 +17,11 @@ from distilkit.config.fields import field_infos, make_config
 from distilkit.data import sources
 from distilkit.data.labels import match_labels
 from distilkit.data.text_data import TextData
-from distilkit.engine.inference.logits import check_finite, low_precision_copy
-from distilkit.hardware.cpu_formats import workload_of
-from distilkit.hardware.device import default_device
-from distilkit.hardware.precision import resolve_precision
+from distilkit.engine.inference.latency import measure_latency
+from distilkit.engine.inference.logits import answering, check_finite, low_precision_copy
+from distilkit.hardware.cpu_formats import describe_machine, workload_of
+from distilkit.hardware.device import default_device, name_device
+from distilkit.hardware.precision import Resolved, resolve_precision
 from distilkit.models.classifier import Classifier
 from distilkit.progress import SILENT, Reporter
 from distilkit.reports.sweep_document import TeacherEntry
@@ -43,10 +44,12 @@ class SweepAnswers:
     Attributes:
         right: bool `[N]` by run folder, the validation rows that the run has right.
         teacher: its score on the same rows; of several teachers, that of their weighted mean.
+        latencies: median milliseconds of a single row, by run folder, of those that were timed.
     """
 
     right: dict[Path, Rows]
     teacher: TeacherEntry | None
+    latencies: dict[Path, float] = field(default_factory=dict)
 
 
 def correct_rows(
@@ -56,6 +59,7 @@ def correct_rows(
     file: Path,
     metric: str = "accuracy",
     reporter: Reporter = SILENT,
+    timed: Collection[Path] = (),
 ) -> SweepAnswers:
     """Return which validation rows each run has right; what is in `file` already is not computed again.
 
@@ -68,6 +72,7 @@ def correct_rows(
         config: of any of the runs, for the data options, the precision and the weights of the teachers.
         file: JSON that keeps the answers, made if need be.
         metric: what the teacher's score is.
+        timed: the runs whose latency is measured, if it was not on this machine.
 
     Raises:
         UserError: when data or a model cannot be read, or the split has no labels.
@@ -86,7 +91,22 @@ def correct_rows(
             if _is_as_saved(folder, entry, reporter):
                 right[folder] = np.array([digit == "1" for digit in entry["right"]], dtype=np.bool_)
         teacher = _score_teachers(teachers, config, evaluation, data, answers, metric, reporter)
-    return SweepAnswers(right, teacher)
+        latencies = {
+            folder: float(
+                _look_up(
+                    answers,
+                    f"latency of {_digest(str(folder))} on {_describe_device()}",
+                    partial(_time_run, folder, evaluation, data),
+                )["p50_ms"]
+            )
+            for folder in timed
+        }
+    return SweepAnswers(right, teacher, latencies)
+
+
+def _describe_device() -> str:
+    device = default_device()
+    return describe_machine() if device.type == "cpu" else name_device(device)
 
 
 def _evaluation_config(config: DistillConfig, names: Sequence[str]) -> EvaluateConfig:
@@ -139,6 +159,16 @@ def _digest(name: str) -> str:
 # --- scores -----------------------------------------------------------------------------------------------
 
 
+def _time_run(folder: Path, config: EvaluateConfig, data: TextData) -> dict[str, Any]:
+    classifier = load(str(folder), config)
+    assert classifier.max_length
+    model, precision = _load_onto_device(classifier, config)
+    with answering(
+        model, classifier.tokenizer, max_length=classifier.max_length, precision=precision
+    ) as answer:
+        return {"p50_ms": measure_latency(answer, data.texts(SPLIT)).p50}
+
+
 def _score_run(folder: Path, config: EvaluateConfig, data: TextData) -> dict[str, Any]:
     return _describe_answers(_read_logits(load(str(folder), config), config, data), data)
 
@@ -155,13 +185,18 @@ def _describe_answers(logits: torch.Tensor, data: TextData) -> dict[str, Any]:
 def _read_logits(classifier: Classifier, config: EvaluateConfig, data: TextData) -> torch.Tensor:
     """Return the logits of the split, float32 `[N, C]`, in the data's order of classes."""
     class_order, _ = match_labels(classifier.class_names, data.names, classifier.name)
-    device = default_device()
-    workload = workload_of(classifier.model, training=False)
-    precision = resolve_precision(config.precision, device, workload)
-    model = low_precision_copy(classifier.model, precision, device).to(device)
+    model, precision = _load_onto_device(classifier, config)
     logits = read_all(model, classifier, data.texts(SPLIT), precision)
     check_finite(logits, classifier.name, SPLIT, precision)
     return logits[:, class_order].cpu().float()
+
+
+def _load_onto_device(classifier: Classifier, config: EvaluateConfig) -> tuple[torch.nn.Module, Resolved]:
+    """Return the model on the device, in the precision that suits it, and that precision."""
+    device = default_device()
+    workload = workload_of(classifier.model, training=False)
+    precision = resolve_precision(config.precision, device, workload)
+    return low_precision_copy(classifier.model, precision, device).to(device), precision
 
 
 def _is_as_saved(folder: Path, entry: dict[str, Any], reporter: Reporter) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from distilkit.config import DistillConfig, SweepConfig, resolve
 from distilkit.config.fields import field_infos, make_config
 from distilkit.config.fitting import HARDWARE_FIELDS
+from distilkit.config.searching import SearchRange, describe_space
 from distilkit.config.sweeping import DEFAULT_ALPHAS, DEFAULT_SEEDS, MAX_CELLS, SHARED, SWEPT
 from distilkit.errors import UserError
 
@@ -51,7 +52,7 @@ class Cell:
 
 
 def make_cells(config: SweepConfig) -> list[Cell]:
-    """Return the cells, those of one shape side by side.
+    """Return the cells, those of one shape side by side; none yet for a search, which makes them as it goes.
 
     For each student that a teacher teaches there is also the one that learns from the labels alone, with the
     same options and seeds.
@@ -59,6 +60,8 @@ def make_cells(config: SweepConfig) -> list[Cell]:
     Raises:
         UserError: when a combination is not a valid `distill` config, or when there are too many.
     """
+    if config.search:
+        return []
     combinations = list(_combine(config))
     combinations += [_without_teacher(values) for values in combinations]
     varying = {name for name in SWEPT if len({repr(values.get(name)) for values in combinations}) > 1}
@@ -74,11 +77,54 @@ def make_cells(config: SweepConfig) -> list[Cell]:
     return sorted(cells.values(), key=lambda cell: cell.shape)
 
 
+def make_setting(config: SweepConfig, values: Mapping[str, Any], *, labels_only: bool) -> list[Cell]:
+    """Return the cells of one setting of a search, by seed.
+
+    Args:
+        values: of the options that are searched.
+        labels_only: whether the student learns from the labels alone.
+
+    Raises:
+        UserError: when the values do not go together.
+    """
+    shared = {name: getattr(config, name) for name in SHARED if name in config.model_fields_set}
+    flags = list_flags(config)
+    fixed = {name: single[0] for name, single in flags.items() if name != "seed"}
+    options = shared | fixed | dict(values)
+    if labels_only:
+        options = _without_teacher(options)
+    varying = {*config.search, "seed"}
+    return [_make_cell(config, options | {"seed": seed}, varying) for seed in flags["seed"]]
+
+
+def make_sample(config: SweepConfig) -> list[Cell]:
+    """Return the cells of one setting that a search could try, and of the same on labels alone.
+
+    Raises:
+        UserError: when its values do not go together.
+    """
+    values = {
+        name: space.first if isinstance(space, SearchRange) else space[0]
+        for name, space in config.search.items()
+    }
+    cells = [
+        *make_setting(config, values, labels_only=False),
+        *make_setting(config, values, labels_only=True),
+    ]
+    return list({cell.id: cell for cell in cells}.values())
+
+
 def list_flags(config: SweepConfig) -> dict[str, Sequence[Any]]:
     """Return the values of each option that was given outside `grid`, and the defaults of a sweep."""
     flags: dict[str, Sequence[Any]] = {name: values for name in SWEPT if (values := getattr(config, name))}
     has_several = any(len(values) > 1 for name, values in flags.items() if name != "seed")
-    if not has_several and not config.grid and "alpha" not in flags and config.recipe is None:
+    if (
+        not has_several
+        and not config.grid
+        and not config.search
+        and "alpha" not in flags
+        and config.recipe is None
+    ):
         flags["alpha"] = DEFAULT_ALPHAS if config.teacher or config.teacher_file else (1.0,)
     flags.setdefault("seed", DEFAULT_SEEDS)
     return flags
@@ -184,3 +230,20 @@ def describe_cells(cells: Sequence[Cell]) -> str:
                 values.setdefault(name, {})[show_value(value)] = None
     listed = "; ".join(f"{name} {', '.join(shown)}" for name, shown in values.items())
     return f"{len(cells):,} cells: {listed}"
+
+
+def describe_search(config: SweepConfig) -> str:
+    """Return what is searched: "a search of 20 settings, and 1 on labels alone: alpha 0..1; seed 1, 2"."""
+    spaces = [f"{name} {describe_space(space)}" for name, space in config.search.items()]
+    seeds = ", ".join(map(str, list_flags(config)["seed"]))
+    with_teacher, labels_only = count_settings(config)
+    counts = [f"{with_teacher:,} settings, and "] if with_teacher else []
+    counts.append(f"{labels_only:,} on labels alone")
+    return f"a search of {''.join(counts)}: {'; '.join([*spaces, f'seed {seeds}'])}"
+
+
+def count_settings(config: SweepConfig) -> tuple[int, int]:
+    """Return how many settings a search tries with the teacher, and how many on labels alone."""
+    searches_labels = any(name not in TEACHERS_OWN and name != "alpha" for name in config.search)
+    has_teacher = bool(config.teacher or config.teacher_file)
+    return config.trials if has_teacher else 0, config.trials if searches_labels else 1

@@ -4,6 +4,7 @@ sweep.yaml       the options; `distilkit sweep --config DIR/sweep.yaml` goes on
 cells/           a JSON file per cell: its options, its values, the name of its run
 runs/            a run per cell, as `distill` writes it
 failures/        a JSON file per cell that has failed: the error, and how often
+settings/        of a search, a JSON file per setting that was tried: its values, its scores, how it ended
 workers/         a file per process that trains, locked and touched while it lives
 queue.log        Optuna's journal, unless --storage names a database
 study.json       the name of Optuna's study, and its storage
@@ -16,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from filelock import FileLock
@@ -24,14 +25,14 @@ from pydantic import ValidationError
 
 from distilkit.config import DistillConfig, SweepConfig, resolve
 from distilkit.config.fields import field_infos, flag, make_config, read_values
-from distilkit.config.sweeping import SHARED, SWEPT
+from distilkit.config.sweeping import SHARED, SWEPT, parse_values
 from distilkit.errors import UserError, list_names
 from distilkit.runs.folder import check_folder, read_object, write_json, write_text
 from distilkit.runs.records import Record
 from distilkit.runs.run import Run
-from distilkit.workflows.sweeping.cells import NOT_IN_ID, RUNS, Cell, list_flags
+from distilkit.workflows.sweeping.cells import NOT_IN_ID, RUNS, Cell, list_flags, make_sample
 
-OPTIONS, CELLS, FAILURES, WORKERS = "sweep.yaml", "cells", "failures", "workers"
+OPTIONS, CELLS, FAILURES, SETTINGS, WORKERS = "sweep.yaml", "cells", "failures", "settings", "workers"
 LOCK = ".lock"
 JOURNAL, STUDY, MATERIAL = "queue.log", "study.json", "material.json"
 # Options of the command that say how a sweep is computed, not what it is.
@@ -58,6 +59,26 @@ class FailureRecord(Record):
     error: str
     attempts: int
     traceback: str | None = None
+
+
+class SettingRecord(Record):
+    """The content of `settings/<id>.json`: a setting that a search tries.
+
+    Attributes:
+        parameters: what Optuna suggested, before rounding.
+        cells: ids of those that were begun.
+        scores: by seed.
+        state: `pruned` where it did so badly that not all seeds were trained.
+    """
+
+    id: str
+    labels_only: bool
+    values: dict[str, Any]
+    parameters: dict[str, Any]
+    cells: list[str]
+    scores: dict[int, float]
+    state: Literal["running", "complete", "pruned", "failed"]
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -102,14 +123,21 @@ class SweepFolder:
         folder = cls(config.output_dir)
         folder.path.mkdir(parents=True, exist_ok=True)
         with folder.lock():
-            records = folder.records()
-            _check_same_sweep(folder.path, records.values(), cells)
-            cells = [folder.locate(cell, records) for cell in cells]
-            for cell in cells:
-                if cell.id not in records:
-                    write_json(folder.path / CELLS / f"{cell.id}.json", _record(cell).as_dict())
+            _check_same_search(folder.path, config)
+            compared = make_sample(config) if config.search else cells
+            _check_same_sweep(folder.path, folder.records().values(), compared, ignored=config.search)
+            cells = folder.add(cells)
             _write_options(folder.path / OPTIONS, config)
         return folder, cells
+
+    def add(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Put cells into the sweep where they are not; return them with their run folders."""
+        records = self.records()
+        cells = [self.locate(cell, records) for cell in cells]
+        for cell in cells:
+            if cell.id not in records:
+                write_json(self.path / CELLS / f"{cell.id}.json", _record(cell).as_dict())
+        return cells
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -215,6 +243,18 @@ class SweepFolder:
         )
         write_json(self.path / FAILURES / f"{cell.id}.json", record.as_dict())
 
+    def settings(self) -> list[SettingRecord]:
+        """Return the settings that a search has tried or tries."""
+        settings = []
+        for file in sorted((self.path / SETTINGS).glob("*.json")):
+            with suppress(ValidationError):
+                settings.append(SettingRecord.model_validate(read_object(file)))
+        return settings
+
+    def write_setting(self, record: SettingRecord) -> None:
+        """Keep a setting of a search."""
+        write_json(self.path / SETTINGS / f"{record.id}.json", record.as_dict())
+
     def forget_failure(self, cell: Cell) -> None:
         """Remove the error of a cell that is now complete."""
         (self.path / FAILURES / f"{cell.id}.json").unlink(missing_ok=True)
@@ -225,8 +265,13 @@ def _record(cell: Cell) -> CellRecord:
     return CellRecord(id=cell.id, run=cell.name, shape=cell.shape, values=dict(cell.values), options=options)
 
 
-def _check_same_sweep(path: Path, records: Collection[CellRecord], cells: Sequence[Cell]) -> None:
+def _check_same_sweep(
+    path: Path, records: Collection[CellRecord], cells: Sequence[Cell], ignored: Collection[str]
+) -> None:
     """Refuse to mix two sweeps: what is one value in the folder and another one now.
+
+    Args:
+        ignored: options that may differ.
 
     Raises:
         UserError: naming the options.
@@ -239,13 +284,43 @@ def _check_same_sweep(path: Path, records: Collection[CellRecord], cells: Sequen
     for name, info in field_infos(DistillConfig).items():
         old = {repr(values.get(name, info.default)): values.get(name) for values in before}
         new = {repr(values[name]): values[name] for values in now}
-        if name not in NOT_IN_ID and len(old) == len(new) == 1 and old.keys() != new.keys():
+        if (
+            name not in NOT_IN_ID
+            and name not in ignored
+            and len(old) == len(new) == 1
+            and old.keys() != new.keys()
+        ):
             different.append(f"{flag(name)} {next(iter(old.values()))} (now {next(iter(new.values()))})")
     if different:
         raise UserError(
             f"--output-dir {path} is a sweep with {list_names(different)}. Name another folder; to compare "
             "both values, give both, with a comma."
         )
+
+
+def _check_same_search(path: Path, config: SweepConfig) -> None:
+    """Refuse to change what a search is, as its settings could not be compared any more.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    if not (path / OPTIONS).is_file():
+        return
+    before = read_values(path / OPTIONS)
+    now = config.model_dump(mode="json")
+    if before.get("search", {}) != now["search"]:
+        is_search = "another search" if before.get("search") else "a grid"
+        raise UserError(
+            f"--output-dir {path} is {is_search if config.search else 'a search'}. Name another folder."
+        )
+    if config.search:
+        seeds = {str(seed) for seed in parse_values(before["seed"])}
+        if seeds != {str(seed) for seed in list_flags(config)["seed"]}:
+            shown = list_names(sorted(seeds, key=int))
+            raise UserError(
+                f"--seed: the settings of {path} were scored on the seeds {shown}, and only settings with "
+                "the same seeds can be compared. Give those, or name another folder."
+            )
 
 
 def resolve_options(options: Mapping[str, Any]) -> DistillConfig:
@@ -280,7 +355,8 @@ def _write_options(file: Path, config: SweepConfig) -> None:
     grids = [*before.get("grid", []), *values.get("grid", [])]
     if grids:
         values["grid"] = list({repr(grid): grid for grid in grids}.values())
-    order = [*(name for name in field_infos(DistillConfig) if name in SHARED or name in SWEPT), "grid"]
+    shared_or_swept = (name for name in field_infos(DistillConfig) if name in SHARED or name in SWEPT)
+    order = [*shared_or_swept, "grid", "search", "trials"]
     text = yaml.safe_dump(
         {"output_dir": str(config.output_dir)} | {name: values[name] for name in order if name in values},
         sort_keys=False,

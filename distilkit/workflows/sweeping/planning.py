@@ -11,7 +11,15 @@ from distilkit.config import SweepConfig, resolve
 from distilkit.hardware.device import select_device
 from distilkit.progress import SILENT, Reporter, describe_duration
 from distilkit.workflows.distillation.inputs import estimate_distillation
-from distilkit.workflows.sweeping.cells import Cell, describe_cells, make_cells
+from distilkit.workflows.sweeping.cells import (
+    Cell,
+    count_settings,
+    describe_cells,
+    describe_search,
+    list_flags,
+    make_cells,
+    make_sample,
+)
 from distilkit.workflows.sweeping.folder import SweepFolder
 
 SCHEMA = "distilkit.sweep-plan/1"
@@ -20,11 +28,19 @@ MAX_LISTED = 50
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """The cells of a sweep, those of them that are complete, and the seconds for the others, if known."""
+    """What a sweep would train.
+
+    Attributes:
+        cells: none for a search, which makes them as it goes.
+        complete: ids of those that are.
+        seconds: for the others, `None` where it is not known; for a search for all, as if none ended early.
+        search: of a search, its settings and ranges in words.
+    """
 
     cells: Sequence[Cell]
     complete: frozenset[str]
     seconds: float | None
+    search: str | None = None
 
     def document(self) -> dict[str, Any]:
         """Return the versioned JSON document."""
@@ -37,10 +53,14 @@ class SweepPlan:
             }
             for cell in self.cells
         ]
-        return {"schema": SCHEMA, "cells": cells, "seconds": self.seconds}
+        return {"schema": SCHEMA, "cells": cells, "seconds": self.seconds, "search": self.search}
 
     def text(self) -> str:
         """Return what a person reads: the cells, how many are complete, the time."""
+        time = "" if self.seconds is None else f"about {describe_duration(self.seconds)}"
+        if self.search:
+            limit = f"At most {time}: bad settings end early. " if time else ""
+            return f"{self.search[0].upper()}{self.search[1:]}.\n{limit}Nothing was trained."
         lines = [
             f"{cell.name}  complete" if cell.id in self.complete else cell.name
             for cell in self.cells[:MAX_LISTED]
@@ -48,10 +68,8 @@ class SweepPlan:
         if len(self.cells) > MAX_LISTED:
             lines.append(f"and {len(self.cells) - MAX_LISTED:,} more (--json lists all)")
         todo = len(self.cells) - len(self.complete)
-        time = "" if self.seconds is None else f", about {describe_duration(self.seconds)}"
-        return "\n".join(
-            [*lines, "", describe_cells(self.cells), f"{todo:,} to train{time}. Nothing was trained."]
-        )
+        left = f"{todo:,} to train{time and f', {time}'}. Nothing was trained."
+        return "\n".join([*lines, "", describe_cells(self.cells), left])
 
 
 def plan_sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepPlan:
@@ -60,7 +78,7 @@ def plan_sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepPlan:
     Raises:
         UserError: as `sweep`.
     """
-    cells = make_cells(config)
+    cells = make_sample(config) if config.search else make_cells(config)
     SweepFolder.check(config.output_dir)
     folder = SweepFolder(config.output_dir)
     records = folder.records()
@@ -72,7 +90,13 @@ def plan_sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepPlan:
         shapes.setdefault(cell.shape, []).append(cell)
     times = [_estimate(folder, group, complete, reporter) for group in shapes.values()]
     seconds = [time for time in times if time is not None]
-    return SweepPlan(cells, complete, round(sum(seconds), 1) if len(seconds) == len(times) else None)
+    total = round(sum(seconds), 1) if len(seconds) == len(times) else None
+    if not config.search:
+        return SweepPlan(cells, complete, total)
+    # The sample has a setting with the teacher, if there is one, and another on labels alone.
+    settings = len(cells) / len(list_flags(config)["seed"])
+    total = None if total is None else round(total * sum(count_settings(config)) / settings, 1)
+    return SweepPlan((), frozenset(), total, describe_search(config))
 
 
 def _estimate(

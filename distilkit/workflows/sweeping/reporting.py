@@ -98,6 +98,7 @@ def report_sweep(folder: SweepFolder, reporter: Reporter, *, scores_test: bool =
     ]
     first = next(iter(runs.values()))
     metric = str(first.metrics["metric"])
+    tried = folder.settings()
     description = SweepDescription(
         name=folder.path.resolve().name,
         dataset=str(first.environment["dataset"]["name"]),
@@ -105,14 +106,20 @@ def report_sweep(folder: SweepFolder, reporter: Reporter, *, scores_test: bool =
         metric=metric,
         higher_is_better=metric != "loss",
         swept=[name for name in varying if name != "seed"],
+        searched=bool(tried),
     )
-    answers = _read_answers(folder, runs, metric, reporter)
+    students = _group_students(entries) if "student" in varying else {}
+    timed = {first: runs[first].path for first in set(students.values())}
+    answers = _read_answers(folder, runs, metric, reporter, list(timed.values()))
+    latencies = {cell: answers.latencies.get(timed[first]) for cell, first in students.items()}
+    entries = [entry.model_copy(update={"latency_p50_ms": latencies.get(entry.cell)}) for entry in entries]
     document = make_document(
         description,
         entries,
         failures=failures,
         missing=len(records) - len(entries) - len(failures),
         teacher=answers.teacher,
+        pruned={cell for setting in tried if setting.state == "pruned" for cell in setting.cells},
         right={cell: answers.right[run.path] for cell, run in runs.items() if run.path in answers.right},
     )
     if scores_test:
@@ -121,15 +128,26 @@ def report_sweep(folder: SweepFolder, reporter: Reporter, *, scores_test: bool =
     return SweepResult(page, document)
 
 
+def _group_students(entries: Sequence[SweepRunEntry]) -> dict[str, str]:
+    """Return for each cell the first one whose student is as large and of the same kind."""
+    first: dict[tuple[object, ...], str] = {}
+    return {
+        entry.cell: first.setdefault(
+            (entry.setting.get("student"), entry.student, entry.parameters), entry.cell
+        )
+        for entry in entries
+    }
+
+
 def _read_answers(
-    folder: SweepFolder, runs: Mapping[str, Run], metric: str, reporter: Reporter
+    folder: SweepFolder, runs: Mapping[str, Run], metric: str, reporter: Reporter, timed: Sequence[Path]
 ) -> SweepAnswers:
     """Return which rows the runs have right; nothing, with a warning, where data or teacher are gone."""
     configs = [run.config for run in runs.values() if isinstance(run.config, DistillConfig)]
     config = next((config for config in configs if config.runs_teacher), configs[0])
     paths = [run.path for run in runs.values()]
     try:
-        return correct_rows(paths, config.teacher, config, folder.path / ANSWERS, metric, reporter)
+        return correct_rows(paths, config.teacher, config, folder.path / ANSWERS, metric, reporter, timed)
     except UserError as error:
         reporter.warn(f"the report has no teacher and no interval over validation rows: {error}")
         return SweepAnswers({}, None)

@@ -2,7 +2,7 @@
 
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,8 @@ from distilkit.workflows.distillation.scheduling import train_each
 from distilkit.workflows.distillation.workflow import prepare_inputs
 from distilkit.workflows.sweeping.cells import Cell
 from distilkit.workflows.sweeping.folder import SweepChanged, SweepFolder
-from distilkit.workflows.sweeping.queue import CellQueue, StorageLost
+from distilkit.workflows.sweeping.queue import CellQueue
+from distilkit.workflows.sweeping.storage import StorageLost
 
 MAX_TOGETHER = 64  # cells that a worker takes at a time
 WAIT_SECONDS = 2.0  # between looks at what other workers do
@@ -35,14 +36,22 @@ class TooManyFailures(UserError):
 
 
 class CellReporter(Reporter):
-    """Pass on progress and warnings of trainings, but not their lines per epoch; end them when time is up."""
+    """Pass on progress and warnings of trainings, but not their lines per epoch; end them when time is up.
 
-    def __init__(self, reporter: Reporter, deadline: float | None) -> None:
+    Args:
+        silenced: names of cells whose warnings are left out: a search tries bad settings on purpose.
+    """
+
+    def __init__(
+        self, reporter: Reporter, deadline: float | None, silenced: Collection[str] = frozenset()
+    ) -> None:
         self._reporter, self._deadline = DistinctReporter(reporter), deadline
+        self._silenced = silenced
 
     def warn(self, message: str) -> None:
         """Print a warning, once."""
-        self._reporter.warn(message)
+        if message.partition(": ")[0] not in self._silenced:
+            self._reporter.warn(message)
 
     def advance(self, task: str, done: int, total: int, detail: str = "") -> None:
         """Show progress; raise `TimeIsUp` after the deadline."""
@@ -56,9 +65,10 @@ class Worker:
     """Trains cells until none is left.
 
     Attributes:
-        cells: those of the command, with their run folders.
+        cells: those of the command, with their run folders; a search changes them as it goes.
         deadline: on the monotonic clock; `None` without a limit.
         limit: of cells to take at a time.
+        notes_cells: whether each cell that is complete gets a line.
     """
 
     folder: SweepFolder
@@ -68,6 +78,7 @@ class Worker:
     reporter: Reporter
     deadline: float | None = None
     limit: int = MAX_TOGETHER
+    notes_cells: bool = True
     _seconds: list[float] = field(default_factory=list)  # per cell, of the groups that were trained
     _failed: int = 0
 
@@ -82,18 +93,33 @@ class Worker:
             TooManyFailures: when more than `config.max_failures` cells have failed.
         """
         self.queue.fill(self.cells, retries_failures=count_workers() == 1)
-        while True:
-            waiting = self.queue.count_waiting()
-            group = self.queue.take(self._group_size(waiting, count_workers())) if waiting else []
-            if group:
-                self._train(group)
-            elif not (pending := self._list_pending(self.folder.list_missing(self.cells))):
-                return
-            else:
-                self._check_time()
-                time.sleep(WAIT_SECONDS)
-                self._report_done("sweep, waiting for other workers", pending)
+        while self.help(count_workers()) or self._wait():
             self.queue.fill(self.cells, retries_failures=False)
+
+    def help(self, workers: int) -> bool:
+        """Train some of the cells that wait, whoever queued them; return whether there were any.
+
+        Args:
+            workers: how many are alive.
+        """
+        waiting = self.queue.count_waiting()
+        group = self.queue.take(self._group_size(waiting, workers)) if waiting else []
+        if group:
+            self._train(group)
+        return bool(group)
+
+    def _wait(self) -> bool:
+        """Wait a moment for other workers; return whether they still have cells to complete."""
+        pending = self._list_pending(self.folder.list_missing(self.cells))
+        if pending:
+            self.pause()
+            self._report_done("sweep, waiting for other workers", pending)
+        return bool(pending)
+
+    def pause(self) -> None:
+        """Wait a moment. Raises `TimeIsUp` after the deadline."""
+        self._check_time()
+        time.sleep(WAIT_SECONDS)
 
     def _group_size(self, waiting: int, workers: int) -> int:
         size = min(self.limit, -(-waiting // workers))
@@ -141,7 +167,8 @@ class Worker:
         started = time.monotonic()
         try:
             inputs = self._prepare([cell for cell, _ in group])
-            train_each(inputs, CellReporter(self.reporter, self.deadline), finished)
+            silenced = frozenset() if self.notes_cells else {cell.name for cell, _ in group}
+            train_each(inputs, CellReporter(self.reporter, self.deadline, silenced), finished)
             self._seconds.append((time.monotonic() - started) / len(group))
         except (TimeIsUp, StorageLost, TooManyFailures, SweepChanged):
             self.queue.release([trial for _, trial in pending.values()])
@@ -197,6 +224,8 @@ class Worker:
         score = float(metrics["validation"][metric])
         self.folder.forget_failure(cell)
         self.queue.finish(trial, score)
+        if not self.notes_cells:
+            return
         missing = self.folder.list_missing(self.cells)
         self.reporter.note(
             f"{cell.name}: {metric} {score:.4f}, epoch {metrics['best_epoch']} "
@@ -211,7 +240,6 @@ class Worker:
             TooManyFailures: when the sweep has seen enough.
             UserError: when the disk refuses even that.
         """
-        self._failed += 1
         self.reporter.warn(f"{cell.name} failed: {error}")
         try:
             self.folder.record_failure(cell, error, trace)
@@ -222,6 +250,11 @@ class Worker:
                 "command again when there is room."
             ) from None
         self.queue.fail(trial)
+        self.count_failure(error)
+
+    def count_failure(self, error: str) -> None:
+        """Count a failure. Raises `TooManyFailures` when the sweep has seen enough."""
+        self._failed += 1
         if self._failed > self.config.max_failures:
             raise TooManyFailures(
                 f"{self._failed} cells have failed, more than --max-failures {self.config.max_failures}. "

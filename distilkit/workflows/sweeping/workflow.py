@@ -17,7 +17,14 @@ from distilkit.hardware.device import select_device
 from distilkit.progress import SILENT, Reporter
 from distilkit.reports.parts import check_report_dir
 from distilkit.stopping import check_stop, handling_signals
-from distilkit.workflows.sweeping.cells import Cell, describe_cells, make_cells
+from distilkit.workflows.sweeping.cells import (
+    Cell,
+    count_settings,
+    describe_cells,
+    describe_search,
+    make_cells,
+    make_sample,
+)
 from distilkit.workflows.sweeping.folder import WORKERS, SweepFolder
 from distilkit.workflows.sweeping.leases import Lease
 from distilkit.workflows.sweeping.reporting import REPORT, SweepResult, report_sweep
@@ -43,7 +50,9 @@ def sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepResult:
     if config.dry_run:
         raise UserError("dry_run trains nothing, so there is nothing to compare: use plan_sweep.")
     cells = make_cells(config)
-    reporter.note(f"sweep: {describe_cells(cells)}")
+    reporter.note(f"sweep: {describe_search(config) if config.search else describe_cells(cells)}")
+    if config.search:
+        make_sample(config)  # which refuses options that do not go together
     SweepFolder.check(config.output_dir)
     check_report_dir(config.output_dir / REPORT, "report")
     select_device(config.device, reporter)
@@ -52,17 +61,23 @@ def sweep(config: SweepConfig, reporter: Reporter = SILENT) -> SweepResult:
     missing = folder.list_missing(cells)
     if len(missing) < len(cells):
         reporter.note(f"sweep: {len(cells) - len(missing):,} of {len(cells):,} cells are complete already")
-    if missing and config.jobs == 1:
+    if not missing and not config.search:
+        timed_out = False
+    elif config.jobs == 1:
         timed_out = work(folder, cells, config, reporter, deadline)
     else:
-        timed_out = bool(missing) and _work_in_processes(config, reporter, deadline)
+        timed_out = _work_in_processes(config, reporter, deadline)
     if timed_out:
-        left = [cell.name for cell in folder.list_missing(cells)]
-        reporter.warn(
-            f"--time-limit: {len(left):,} of {len(cells):,} cells were not trained: {list_names(left)}. The "
-            "same command goes on with them."
-        )
+        reporter.warn(f"--time-limit: {_describe_left(folder, cells, config)}. The same command goes on.")
     return report_sweep(folder, reporter)
+
+
+def _describe_left(folder: SweepFolder, cells: Sequence[Cell], config: SweepConfig) -> str:
+    if config.search:
+        tried = sum(setting.state != "running" for setting in folder.settings())
+        return f"{tried:,} of {sum(count_settings(config)):,} settings were tried"
+    left = [cell.name for cell in folder.list_missing(cells)]
+    return f"{len(left):,} of {len(cells):,} cells were not trained: {list_names(left)}"
 
 
 def work(
@@ -81,17 +96,23 @@ def work(
     """
     try:
         from distilkit.workflows.sweeping.queue import CellQueue
+        from distilkit.workflows.sweeping.search import SettingSearch, make_studies
+        from distilkit.workflows.sweeping.storage import SweepStorage
         from distilkit.workflows.sweeping.worker import MAX_TOGETHER, TimeIsUp, Worker
     except ImportError as error:
         raise UserError(f"{INSTALL} ({error})") from None
     with Lease(folder.path / WORKERS) as lease:
-        cell_queue = CellQueue(
-            folder, lease, reporter, url=config.storage, higher_is_better=config.metric != "loss"
-        )
-        share = -(-len(folder.list_missing(cells)) // config.jobs)
-        worker = Worker(folder, cells, cell_queue, config, reporter, deadline, min(MAX_TOGETHER, share or 1))
+        storage = SweepStorage(folder, reporter, url=config.storage, higher_is_better=config.metric != "loss")
+        cell_queue = CellQueue(folder, lease, reporter, storage)
+        worker = Worker(folder, cells, cell_queue, config, reporter, deadline)
         try:
-            worker.run(lease.count_alive)
+            if config.search:
+                worker.notes_cells = False
+                SettingSearch(worker, make_studies(folder, config, storage, lease, reporter), lease).run()
+            else:
+                share = -(-len(folder.list_missing(cells)) // config.jobs)
+                worker.limit = min(MAX_TOGETHER, share or 1)
+                worker.run(lease.count_alive)
         except TimeIsUp:
             return True
     return False

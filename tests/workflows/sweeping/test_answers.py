@@ -78,6 +78,18 @@ def test_a_second_report_computes_nothing_again(
     assert all(np.array_equal(again.right[folder], both.right[folder]) for folder in both.right)
 
 
+def test_the_runs_that_were_asked_for_are_timed_once(
+    config: DistillConfig, bilstm_runs: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report that is made again must not show another latency, or take as long."""
+    file, folders = tmp_path / "answers.json", [run.path for run in bilstm_runs]
+    assert correct_rows(folders, [], config, file).latencies == {}
+    timed = correct_rows(folders, [], config, file, timed=folders[:1]).latencies
+    assert list(timed) == folders[:1] and 0 < timed[folders[0]] < 10_000
+    monkeypatch.setattr(answers, "measure_latency", None)
+    assert correct_rows(folders, [], config, file, timed=folders[:1]).latencies == timed
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": "distilkit.sweep-answers/1", "data": "x"}'])
 def test_a_damaged_file_or_one_of_other_rows_is_computed_anew(
     text: str, config: DistillConfig, bilstm_runs: tuple[Run, Run], tmp_path: Path

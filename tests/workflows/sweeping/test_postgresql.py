@@ -16,7 +16,7 @@ import pytest
 from distilkit.progress import SILENT
 from distilkit.runs.run import Run
 from distilkit.workflows.sweeping.folder import SweepFolder
-from distilkit.workflows.sweeping.queue import open_storage
+from distilkit.workflows.sweeping.storage import open_storage
 
 ANYONE = 65534  # PostgreSQL refuses to run as root
 

@@ -14,11 +14,12 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from distilkit.config import SweepConfig
 from distilkit.errors import UserError
 from distilkit.progress import SILENT
-from distilkit.workflows.sweeping import queue
+from distilkit.workflows.sweeping import storage
 from distilkit.workflows.sweeping.cells import make_cells
 from distilkit.workflows.sweeping.folder import JOURNAL, SweepFolder
 from distilkit.workflows.sweeping.leases import Lease
-from distilkit.workflows.sweeping.queue import MAX_DEATHS, CellQueue, StorageLost, open_storage
+from distilkit.workflows.sweeping.queue import MAX_DEATHS, CellQueue
+from distilkit.workflows.sweeping.storage import StorageLost, SweepStorage, open_storage
 
 
 class Workers:
@@ -33,7 +34,7 @@ class Workers:
     def join(self) -> CellQueue:
         """A new worker's view of the queue, which it has filled."""
         self.lease = self._stack.enter_context(Lease(self.folder.path / "workers"))
-        joined = CellQueue(self.folder, self.lease, self.reporter)
+        joined = CellQueue(self.folder, self.lease, self.reporter, SweepStorage(self.folder, self.reporter))
         joined.fill(self.cells, retries_failures=True)
         return joined
 
@@ -59,7 +60,7 @@ def test_each_cell_is_taken_once_by_workers_that_start_at_the_same_moment(worker
         queues = []
         for _ in range(4):
             lease = stack.enter_context(Lease(workers.folder.path / "workers"))
-            queues.append(CellQueue(workers.folder, lease, SILENT))
+            queues.append(CellQueue(workers.folder, lease, SILENT, SweepStorage(workers.folder, SILENT)))
         threads = [threading.Thread(target=work, args=(joined,)) for joined in queues]
         for thread in threads:
             thread.start()
@@ -131,7 +132,7 @@ def test_a_lost_or_damaged_journal_is_made_again(workers: Workers) -> None:
 
 
 def test_a_storage_that_goes_away_is_waited_for(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.01)
     joined = workers.join()
     get_trials: Any = optuna.Study.get_trials
     failures = iter([OperationalError("SELECT", {}, Exception("no route to host"))] * 3)
@@ -147,8 +148,8 @@ def test_a_storage_that_goes_away_is_waited_for(workers: Workers, monkeypatch: p
 
 
 def test_a_storage_that_stays_away_ends_the_worker(workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(queue, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.01)
     joined = workers.join()
 
     def refuse(*_: Any, **__: Any) -> Any:
@@ -163,14 +164,14 @@ def test_a_queue_in_two_storages_is_refused(workers: Workers) -> None:
     """Workers would not see each other, and train every cell twice."""
     workers.join()
     with pytest.raises(UserError, match=r"is a journal in the folder, not postgresql://u:\*\*\*@h/d"):
-        CellQueue(workers.folder, workers.lease, SILENT, url="postgresql://u:secret@h/d")
+        SweepStorage(workers.folder, SILENT, url="postgresql://u:secret@h/d")
 
 
 def test_workers_that_make_the_tables_of_a_database_at_once_try_again(
     workers: Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PostgreSQL's CREATE TABLE IF NOT EXISTS fails for all but one of them, also between machines."""
-    monkeypatch.setattr(queue, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "RETRY_SECONDS", 0.01)
     failures = iter([IntegrityError("CREATE TABLE", {}, Exception("duplicate key value"))] * 2)
 
     def open_database(*_: Any, **__: Any) -> str:
@@ -178,7 +179,7 @@ def test_workers_that_make_the_tables_of_a_database_at_once_try_again(
             raise failure
         return "the storage"
 
-    monkeypatch.setattr(queue, "RDBStorage", open_database)
+    monkeypatch.setattr(storage, "RDBStorage", open_database)
     assert open_storage("postgresql://h/d", workers.folder, SILENT) == "the storage"
 
 

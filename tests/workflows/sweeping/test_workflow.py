@@ -22,8 +22,8 @@ from distilkit.workflows.sweeping import worker
 from distilkit.workflows.sweeping.cells import make_cells
 from distilkit.workflows.sweeping.folder import SweepFolder
 from distilkit.workflows.sweeping.planning import plan_sweep
-from distilkit.workflows.sweeping.queue import open_storage
 from distilkit.workflows.sweeping.reporting import sweep_report
+from distilkit.workflows.sweeping.storage import open_storage
 from distilkit.workflows.sweeping.workflow import sweep
 
 MakeSweep = Any
@@ -124,7 +124,9 @@ def test_a_folder_of_something_else_is_refused(make_sweep: MakeSweep, tmp_path: 
         sweep(make_sweep())
 
 
-@pytest.mark.parametrize("names", [[".lock"], [".lock", "cells/0123.json", ".sweep.yaml.01234567.ab.unfinished"]])
+@pytest.mark.parametrize(
+    "names", [[".lock"], [".lock", "cells/0123.json", ".sweep.yaml.01234567.ab.unfinished"]]
+)
 def test_a_folder_that_another_process_is_making_is_no_foreign_one(
     make_sweep: MakeSweep, tmp_path: Path, names: list[str]
 ) -> None:
