@@ -21,6 +21,7 @@ from distilkit.config.teacher_files import TeacherFileConfig
 from distilkit.data.arguments import check_stdin, find_files
 from distilkit.data.formats import READABLE
 from distilkit.data.layouts import SPLITS, find_splits
+from distilkit.data.shards import is_sharded
 from distilkit.errors import UserError
 from distilkit.runs.folder import suggest_sibling
 from distilkit.runs.locating import find_base_model, find_model
@@ -77,8 +78,12 @@ def _input_files(config: Config) -> Iterator[tuple[str, str | Path, str]]:
                 yield "--corpus", file, "Give a .txt file with a paragraph a line, or wikitext-103."
 
 
+# Options that also take a pattern of files.
+SHARDED = ("--transfer", "--teacher-file")
+
+
 def _check_file(option: str, file: Path, advice: str) -> None:
-    if not file.exists():
+    if not file.exists() and not (option in SHARDED and is_sharded(str(file))):
         raise UserError(f"{option} {file}: there is no such file. {suggest_sibling(file) or advice}")
 
 

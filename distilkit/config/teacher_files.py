@@ -18,7 +18,7 @@ class TeacherFileConfig(Config):
         panel="Model",
         basic=True,
         help="File of a teacher's answers, repeatable: texts with logits, probabilities, votes or labels, as "
-        ".parquet, .csv, .tsv or .jsonl. Joined by text.",
+        ".parquet, .csv, .tsv or .jsonl, or a folder of them. Joined by text.",
     )
     targets: TargetKind | None = option(
         None,

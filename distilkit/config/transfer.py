@@ -12,7 +12,7 @@ class TransferConfig(Config):
         (),
         panel="Data",
         help="Text without labels for the teacher to label, repeatable: .txt (a row a line), .parquet, .csv, "
-        ".tsv, .jsonl, or `unsupervised`, that split of the dataset.",
+        ".tsv, .jsonl, a folder or 'pattern*' of such files, or `unsupervised`, that split of the dataset.",
     )
     transfer_ratio: float | None = option(
         None,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from distilkit.data.encoding import Encoded
+from distilkit.data.large import LARGE_ROWS, shuffle_blocks
 
 # Steps' worth of shuffled rows that are sorted by length together. Of SST-2's batches of 32, 9 in 10 then
 # hold rows of one length.
@@ -25,24 +26,26 @@ class LengthBatchSampler:
     The seed decides which rows are together; in which order the lengths come, only the epoch. So students of
     different seeds that are trained together read steps of like length and equally many rows at a time.
 
+    More than `LARGE_ROWS` rows, which are seldom in memory, are shuffled as `shuffle_blocks` does.
+
     Args:
         mix: `(own, others)`: an epoch has the first `own` rows, and `others` of those behind them: the next
             ones in their order, which is shuffled whenever all have had their turn, whatever the seed.
     """
 
     def __init__(self, rows: Encoded, batch_size: int, seed: int, mix: tuple[int, int] | None = None) -> None:
-        self.lengths, self.batch_size, self.seed, self.mix = rows.lengths, batch_size, seed, mix
+        self.rows, self.batch_size, self.seed, self.mix = rows, batch_size, seed, mix
         self.epoch = 0
 
     def __len__(self) -> int:
-        return -(-(len(self.lengths) if self.mix is None else sum(self.mix)) // self.batch_size)
+        return -(-(len(self.rows) if self.mix is None else sum(self.mix)) // self.batch_size)
 
     def _chosen(self) -> NDArray[np.int64]:
         """Numbers of the rows of this epoch."""
         if self.mix is None:
-            return np.arange(len(self.lengths))
+            return np.arange(len(self.rows))
         train_rows, transfer_rows = self.mix
-        behind = len(self.lengths) - train_rows
+        behind = len(self.rows) - train_rows
         begin, end = self.epoch * transfer_rows, (self.epoch + 1) * transfer_rows
         rounds = range(begin // behind, -(-end // behind))
         orders = [
@@ -57,16 +60,33 @@ class LengthBatchSampler:
 
     def __iter__(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
-        shuffled = random.permutation(self._chosen())
+        if self.mix is not None or len(self.rows) <= LARGE_ROWS:
+            steps = self._cut(random.permutation(self._chosen()))
+            for step in np.random.default_rng(self.epoch).permutation(len(steps)):
+                yield steps[step]
+            return
+        rest = np.empty(0, np.int64)
+        for i, buffer in enumerate(shuffle_blocks(len(self.rows), random)):
+            shuffled = np.concatenate([rest, buffer])
+            whole = len(shuffled) - len(shuffled) % self.batch_size
+            steps, rest = self._cut(shuffled[:whole]), shuffled[whole:]
+            for step in np.random.default_rng([self.epoch, i]).permutation(len(steps)):
+                yield steps[step]
+            self.rows.release()
+        if len(rest):
+            yield rest.tolist()
+
+    def _cut(self, shuffled: NDArray[np.int64]) -> list[list[int]]:
+        """Cut shuffled rows into steps, whose rows are of like length."""
         steps: list[list[int]] = []
+        offsets = self.rows.offsets
         for start in range(0, len(shuffled), WINDOW * self.batch_size):
             window = shuffled[start : start + WINDOW * self.batch_size]
-            window = window[np.argsort(self.lengths[window], kind="stable")]
+            window = window[np.argsort(offsets[window + 1] - offsets[window], kind="stable")]
             steps += [
                 window[i : i + self.batch_size].tolist() for i in range(0, len(window), self.batch_size)
             ]
-        for step in np.random.default_rng(self.epoch).permutation(len(steps)):
-            yield steps[step]
+        return steps
 
 
 class StepLoader(DataLoader[Any]):

@@ -20,6 +20,13 @@ def content_keys(texts: Texts) -> list[bytes]:
     return texts.keys(normalised=True, ordered=False)
 
 
+def find_shared(texts: Texts, rows: Texts) -> NDArray[np.bool_]:
+    """Return which of `texts` have the same content as one of `rows`, bool `[N]`; few rows are in memory."""
+    keys = set(content_keys(rows))
+    shared = (key in keys for chunk in texts.chunks() for key in content_keys(chunk))
+    return np.fromiter(shared, bool, len(texts))
+
+
 @dataclass(frozen=True)
 class Repeats:
     """Count rows that repeat an earlier row, and rows whose text occurs with two labels or more.

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from distilkit.data.large import ArrayWriter, LongArray, release_pages
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 
 Tokenizer = PreTrainedTokenizerBase
 NO_LABEL = -100  # in `labels`: what torch's cross-entropy leaves out
+CONCATENATED_VALUES = 1 << 22  # that are in memory at a time
 NEEDS_EQUAL_LENGTHS = "needs_equal_lengths"  # attribute of models whose answers padding changes
 
 
@@ -32,6 +35,7 @@ class Encoded:
         pads_left: whether padding comes before a row instead of after it.
         needs_equal_lengths: whether padding changes the model's answers, so that rows of different lengths
             must not share a batch of inference.
+        mappings: files that hold long inputs, which are read as they are needed.
     """
 
     flat: dict[str, Tensor]
@@ -41,6 +45,7 @@ class Encoded:
     teacher_logits: Tensor | None = None
     pads_left: bool = False
     needs_equal_lengths: bool = False
+    mappings: tuple[mmap.mmap, ...] = ()
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -77,13 +82,19 @@ class Encoded:
 
     def concat(self, appended: "Encoded") -> "Encoded":
         """Append rows with the same inputs; joined targets are dropped."""
+        joined = {name: _concatenate(values, appended.flat[name]) for name, values in self.flat.items()}
         return Encoded(
-            flat={name: torch.cat([values, appended.flat[name]]) for name, values in self.flat.items()},
+            flat={name: torch.from_numpy(array.values) for name, array in joined.items()},
             offsets=np.concatenate([self.offsets, self.offsets[-1] + appended.offsets[1:]]),
             padding=self.padding,
             pads_left=self.pads_left,
             needs_equal_lengths=self.needs_equal_lengths,
+            mappings=_mappings(joined),
         )
+
+    def release(self) -> None:
+        """Drop from memory what was read of `mappings`; it is read again where it is needed."""
+        release_pages(self.mappings)
 
     def with_inputs_of(self, encoding: "Encoded") -> "Encoded | None":
         """Add the inputs that only another encoding has; return `None` unless both have the same tokens."""
@@ -92,7 +103,12 @@ class Encoded:
         )
         if not same:
             return None
-        return replace(self, flat=encoding.flat | self.flat, padding=encoding.padding | self.padding)
+        return replace(
+            self,
+            flat=encoding.flat | self.flat,
+            padding=encoding.padding | self.padding,
+            mappings=self.mappings + encoding.mappings,
+        )
 
     def to(self, device: torch.device) -> "Encoded":
         """Put the rows on `device`, where batches are made of them."""
@@ -186,24 +202,38 @@ def encode(
     check_length(max_length, tokenizer, model)
     names = input_names(tokenizer, model)
     stored = {"input_ids": np.int32, "token_type_ids": np.uint8}
-    parts: dict[str, list[NDArray[Any]]] = {name: [np.empty(0, stored[name])] for name in names}
-    lengths: list[int] = []
+    writers = {name: ArrayWriter(stored[name]) for name in names}
+    lengths = [np.zeros(1, np.int64)]
+    done = 0
     for output in tokenized(tokenizer, texts, truncation=True, max_length=max_length):
-        start = len(lengths)
-        lengths += [len(row) for row in output["input_ids"]]
+        lengths.append(np.fromiter(map(len, output["input_ids"]), np.int64))
         for name in names:
             ids = itertools.chain.from_iterable(output[name])
-            parts[name].append(np.fromiter(ids, stored[name], count=sum(lengths[start:])))
-        advance(len(lengths))
-    flat = {name: np.concatenate(rows) for name, rows in parts.items()}
-    check_ids(flat, tokenizer, model)
+            writers[name].append(np.fromiter(ids, stored[name], count=int(lengths[-1].sum())))
+        done += len(lengths[-1])
+        advance(done)
+    arrays = {name: writer.finish() for name, writer in writers.items()}
+    check_ids({name: array.values for name, array in arrays.items()}, tokenizer, model)
     return Encoded(
-        flat={name: torch.from_numpy(values) for name, values in flat.items()},
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        flat={name: torch.from_numpy(array.values) for name, array in arrays.items()},
+        offsets=np.cumsum(np.concatenate(lengths)),
         padding=padding_of(tokenizer, names),
         pads_left=pads_left(tokenizer, model),
         needs_equal_lengths=bool(getattr(model, NEEDS_EQUAL_LENGTHS, False)),
+        mappings=_mappings(arrays),
     )
+
+
+def _concatenate(first: Tensor, second: Tensor) -> LongArray:
+    writer = ArrayWriter(first.numpy().dtype)
+    for values in (first, second):
+        for piece in values.split(CONCATENATED_VALUES):
+            writer.append(piece.numpy())
+    return writer.finish()
+
+
+def _mappings(arrays: Mapping[str, LongArray]) -> tuple[mmap.mmap, ...]:
+    return tuple(array.mapping for array in arrays.values() if array.mapping)
 
 
 def check_length(max_length: int, tokenizer: Tokenizer, model: torch.nn.Module) -> None:

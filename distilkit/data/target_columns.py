@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -356,6 +357,15 @@ def _match_names(
             "classes in the file, or leave that one out."
         )
     return ids.tolist(), notes
+
+
+def merge_names(names_of_shards: Iterable[Sequence[str]], where: str) -> tuple[str, ...]:
+    """Return the classes that shards name, each perhaps some of them, in the order of a file with all.
+
+    Raises:
+        UserError: where there are fewer than two.
+    """
+    return _own_names(chain.from_iterable(names_of_shards), where)
 
 
 def _own_names(texts: Iterable[str], where: str) -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import file_digest
 from pathlib import Path
 from typing import NamedTuple
 
+import datasets
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,8 +14,10 @@ from distilkit.config.teacher_files import Missing, TargetKind
 from distilkit.data.files import check_texts, read_file
 from distilkit.data.formats import READABLE, is_readable, quote_names, shorten
 from distilkit.data.labels import NO_CLASS, list_classes, show_name
-from distilkit.data.target_columns import FileTargets, read_targets
-from distilkit.data.targets import softmax, to_logits
+from distilkit.data.large import ArrayWriter
+from distilkit.data.shards import fingerprint_files, is_sharded, list_shards
+from distilkit.data.target_columns import LABEL_KINDS, FileTargets, merge_names, read_targets
+from distilkit.data.targets import SoftTargets, softmax, to_logits
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError, pluralize
@@ -26,6 +28,12 @@ DIFFERENT = 1e-4  # between two targets of one text, in probability or in logits
 SURE = 0.9  # a probability from which on a label that differs is worth a look
 SHOWN_ROWS = 3
 SHOWN_LETTERS = 60
+# The column of transfer text that is read from the shards of a teacher's file: where a row's targets are.
+SHARD_ROW = "__shard_row__"
+LOOKED_UP_ROWS = 1 << 16  # at a time
+COMPARED_ROWS = 1000
+
+FLAG = "--teacher-file"
 
 Keys = NDArray[np.bytes_]
 
@@ -57,6 +65,9 @@ class TeacherFile:
         texts: its M rows that have a target.
         logits: float32 `[M, C]`; those of any kind but logits are logarithms of probabilities.
         notes: what a user should know of it.
+        shard_logits: where its shards are the transfer text too, the logits of all their rows, by
+            `SHARD_ROW`; NaN in rows that have no target.
+        shard_texts: the texts of these rows.
     """
 
     name: str
@@ -67,6 +78,8 @@ class TeacherFile:
     texts: Texts
     logits: NDArray[np.float32]
     notes: tuple[str, ...] = ()
+    shard_logits: NDArray[np.float32] | None = None
+    shard_texts: Texts | None = None
 
     @property
     def has_logits(self) -> bool:
@@ -76,24 +89,47 @@ class TeacherFile:
     def find(self, texts: Texts) -> TargetsOfTexts:
         """Look up rows by their texts; where one is missing, without regard to case and white space."""
         logits = np.full((len(texts), self.logits.shape[1]), np.nan, np.float32)
-        positions = self._exact.find(_as_keys(texts.keys()))
+        positions = self._exact.find(texts.key_array())
         is_covered = positions >= 0
         logits[is_covered] = self._exact.logits[positions[is_covered]]
         missing = np.flatnonzero(~is_covered)
         if not len(missing):
             return TargetsOfTexts(logits, is_covered, 0)
-        loose = self._loose.find(_as_keys(texts.take(missing).keys(normalised=True)))
+        loose = self._loose.find(texts.take(missing).key_array(normalised=True))
         joined = missing[loose >= 0]
         logits[joined], is_covered[joined] = self._loose.logits[loose[loose >= 0]], True
         return TargetsOfTexts(logits, is_covered, len(joined))
 
+    def is_beside(self, rows: datasets.Dataset) -> bool:
+        """Return whether its targets stand beside these rows, which need not be looked up."""
+        return self.shard_logits is not None and SHARD_ROW in rows.column_names
+
+    def read_beside(self, rows: datasets.Dataset) -> Iterator[NDArray[np.float32]]:
+        """Yield the logits that stand beside rows, float32 `[n, C]`, a piece at a time; NaN where none do."""
+        assert self.shard_logits is not None
+        for start in range(0, len(rows), LOOKED_UP_ROWS):
+            positions = np.asarray(rows[start : start + LOOKED_UP_ROWS][SHARD_ROW])
+            yield self.shard_logits[positions]
+
+    def check_beside(self, rows: datasets.Dataset, texts: Texts) -> None:
+        """Raise `UserError` where shards have changed since the texts of `rows` were read; compare some."""
+        assert self.shard_texts is not None
+        looked_at = np.linspace(0, len(rows) - 1, min(len(rows), COMPARED_ROWS)).astype(np.int64)
+        positions = np.asarray(rows[looked_at][SHARD_ROW])
+        if not np.array_equal(
+            texts.take(looked_at).key_array(), self.shard_texts.take(positions).key_array()
+        ):
+            raise UserError(
+                f"{FLAG} {self.name}: its files have changed since the texts were read. Start again."
+            )
+
     @cached_property
     def _exact(self) -> "_Index":
-        return _Index.of(_as_keys(self.texts.keys()), self.logits, has_logits=self.has_logits)
+        return _Index.of(self.texts.key_array(), self.logits, has_logits=self.has_logits)
 
     @cached_property
     def _loose(self) -> "_Index":
-        return _Index.of(_as_keys(self.texts.keys(normalised=True)), self.logits, has_logits=self.has_logits)
+        return _Index.of(self.texts.key_array(normalised=True), self.logits, has_logits=self.has_logits)
 
 
 @dataclass(frozen=True)
@@ -130,10 +166,6 @@ class _Index:
         return np.where(self.keys[positions] == keys, positions, -1)
 
 
-def _as_keys(keys: Sequence[bytes]) -> Keys:
-    return np.frombuffer(b"".join(keys), "S16")
-
-
 def read_teacher_file(
     name: str,
     text_columns: tuple[str, str | None],
@@ -141,20 +173,86 @@ def read_teacher_file(
     *,
     label_column: str | None = None,
     targets: TargetKind | None = None,
+    is_transfer: bool = False,
 ) -> TeacherFile:
-    """Read a file of a teacher's answers, with its targets in the order of `class_names`.
+    """Read a file of a teacher's answers, or its shards, with its targets in the order of `class_names`.
 
     Args:
+        name: a file, a folder of shards, or a pattern.
         text_columns: the data's column of texts, and that of second texts where rows are pairs; `text` and
             `text_pair` where the file has no column of that name.
         class_names: the classes of the data; `None` where only the file knows them.
         label_column: the data's, which the file may have too.
         targets: what it holds; `None` to detect it.
+        is_transfer: whether its shards are the transfer text too, which has `SHARD_ROW` then.
 
     Raises:
         UserError: naming the file and the row and value, or the class, that cannot be.
     """
-    file, where = Path(name), f"--teacher-file {name}"
+    if class_names is None and is_sharded(name):
+        class_names = read_class_names(name, text_columns, label_column=label_column, targets=targets)
+    rows: list[datasets.Dataset] = []
+    parts: list[FileTargets] = []
+    for file in list_shards(name, FLAG):
+        texts, rest = _read_texts(file, text_columns, checks=not is_transfer)
+        kind = parts[0].kind if parts else targets
+        rows.append(texts)
+        parts.append(_read_shard_targets(file, rest, class_names, label_column, kind))
+    read = parts[0] if not is_sharded(name) else _join_shards(parts)
+    texts = rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
+    all_texts = _refer_to(texts)
+    labelled = np.flatnonzero(read.has_target)
+    is_whole = len(labelled) == len(texts)
+    teacher = TeacherFile(
+        name,
+        read.kind,
+        read.class_names,
+        fingerprint_files(name, FLAG),
+        read.columns,
+        all_texts if is_whole else _refer_to(texts.select(labelled)),
+        read.soft.logits if is_whole else read.soft.logits[labelled],
+        (_describe(name, read, len(parts)), *read.notes),
+    )
+    if not is_transfer:
+        return replace(teacher, notes=(*teacher.notes, *_describe_repeats(teacher, labelled)))
+    if not is_whole:
+        read.soft.logits[~read.has_target] = np.nan
+    return replace(teacher, shard_logits=read.soft.logits, shard_texts=all_texts)
+
+
+def _refer_to(rows: datasets.Dataset) -> Texts:
+    """Return the texts of rows that have no other columns."""
+    first, *second = rows.column_names
+    return Texts.from_dataset(rows, first, second[0] if second else None)
+
+
+def read_class_names(
+    name: str,
+    text_columns: tuple[str, str | None],
+    *,
+    label_column: str | None = None,
+    targets: TargetKind | None = None,
+) -> tuple[str, ...]:
+    """Return the classes that a file of answers names, or all its shards together.
+
+    Raises:
+        UserError: as `read_teacher_file`.
+    """
+    names: dict[tuple[str, ...], None] = {}
+    for file in list_shards(name, FLAG):
+        rest = _open(file, text_columns)[2]
+        read = _read_shard_targets(file, rest, None, label_column, targets)
+        names[read.class_names] = None
+        if read.kind not in LABEL_KINDS:  # a label that is rare may stand in no row of a shard
+            break
+    return next(iter(names)) if len(names) == 1 else merge_names(names, f"{FLAG} {name}")
+
+
+def _open(
+    file: Path, text_columns: tuple[str, str | None]
+) -> tuple[datasets.Dataset, tuple[str, ...], tuple[str, ...]]:
+    """Return rows, the columns of their texts, and the names of all other columns."""
+    where = f"{FLAG} {file}"
     if not is_readable(file):
         raise UserError(f"{where}: the ending must be one of {READABLE}.")
     if not file.is_file():
@@ -166,44 +264,62 @@ def read_teacher_file(
     used = usual if has_usual else columns
     for column in used:
         column_names.require(column, where, f"It needs the data's columns of texts, or {quote_names(usual)}.")
+    return rows, tuple(used), tuple(column for column in column_names.names if column not in used)
+
+
+def _read_texts(
+    file: Path, text_columns: tuple[str, str | None], *, checks: bool
+) -> tuple[datasets.Dataset, tuple[str, ...]]:
+    """Return the texts of a file, and the names of all other columns."""
+    rows, used, rest = _open(file, text_columns)
+    where = f"{FLAG} {file}"
+    for column in used if checks else ():
         check_texts(rows.data.column(column), f"{where}, column {column}")
     if not len(rows):
         raise UserError(f"{where}: there is no row in it.")
-    read = read_targets(
+    return rows.select_columns(list(used)), rest
+
+
+def _read_shard_targets(
+    file: Path,
+    column_names: Sequence[str],
+    class_names: Sequence[str] | None,
+    label_column: str | None,
+    targets: TargetKind | None,
+) -> FileTargets:
+    return read_targets(
         file,
-        [column for column in column_names.names if column not in used],
+        column_names,
         class_names,
         label_column=label_column,
         targets=targets,
-        where=where,
+        where=f"{FLAG} {file}",
     )
-    labelled = np.flatnonzero(read.has_target)
-    texts = Texts.from_dataset(rows.select(labelled), used[0], used[1] if len(used) > 1 else None)
-    logits = read.soft.logits[labelled]
-    teacher = TeacherFile(
-        name, read.kind, read.class_names, file_fingerprint(name), read.columns, texts, logits
+
+
+def _join_shards(parts: Sequence[FileTargets]) -> FileTargets:
+    """Return the targets of all shards, as those of one file; the notes are those of the first."""
+    writer = ArrayWriter(np.float32, parts[0].soft.logits.shape[1:])
+    for part in parts:
+        writer.append(part.soft.logits)
+    truncated = sum(part.soft.truncated for part in parts)
+    spread = sum(part.soft.truncated * part.soft.spread for part in parts) / max(1, truncated)
+    logits: NDArray[np.float32] = writer.finish().values  # type: ignore[assignment]
+    return replace(
+        parts[0],
+        soft=SoftTargets(logits, truncated, spread),
+        has_target=np.concatenate([part.has_target for part in parts]),
     )
-    notes = (_describe(name, read), *read.notes, *_describe_repeats(teacher, labelled))
-    return replace(teacher, notes=notes)
 
 
-def file_fingerprint(name: str) -> str:
-    """Return the SHA-256 of a file's bytes. Raises `UserError` where it cannot be read."""
-    try:
-        with Path(name).open("rb") as stream:
-            return file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"--teacher-file {name} cannot be read: {error.strerror}.") from None
-
-
-def _describe(name: str, read: FileTargets) -> str:
+def _describe(name: str, read: FileTargets, files: int = 1) -> str:
     """Return what the file was found to hold."""
     rows = len(read.has_target)
     unlabelled = rows - int(read.has_target.sum())
     left_out = f", {unlabelled:,} of them without a target" if unlabelled else ""
     return (
         f"teacher: {name} holds {read.kind} ({read.layout}) of {list_classes(read.class_names)}, "
-        f"{pluralize(rows, 'row')}{left_out}"
+        f"{pluralize(rows, 'row')}{f' in {files:,} files' if files > 1 else ''}{left_out}"
     )
 
 
@@ -236,8 +352,15 @@ def cover(
     """
     notes: list[str] = []
     for file in files:
-        source_rows = data.source_rows.get(split)
-        rows, file_notes = find_covered(file, data.texts(split), split, missing, source_rows)
+        if file.is_beside(data.splits[split]):
+            file.check_beside(data.splits[split], data.texts(split))
+            pieces = [~np.isnan(logits).any(axis=1) for logits in file.read_beside(data.splits[split])]
+            is_covered, loose = np.concatenate(pieces), 0
+        else:
+            _, is_covered, loose = file.find(data.texts(split))
+        rows, file_notes = _check_covered(
+            file, data.texts(split), split, missing, is_covered, loose, data.source_rows.get(split)
+        )
         notes += file_notes
         if len(rows) < len(data.splits[split]):
             data = data.keep_rows(split, rows)
@@ -245,28 +368,36 @@ def cover(
 
 
 def find_covered(
-    file: TeacherFile,
-    texts: Texts,
-    split: str,
-    missing: Missing,
-    source_rows: NDArray[np.int64] | None = None,
+    file: TeacherFile, texts: Texts, split: str, missing: Missing
 ) -> tuple[NDArray[np.int64], list[str]]:
     """Return which of the rows a file has a target for, int64 `[n]`, and notes.
 
     Args:
         split: what to call the rows.
-        source_rows: their numbers in their source, for messages.
 
     Raises:
         UserError: where rows are missing that must not be, or all are.
     """
-    targets = file.find(texts)
-    lacking = np.flatnonzero(~targets.is_covered)
+    _, is_covered, loose = file.find(texts)
+    return _check_covered(file, texts, split, missing, is_covered, loose, None)
+
+
+def _check_covered(
+    file: TeacherFile,
+    texts: Texts,
+    split: str,
+    missing: Missing,
+    is_covered: NDArray[np.bool_],
+    loose: int,
+    source_rows: NDArray[np.int64] | None,
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Check which rows are covered, as `find_covered`; `source_rows` are their numbers in their source."""
+    lacking = np.flatnonzero(~is_covered)
     notes = []
-    if targets.loose:
+    if loose:
         notes.append(
             f"--teacher-file {file.name}: joined without regard to case and white space: "
-            f"{pluralize(targets.loose, f'{split} row')}"
+            f"{pluralize(loose, f'{split} row')}"
         )
     if not len(lacking):
         return np.arange(len(texts)), notes
@@ -285,7 +416,7 @@ def find_covered(
             "Add them to the file, or leave these rows out: --missing skip."
         )
     notes.append(f"--missing skip: left out {what}, for which {file.name} has no target ({example})")
-    return np.flatnonzero(targets.is_covered), notes
+    return np.flatnonzero(is_covered), notes
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,16 @@ class Texts:
             for chunk in Texts(column).chunks():
                 yield from chunk.first
 
+    def key_array(self, *, normalised: bool = False, ordered: bool = True) -> NDArray[np.bytes_]:
+        """Return `row_key` of every row, S16 `[N]`: 16 bytes a row, where a list of `bytes` takes 57."""
+        keys = np.empty(len(self), "S16")
+        start = 0
+        for chunk in self.chunks():
+            parts = chunk.keys(normalised=normalised, ordered=ordered)
+            keys[start : start + len(parts)] = np.frombuffer(b"".join(parts), "S16")
+            start += len(parts)
+        return keys
+
     def keys(self, *, normalised: bool = False, ordered: bool = True) -> list[bytes]:
         """Return `row_key` of every row."""
         return [row_key(*row, normalised=normalised, ordered=ordered) for row in self.rows()]

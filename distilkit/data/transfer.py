@@ -9,12 +9,14 @@ import numpy as np
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
-from distilkit.data.duplicates import content_keys
+from distilkit.data.duplicates import find_shared
 from distilkit.data.files import ColumnNames, check_texts, read_file, read_lines
 from distilkit.data.formats import READABLE, is_readable, split_name
 from distilkit.data.layouts import SPLITS
 from distilkit.data.sampling import DATA_SEED, CorpusSize
+from distilkit.data.shards import is_sharded, list_shards
 from distilkit.data.sources import load_for_training, read_split, text_columns
+from distilkit.data.teacher_files import SHARD_ROW
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError, pluralize
@@ -98,40 +100,62 @@ def _alone(config: DistillConfig, names: tuple[str, ...]) -> TextData:
     return replace(data, splits=splits, notes=(*data.notes, *more, *sampled))
 
 
+def find_teacher_shards(config: DistillConfig) -> str | None:
+    """Return the `--teacher-file` whose shards are all the transfer text too; `None` where there is none."""
+    name = config.transfer[0] if len(config.transfer) == 1 else ""
+    return name if name in config.teacher_file and is_sharded(name) else None
+
+
 def read_transfer(
     config: DistillConfig, text_column: str, pair_column: str | None
 ) -> tuple[datasets.Dataset, list[str]]:
-    """Read the rows of every `--transfer`, in order, with these columns alone, and a note on each."""
+    """Read the rows of every `--transfer`, in order, with these columns alone, and a note on each.
+
+    Rows of shards that have the teacher's targets too say where these are, in the column `SHARD_ROW`.
+    """
     columns = [column for column in (text_column, pair_column) if column]
-    features = datasets.Features({column: datasets.Value("string") for column in columns})
-    schema = features.arrow_schema
     parts, notes = [], []
     for name in config.transfer:
-        rows, column_names, where = _read(config, name, [*columns, OTHER_TEXT], pairs=pair_column is not None)
-        if not column_names.names:
-            raise UserError(f"--transfer {where}: there is no row in it.")
-        if len(columns) == 1 and text_column not in rows.column_names and OTHER_TEXT in rows.column_names:
-            rows = rows.rename_column(OTHER_TEXT, text_column)
-            column_names = ColumnNames((text_column,))
-        for column in columns:
-            column_names.require(
-                column,
-                f"--transfer {where}",
-                "It needs the column names of the dataset"
-                + (f", or {OTHER_TEXT!r}." if len(columns) == 1 else "."),
-            )
-            check_texts(rows.data.column(column), f"--transfer {where}, column {column}")
-        if not len(rows):
-            raise UserError(f"--transfer {where}: there is no row in it.")
-        rows = rows.select_columns(columns)
-        if rows.features != features:
-            # `rows.cast` would show a progress bar. Without a fingerprint, datasets would make one from the
-            # date of the file of rows, which is removed already.
-            fingerprint = f"{rows._fingerprint}-text"  # noqa: SLF001  # it has no public name
-            rows = datasets.Dataset(rows.data.cast(schema), fingerprint=fingerprint)
-        parts.append(rows)
-        notes.append(f"transfer: {pluralize(len(rows), 'row')} of {Path(name).name}, without labels")
-    return datasets.concatenate_datasets(parts), notes
+        is_split = name in SPLITS and not Path(name).exists()
+        files = [name] if is_split else list(map(str, list_shards(name, "--transfer")))
+        read = [_read_texts(config, file, columns) for file in files]
+        parts += read
+        rows = pluralize(sum(map(len, read)), "row")
+        where = f"{len(files):,} files of {name}" if is_sharded(name) else Path(name).name
+        notes.append(f"transfer: {rows} of {where}, without labels")
+    transfer = datasets.concatenate_datasets(parts)
+    if find_teacher_shards(config):
+        fingerprint = f"{transfer._fingerprint}-rows"  # noqa: SLF001
+        transfer = transfer.add_column(SHARD_ROW, np.arange(len(transfer)), new_fingerprint=fingerprint)
+    return transfer, notes
+
+
+def _read_texts(config: DistillConfig, name: str, columns: list[str]) -> datasets.Dataset:
+    """Read the texts of a split, or of a file."""
+    features = datasets.Features({column: datasets.Value("string") for column in columns})
+    rows, column_names, where = _read(config, name, [*columns, OTHER_TEXT], pairs=len(columns) > 1)
+    if not column_names.names:
+        raise UserError(f"--transfer {where}: there is no row in it.")
+    if len(columns) == 1 and columns[0] not in rows.column_names and OTHER_TEXT in rows.column_names:
+        rows = rows.rename_column(OTHER_TEXT, columns[0])
+        column_names = ColumnNames((columns[0],))
+    for column in columns:
+        column_names.require(
+            column,
+            f"--transfer {where}",
+            "It needs the column names of the dataset"
+            + (f", or {OTHER_TEXT!r}." if len(columns) == 1 else "."),
+        )
+        check_texts(rows.data.column(column), f"--transfer {where}, column {column}")
+    if not len(rows):
+        raise UserError(f"--transfer {where}: there is no row in it.")
+    rows = rows.select_columns(columns)
+    if rows.features != features:
+        # `rows.cast` would show a progress bar. Without a fingerprint, datasets would make one from the
+        # date of the file of rows, which is removed already.
+        fingerprint = f"{rows._fingerprint}-text"  # noqa: SLF001  # it has no public name
+        rows = datasets.Dataset(rows.data.cast(features.arrow_schema), fingerprint=fingerprint)
+    return rows
 
 
 def measure(config: DistillConfig) -> CorpusSize:
@@ -172,8 +196,10 @@ def _without(
     rows: datasets.Dataset, validation: datasets.Dataset, data: TextData
 ) -> tuple[datasets.Dataset, list[str]]:
     """Drop the rows that are validation rows: a student must not be scored on what it has seen."""
-    held_out = set(_keys(validation, data))
-    seen = np.fromiter((key in held_out for key in _keys(rows, data)), bool, len(rows))
+    texts, held_out = (
+        Texts.from_dataset(split, data.text_column, data.pair_column) for split in (rows, validation)
+    )
+    seen = find_shared(texts, held_out)
     if not seen.any():
         return rows, []
     if seen.all():
@@ -205,7 +231,3 @@ def _sample(rows: datasets.Dataset, limit: int | None) -> tuple[datasets.Dataset
         return rows, []
     chosen = np.random.default_rng(DATA_SEED).permutation(len(rows))[:limit]
     return rows.select(np.sort(chosen)), [f"train: a random sample of {limit:,} of {len(rows):,} rows"]
-
-
-def _keys(rows: datasets.Dataset, data: TextData) -> list[bytes]:
-    return content_keys(Texts.from_dataset(rows, data.text_column, data.pair_column))

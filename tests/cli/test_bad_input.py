@@ -47,6 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert_dir: Path) -> Pat
     write_jsonl(tmp_path / "data" / "train.jsonl", rows())
     write_jsonl(tmp_path / "data" / "validation.jsonl", rows(1))
     write_jsonl(tmp_path / "data" / "test.jsonl", [row | {"label": -1} for row in rows(1)])
+    (tmp_path / "empty").mkdir()
     (tmp_path / "data" / "text.txt").write_text("a truly great film\n" * 8, encoding="utf-8")
     shutil.copytree(bert_dir, tmp_path / "teacher")
     return tmp_path
@@ -403,7 +404,8 @@ def test_a_wrong_transfer_file(
     ("arguments", "named"),
     [
         (("--transfer", "nowhere.txt"), ("--transfer nowhere.txt", "no such file")),
-        (("--transfer", "data"), ("--transfer data", "no such file")),
+        (("--transfer", "empty"), ("--transfer empty", "no file with columns in this folder")),
+        (("--transfer", "none-*.csv"), ("--transfer none-*.csv", "no file has such a name")),
         (("--transfer", "test"), ("--transfer test", "unsupervised")),
         (("--transfer", "unsupervised"), ("no unsupervised split",)),
         (("--transfer", "a.txt", "--transfer", "a.txt"), ("--transfer a.txt is given twice",)),

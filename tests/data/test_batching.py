@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distilkit.data import batching, large
 from distilkit.data.batching import WINDOW, LengthBatchSampler, step_loader
 from distilkit.data.encoding import Encoded
 from distilkit.hardware.threads import prefetch
@@ -132,3 +133,22 @@ def test_the_others_of_a_mix_come_in_another_order_each_round() -> None:
     others = [{row for step in epoch_of(sampler, epoch) for row in step if row >= 10} for epoch in range(4)]
     assert others[0] | others[1] == others[2] | others[3] == set(range(10, 30))
     assert others[0] not in (others[2], others[3])
+
+
+def test_a_large_set_is_read_in_blocks_and_every_row_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows on disk that were read one here, one there would be as slow as the disk is at seeking."""
+    monkeypatch.setattr(batching, "LARGE_ROWS", 100)
+    monkeypatch.setattr(large, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(large, "BUFFER_BLOCKS", 4)
+    rows = rows_of([1 + i % 9 for i in range(1003)])
+    sampler = LengthBatchSampler(rows, 8, seed=1)
+    first, second = epoch_of(sampler, 1), epoch_of(sampler, 2)
+    assert first != second and epoch_of(LengthBatchSampler(rows, 8, seed=1), 1) == first
+    assert epoch_of(LengthBatchSampler(rows, 8, seed=2), 1) != first
+    for steps in (first, second):
+        assert sorted(row for step in steps for row in step) == list(range(1003))
+        assert len(steps) == len(sampler) and {len(step) for step in steps[:-1]} == {8}
+    blocks = {row // 16 for step in first[:6] for row in step}
+    assert len(blocks) <= 4, "the first steps are of the first buffer"
+    padded = sum(8 * max(1 + row % 9 for row in step) for step in first)
+    assert padded < 1.35 * int(rows.lengths.sum()), "rows of like length are together"

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, XLNetConfig
 
 import distilkit.models  # noqa: F401  # the Auto classes learn of the BiLSTM
-from distilkit.data import texts
+from distilkit.data import large, texts
 from distilkit.data.encoding import (
     Encoded,
     encode,
@@ -158,6 +158,22 @@ def test_encoded_texts_are_what_the_tokenizer_makes_of_each(
     assert encoded.lengths.tolist() == whole["attention_mask"].sum(dim=1).tolist()
     assert encoded.lengths.max() == 9 or pairs is None
     assert told[-1] == len(TEXTS) and told == sorted(set(told))
+
+
+def test_ids_in_a_file_are_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten million rows are trained on from a file; another batch there would be another student."""
+    options: Any = {"max_length": 32, "model": tiny_bert()}
+    halves = [Texts(TEXTS[:4], PAIRS[:4]), Texts(TEXTS[4:], PAIRS[4:])]
+    in_memory = encode(tiny_tokenizer(), Texts(TEXTS, PAIRS), **options)
+    monkeypatch.setattr(large, "MEMORY_BYTES", 16)
+    in_file = encode(tiny_tokenizer(), Texts(TEXTS, PAIRS), **options)
+    joined = encode(tiny_tokenizer(), halves[0], **options).concat(
+        encode(tiny_tokenizer(), halves[1], **options)
+    )
+    assert not in_memory.mappings and len(in_file.mappings) == len(joined.mappings) == 2
+    for encoded in (in_file, joined):
+        encoded.release()
+        check_same(encoded.inputs(np.arange(len(TEXTS))), in_memory.inputs(np.arange(len(TEXTS))))
 
 
 def test_token_types_take_a_byte_and_ids_four() -> None:

@@ -346,3 +346,43 @@ def test_a_file_of_classes_in_metadata_is_read_by_their_names(tmp_path: Path) ->
     table = pa.table({"text": ["a", "b"], "label": [0, 1]}).replace_schema_metadata(metadata)
     pq.write_table(table, tmp_path / "a.parquet")
     assert probabilities(read(tmp_path / "a.parquet"), "a", "b") == [1, 0]
+
+
+# --- shards ---------------------------------------------------------------------------------------------
+
+
+def write_shards(folder: Path, values: list[dict[str, Any]], size: int) -> Path:
+    folder.mkdir()
+    for start in range(0, len(values), size):
+        table = pa.Table.from_pylist(values[start : start + size])
+        pq.write_table(table, folder / f"part-{start:03}.parquet")
+    return folder
+
+
+def test_shards_say_what_one_file_says(tmp_path: Path) -> None:
+    values = [
+        {"text": f"text {i}", "logits": [float(i), -float(i)]} if i % 5 else {"text": "x", "logits": None}
+        for i in range(12)
+    ]
+    texts = Texts([f"text {i}" for i in range(12)])
+    folder = write_shards(tmp_path / "parts", values, 5)
+    pq.write_table(pa.Table.from_pylist(values), tmp_path / "all.parquet")
+    expected = read(tmp_path / "all.parquet").find(texts)
+    for name in (folder, folder / "*.parquet"):
+        file = read(name)
+        assert np.array_equal(file.find(texts).logits, expected.logits, equal_nan=True)
+        assert "12 rows in 3 files, 3 of them without a target" in file.notes[0]
+
+
+def test_a_label_that_is_rare_may_be_in_one_shard_alone(tmp_path: Path) -> None:
+    """Taken from the first shard, the classes would lack one, and the run end hours later."""
+    values = [{"text": f"text {i}", "label": ["bad", "fair", "good"][(i > 8) + (i % 2)]} for i in range(12)]
+    file = read(write_shards(tmp_path / "parts", values, 4), None)
+    assert file.class_names == ("bad", "fair", "good")
+    assert softmax(file.find(Texts(["text 11"])).logits).argmax() == 2
+
+
+def test_a_fault_in_a_shard_names_the_shard_and_its_row(tmp_path: Path) -> None:
+    values = [{"text": f"text {i}", "negative": 0.5, "positive": 0.5 + (i == 9)} for i in range(12)]
+    with pytest.raises(UserError, match=r"part-008.parquet, row 2, class positive: 1.5 is no probability"):
+        read(write_shards(tmp_path / "parts", values, 4))

@@ -201,3 +201,20 @@ def test_with_a_ratio_text_is_kept_for_the_epochs_there_are(
     assert list(some.texts("transfer").first) == texts[:32]
     assert some.notes[-1] == "transfer: using a random 32 of 100 rows (all that the epochs read)"
     assert transfer.enough(data, 100) is data
+
+
+def test_shards_are_the_rows_of_one_file(load: Callable[..., TextData], tmp_path: Path) -> None:
+    for i, text in enumerate(TEXTS):
+        pq.write_table(pa.table({"sentence": [text]}), tmp_path / f"part-{i}.parquet")
+    for name in (tmp_path, tmp_path / "part-*.parquet"):
+        data = load(name)
+        assert list(data.texts("transfer").first) == TEXTS
+        assert f"transfer: 3 rows of 3 files of {name}, without labels" in data.notes
+
+
+def test_an_error_in_a_shard_names_it(load: Callable[..., TextData], tmp_path: Path) -> None:
+    """The row of a hundred files together would be found by nobody."""
+    pq.write_table(pa.table({"sentence": ["good"]}), tmp_path / "part-0.parquet")
+    pq.write_table(pa.table({"sentence": ["good", " "]}), tmp_path / "part-1.parquet")
+    with pytest.raises(UserError, match=r"part-1.parquet, column sentence, row 2: the text is missing"):
+        load(tmp_path)

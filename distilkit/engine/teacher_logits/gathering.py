@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distilkit.engine.teacher_logits.shards import as_keys
+from distilkit.engine.teacher_logits.shards import Keys, as_keys
 from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.errors import UserError
 from distilkit.hardware.precision import LogitFormat
@@ -47,7 +47,7 @@ class TeacherLogits:
 
 
 def gather_teacher_logits(
-    keys: list[bytes],
+    keys: Sequence[bytes] | Keys,
     compute: Compute,
     store: LogitStore,
     *,

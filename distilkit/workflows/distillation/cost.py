@@ -17,7 +17,6 @@ from distilkit.data.inputs import evenly, tokens
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.logits import low_precision_copy, predict_texts, tokens_of
-from distilkit.engine.teacher_logits.shards import as_keys
 from distilkit.engine.training.losses import DistillationLoss
 from distilkit.errors import pluralize
 from distilkit.hardware.cpu_formats import workload_of
@@ -202,6 +201,6 @@ def estimate_time(
 
 def count_missing_rows(ensemble: TeacherEnsemble, i: int, splits: Iterable[str]) -> int:
     """Count the distinct rows of `splits` of which the cache has no logits of teacher `i`."""
-    distinct = np.unique(as_keys([key for split in splits for key in ensemble.keys(split)]))
+    distinct = np.unique(np.concatenate([ensemble.keys(split) for split in splits]))
     _, stored = ensemble.store(i).find(distinct)
     return int(np.count_nonzero(~stored))

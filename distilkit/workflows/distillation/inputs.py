@@ -16,6 +16,11 @@ from transformers import PreTrainedModel
 from distilkit.config import DistillConfig, resolve
 from distilkit.data import transfer
 from distilkit.data.encoding import NO_LABEL, Encoded, Tokenizer
+from distilkit.data.inputs import evenly
+from distilkit.data.large import LARGE_ROWS
+from distilkit.data.shards import is_sharded
+from distilkit.data.sources import text_columns
+from distilkit.data.teacher_files import read_class_names
 from distilkit.data.text_data import TextData
 from distilkit.engine.training.layers import LayerPair
 from distilkit.engine.training.losses import DistillationLoss
@@ -39,6 +44,8 @@ from distilkit.workflows.distillation.teachers import (
 from distilkit.workflows.findings.early import before_distilling
 from distilkit.workflows.findings.rows import describe_classes
 from distilkit.workflows.fitting.job import Job, check_metric, clamp_max_length, encode_split
+
+VOCABULARY_ROWS = 1 << 20  # of a large set, evenly spread, whose words are counted
 
 
 @dataclass
@@ -66,7 +73,11 @@ class StudentMaker:
         return student
 
     def _vocabulary_texts(self) -> Iterable[str]:
-        return itertools.chain.from_iterable(self.data.texts(split).strings() for split in self.splits)
+        texts = [self.data.texts(split) for split in self.splits]
+        rows = sum(map(len, texts))
+        if rows > LARGE_ROWS:  # the words of all of them would fill the memory
+            texts = [part.take(evenly(len(part), -(-len(part) * VOCABULARY_ROWS // rows))) for part in texts]
+        return itertools.chain.from_iterable(part.strings() for part in texts)
 
 
 @dataclass
@@ -159,7 +170,10 @@ def gather_inputs(
     matches_layers = any(config.method != "logits" for config in ready.configs)
     labels = _padded_labels(data, len(ready.rows.train)) if reads_labels else None
     teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
-    teacher_logits = torch.cat([ensemble.logits(split) for split in ready.splits]) if reads_logits else None
+    teacher_logits = None
+    if reads_logits:
+        parts = [ensemble.logits(split) for split in ready.splits]
+        teacher_logits = torch.cat(parts) if len(parts) > 1 else parts[0]
     if reads_logits and "validation" not in data.labels_of:
         data = data.labelled("validation", ensemble.logits("validation").argmax(dim=1))
 
@@ -259,7 +273,7 @@ def _load_data(
     if not reads_labels and teachers:
         class_names = teachers[0].class_names
     elif not reads_labels and configs[0].teacher_file and configs[0].dataset is None:
-        class_names = read_teacher_files(configs[0], None, SILENT)[0].class_names
+        class_names = _read_class_names(configs[0])
     data = transfer.load(configs[0], labelled=reads_labels, names=class_names)
     for config in configs:
         check_metric(config, data)
@@ -267,6 +281,18 @@ def _load_data(
     if "train" in data.labels_of:
         reporter.note(describe_classes(data))
     return data
+
+
+def _read_class_names(config: DistillConfig) -> tuple[str, ...]:
+    """Return the classes that the first teacher's file names."""
+    if is_sharded(config.teacher_file[0]):
+        return read_class_names(
+            config.teacher_file[0],
+            text_columns(config),
+            label_column=config.label_column,
+            targets=config.targets,
+        )
+    return read_teacher_files(config, None, SILENT)[0].class_names
 
 
 def prepare_job(inputs: DistillationInputs, i: int) -> tuple[Job, Encoded]:

@@ -12,14 +12,17 @@ from torch import Tensor
 from distilkit.config import DistillConfig
 from distilkit.config.loss import choose_soft_loss
 from distilkit.data.labels import list_pairs, match_labels
+from distilkit.data.large import ArrayWriter
 from distilkit.data.sources import text_columns
 from distilkit.data.targets import softmax, to_logits
 from distilkit.data.teacher_files import TeacherFile, cover, read_teacher_file
 from distilkit.data.text_data import TextData
+from distilkit.data.transfer import find_teacher_shards
 from distilkit.engine.inference.logits import has_lstm, predict_texts
 from distilkit.engine.inference.padding import check_batching
 from distilkit.engine.teacher_logits.gathering import TeacherLogits, gather_teacher_logits
 from distilkit.engine.teacher_logits.keys import describe_teacher, describe_teacher_file, teacher_key
+from distilkit.engine.teacher_logits.shards import Keys
 from distilkit.engine.teacher_logits.store import LogitStore
 from distilkit.errors import UserError
 from distilkit.hardware.cpu_formats import workload_of
@@ -34,6 +37,8 @@ from distilkit.models.classifier import (
 from distilkit.progress import Reporter
 from distilkit.runs.cache import cache_root
 from distilkit.runs.locating import find_model
+
+STORED_ROWS = 1 << 20  # of a file, that are looked up and stored together
 
 
 def load_teachers(config: DistillConfig, runs: bool) -> list[NamedTokenizer]:
@@ -82,6 +87,7 @@ def read_teacher_files(
             class_names,
             label_column=config.label_column,
             targets=config.targets,
+            is_transfer=name == find_teacher_shards(config),
         )
         for name in config.teacher_file
     ]
@@ -172,25 +178,32 @@ class TeacherEnsemble:
         return logit_format(self.precision(i), default_device(), is_recurrent=is_recurrent)
 
     @cached_property
-    def _keys(self) -> dict[str, list[bytes]]:
+    def _keys(self) -> dict[str, Keys]:
         return {}
 
-    def keys(self, split: str) -> list[bytes]:
-        """Return the cache keys of a split's rows, which are hashed once."""
+    def keys(self, split: str) -> Keys:
+        """Return the cache keys of a split's rows, S16 `[N]`, which are hashed once."""
         if split not in self._keys:
-            self._keys[split] = self.data.texts(split).keys()
+            self._keys[split] = self.data.texts(split).key_array()
         return self._keys[split]
 
     def logits(self, split: str) -> Tensor:
         """Return the teachers' weighted mean logits, float32 `[N, C]`, in the data's order of classes."""
-        keys = self.keys(split)
+        rows = self.data.splits[split]
+        if len(self.files) == 1 and not self.teachers and self.files[0].is_beside(rows):
+            return self._read_beside(self.files[0], split)
         parts = [
-            self._teacher_logits(i, keys, split)[:, class_order]
+            self._teacher_logits(i, self.keys(split), split)[:, class_order]
             for i, class_order in enumerate(self.class_orders)
         ]
-        parts += [self._file_logits(file, keys, split) for file in self.files]
+        parts += [
+            self._read_beside(file, split)
+            if file.is_beside(rows)
+            else self._file_logits(file, self.keys(split), split)
+            for file in self.files
+        ]
         if self.has_logits:
-            mean = torch.zeros(len(keys), len(self.data.names))
+            mean = torch.zeros(len(rows), len(self.data.names))
             for share, part in zip(self.shares, parts, strict=True):
                 mean += share * part
             return mean
@@ -199,7 +212,7 @@ class TeacherEnsemble:
         probabilities = np.sum(
             [share * softmax(part.numpy()) for share, part in zip(self.shares, parts, strict=True)], axis=0
         )
-        return torch.from_numpy(to_logits(probabilities, np.ones(len(keys), bool)))
+        return torch.from_numpy(to_logits(probabilities, np.ones(len(rows), bool)))
 
     def store(self, i: int) -> LogitStore:
         """Open the cache entry of teacher `i`."""
@@ -234,7 +247,7 @@ class TeacherEnsemble:
         if note:
             self.reporter.note(note)
 
-    def _teacher_logits(self, i: int, keys: list[bytes], split: str) -> Tensor:
+    def _teacher_logits(self, i: int, keys: Keys, split: str) -> Tensor:
         """Return the logits of teacher `i`, float32 `[N, C]`, cached or computed."""
         teacher, max_length, precision = self.teachers[i], self.config.max_length, self.precision(i)
         name, kind = teacher.name, "" if split == "train" else f"{split} "
@@ -267,7 +280,16 @@ class TeacherEnsemble:
         self._report(gathered, f"{name}, logits of distinct {kind}rows", "computed")
         return gathered.logits
 
-    def _file_logits(self, file: TeacherFile, keys: list[bytes], split: str) -> Tensor:
+    def _read_beside(self, file: TeacherFile, split: str) -> Tensor:
+        """Return the logits that stand beside the rows, float32 `[N, C]`: no cache has them."""
+        rows = self.data.splits[split]
+        writer = ArrayWriter(np.float32, (len(self.data.names),))
+        for logits in file.read_beside(rows):
+            writer.append(logits)
+        self.reporter.note(f"teacher: {file.name}, targets beside {len(rows):,} {split} rows")
+        return torch.from_numpy(writer.finish().values)
+
+    def _file_logits(self, file: TeacherFile, keys: Keys, split: str) -> Tensor:
         """Return what a file says of the rows, as logits float32 `[N, C]`, cached or read."""
         data, kind = self.data, "" if split == "train" else f"{split} "
         columns = [column for column in (data.text_column, data.pair_column) if column]
@@ -277,8 +299,9 @@ class TeacherEnsemble:
         texts = data.texts(split)
 
         def look_up(positions: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Tensor]]:
-            targets = file.find(texts.take(positions))
-            yield np.asarray(positions, np.int64), torch.from_numpy(targets.logits)
+            for start in range(0, len(positions), STORED_ROWS):
+                chunk = np.asarray(positions[start : start + STORED_ROWS], np.int64)
+                yield chunk, torch.from_numpy(file.find(texts.take(chunk)).logits)
 
         gathered = gather_teacher_logits(
             keys,

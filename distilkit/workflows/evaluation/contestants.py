@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distilkit.config import DistillConfig, EvaluateConfig
-from distilkit.data.teacher_files import file_fingerprint
+from distilkit.data.shards import fingerprint_files
 from distilkit.models.classifier import Classifier
 from distilkit.scores.comparison import Contestant
 from distilkit.workflows.evaluation.scoring import ModelScores, load
@@ -79,7 +79,7 @@ def _find_teacher(i: int, names: list[str], models: list[Classifier], config: Ev
     # By weights and not by path: runs are moved and copied.
     fingerprint = recorded[0]["fingerprint"]
     fingerprints = {j: model.fingerprint for j, model in enumerate(models) if j != i}
-    fingerprints |= {j: file_fingerprint(names[j]) for j in files}
+    fingerprints |= {j: fingerprint_files(names[j], "--teacher-file") for j in files}
     return next((j for j, value in fingerprints.items() if value == fingerprint), only_file)
 
 

@@ -7,24 +7,35 @@ from numpy.typing import NDArray
 
 from distilkit.config import DistillConfig, TrainConfig
 from distilkit.data.checks import skill
+from distilkit.data.large import LARGE_ROWS
 from distilkit.data.text_data import TextData
 from distilkit.workflows.findings.finding import Finding
 from distilkit.workflows.findings.models import teacher_skill
-from distilkit.workflows.findings.rows import data_findings, overlap, unused_teacher
+from distilkit.workflows.findings.rows import (
+    class_balance,
+    data_findings,
+    doubtful_classes,
+    overlap,
+    unused_teacher,
+)
 from distilkit.workflows.findings.tokens import cut_rows
 
 
 def before_training(
     config: TrainConfig | DistillConfig, data: TextData, lengths: NDArray[np.int64], max_length_given: bool
 ) -> list[Finding]:
-    """Report what the data show, in well under a second.
+    """Report what the data show, in well under a second; of a great many rows, only what their labels show.
 
     Args:
         lengths: tokens of the training rows as the model reads them, cut.
         max_length_given: the length that goes with a known dataset was chosen for speed; its cuts are no
             finding.
     """
-    findings = list(data_findings(data, data.labels_of, overlap(data, data.labels_of.get("train"))))
+    ids = data.labels_of
+    if len(data.splits["train"]) > LARGE_ROWS:  # to compare the texts would take memory and minutes
+        findings = [*doubtful_classes(data.names), *class_balance(data.names, ids)]
+    else:
+        findings = list(data_findings(data, ids, overlap(data, ids.get("train"))))
     if max_length_given or config.dataset is None:
         assert config.max_length
         findings += cut_rows(lengths, config.max_length)

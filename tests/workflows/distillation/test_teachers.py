@@ -13,14 +13,22 @@ from torch import Tensor
 
 from distilkit import DistillConfig, UserError, distill
 from distilkit.config import resolve
+from distilkit.data import large, transfer
 from distilkit.data.sources import load_for_training
 from distilkit.data.targets import softmax
 from distilkit.runs.run import Run
 from distilkit.workflows.distillation.inputs import gather_inputs
-from distilkit.workflows.distillation.teachers import TeacherEnsemble, load_teachers, match_classes
+from distilkit.workflows.distillation.teachers import (
+    TeacherEnsemble,
+    keep_covered_rows,
+    load_teachers,
+    match_classes,
+    read_teacher_files,
+)
 from distilkit.workflows.distillation.workflow import distill_many
 
 Make = Callable[..., DistillConfig]
+NAMES = ("negative", "positive")
 TEXTS = list(dict.fromkeys(row["sentence"] for row in rows()))
 
 
@@ -240,3 +248,87 @@ def test_students_of_a_file_that_are_distilled_together_equal_those_alone(
 def test_at_alpha_1_no_file_is_read(config: Make, tmp_path: Path) -> None:
     run = distill(config(teacher_file=str(tmp_path / "not there.csv"), alpha=1))
     assert "teachers" not in run.environment and run.config.soft_loss == "mse"
+
+
+# --- shards with the texts beside their targets ---------------------------------------------------------
+
+
+def write_shards(folder: Path, logits: dict[str, list[float]], copies: int = 5) -> Path:
+    """Write shards of 16 texts with a suffix each, in no order, and the logits of the text."""
+    folder.mkdir()
+    values = [
+        {"text": f"{text} {copy}", "negative": logits[text][0] + copy, "positive": logits[text][1]}
+        for copy in range(copies)
+        for text in TEXTS
+    ]
+    order = np.random.default_rng(0).permutation(len(values))
+    for start in range(0, len(values), 16):
+        table = pd.DataFrame([values[i] for i in order[start : start + 16]])
+        table.to_parquet(folder / f"part-{start:03}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("dataset", [None, "sst2"])
+def test_a_student_of_shards_is_that_of_one_file_to_the_byte(
+    config: Make,
+    logits: dict[str, list[float]],
+    tmp_path: Path,
+    fresh_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: str | None,
+) -> None:
+    """Targets that are read beside the texts must be those of these rows, when some are left out too."""
+    folder = write_shards(tmp_path / "parts", logits | {GOOD[0]: [9.0, -9.0]})
+    whole = tmp_path / "whole.parquet"
+    pd.concat(map(pd.read_parquet, sorted(folder.iterdir()))).to_parquet(whole, index=False)
+    options: dict[str, Any] = {"alpha": 0, "dataset": None, "data_dir": None}
+    if dataset:  # whose validation rows are in the transfer text too
+        validation = [{"sentence": f"{text} 0", "label": NAMES[text in GOOD]} for text in TEXTS]
+        write_jsonl(tmp_path / "data" / "validation.jsonl", validation)
+        options |= {"dataset": None, "data_dir": tmp_path / "data", "text_column": "sentence"}
+    runs = []
+    for name, source in (("whole", whole), ("shards", folder), ("pattern", f"{folder}/*.parquet")):
+        notes = Notes()
+        options |= {"transfer": str(source), "teacher_file": str(source), "output_dir": tmp_path / name}
+        runs.append(distill(config(**options), notes))
+        assert any("targets beside" in note for note in notes.notes) == (name != "whole")
+        monkeypatch.setattr(large, "MEMORY_BYTES", 64)  # the shards' arrays are in files
+    assert weights(runs[1]) == weights(runs[0]) == weights(runs[2])
+
+
+def test_rows_of_shards_without_a_target_are_refused_or_left_out(
+    config: Make, logits: dict[str, list[float]], tmp_path: Path
+) -> None:
+    folder = write_shards(tmp_path / "parts", logits)
+    file = sorted(folder.iterdir())[1]
+    table = pd.read_parquet(file)
+    table.loc[3, ["negative", "positive"]] = None
+    table.to_parquet(file)
+    options = {
+        "alpha": 0,
+        "dataset": None,
+        "data_dir": None,
+        "transfer": str(folder),
+        "teacher_file": str(folder),
+    }
+    with pytest.raises(UserError, match="has no target for 1 of 36 train rows, such as row"):
+        distill(config(**options))
+    notes = Notes()
+    distill(config(**options, missing="skip"), notes)
+    assert any("--missing skip: left out 1 of" in note for note in notes.notes)
+    write_jsonl(folder / "about.json", [{"text": "no shard"}])
+    assert teacher_logits(config(**options, missing="skip")).isfinite().all()
+
+
+def test_shards_that_change_while_they_are_read_are_refused(
+    config: Make, logits: dict[str, list[float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Targets beside texts that are no longer there would be joined by position."""
+    folder = write_shards(tmp_path / "parts", logits)
+    asked = config(alpha=0, dataset=None, data_dir=None, transfer=str(folder), teacher_file=str(folder))
+    data = transfer.load(asked, labelled=False, names=NAMES)
+    first, second = sorted(folder.iterdir())[:2]
+    first.rename(folder / "swapped"), second.rename(first), (folder / "swapped").rename(second)
+    files = read_teacher_files(asked, data.names, Notes())
+    with pytest.raises(UserError, match="its files have changed since the texts were read"):
+        keep_covered_rows(asked, data, files, Notes())
