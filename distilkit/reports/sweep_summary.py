@@ -46,6 +46,9 @@ def make_document(
         right: bool `[N]`, the validation rows that a run has right, by its cell; runs may be missing.
     """
     groups = _group_runs(runs, description.swept)
+    if description.searched:  # values that TPE chose have no order that says anything
+        sign = -1 if description.higher_is_better else 1
+        groups.sort(key=lambda group: sign * sum(run.score for run in group) / len(group))
     scores = [
         SettingScores(
             values=group[0].setting,
