@@ -57,7 +57,8 @@ def run(options: Options) -> None:
         teacher = {"teacher_file": [str(file)], "targets": kind, "alpha": 0.0}
         scores[kind] = train(folder, kind, {**shared, **teacher}, seeds)
     print_table(dataset, scores)
-    (folder / "scores.json").write_text(json.dumps({"machine": sorted(cpu_flags()), "scores": scores}, indent=2))
+    document = {"machine": sorted(cpu_flags()), "scores": scores}
+    (folder / "scores.json").write_text(json.dumps(document, indent=2))
 
 
 def write_files(folder: Path, teacher: str, shared: dict[str, Any]) -> dict[str, Path]:
