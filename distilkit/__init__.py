@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         DistillConfig,
         DoctorConfig,
         EvaluateConfig,
+        ExportConfig,
         PredictConfig,
         ReportConfig,
         SweepConfig,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from distilkit.workflows.diagnosis.workflow import doctor
     from distilkit.workflows.distillation.workflow import distill, distill_many
     from distilkit.workflows.evaluation.workflow import evaluate
+    from distilkit.workflows.exporting.workflow import export
     from distilkit.workflows.prediction.workflow import predict
     from distilkit.workflows.reporting import report
     from distilkit.workflows.sweeping.workflow import sweep
@@ -46,6 +48,7 @@ LAZY_MODULES = {
     "DistillConfig": "config",
     "DoctorConfig": "config",
     "EvaluateConfig": "config",
+    "ExportConfig": "config",
     "PredictConfig": "config",
     "ReportConfig": "config",
     "SweepConfig": "config",
@@ -63,6 +66,7 @@ LAZY_MODULES = {
     "distill_many": "workflows.distillation.workflow",
     "doctor": "workflows.diagnosis.workflow",
     "evaluate": "workflows.evaluation.workflow",
+    "export": "workflows.exporting.workflow",
     "load": "engine.inference.predictor",
     "predict": "workflows.prediction.workflow",
     "report": "workflows.reporting",
@@ -76,6 +80,7 @@ __all__ = [
     "DistillConfig",
     "DoctorConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "GateMissed",
     "PredictConfig",
     "Predictions",
@@ -91,6 +96,7 @@ __all__ = [
     "distill_many",
     "doctor",
     "evaluate",
+    "export",
     "load",
     "predict",
     "report",

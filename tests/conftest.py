@@ -9,6 +9,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -283,6 +284,55 @@ def bilstm_runs(
     distilled = distill(DistillConfig(**options, alpha=0, output_dir=folder / "distilled"))
     options |= {"epochs": 1}
     return distilled, distill(DistillConfig(**options, alpha=1, output_dir=folder / "labels"))
+
+
+@pytest.fixture(scope="session")
+def exported_models(
+    sst2_dir: Path,
+    mrpc_dir: Path,
+    teacher_run: Run,
+    bilstm_runs: tuple[Run, Run],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], Path]:
+    """Return a function from a kind of model to a folder that `export` wrote of it, once a session."""
+    from distilkit import DistillConfig, ExportConfig, distill, export
+
+    folder = tmp_path_factory.mktemp("exports")
+
+    def make_source(kind: str) -> tuple[Path, dict[str, Any]]:
+        pairs: dict[str, Any] = {"dataset": "mrpc", "data_dir": mrpc_dir}
+        if kind in ("words", "bert"):
+            return (bilstm_runs[0] if kind == "words" else teacher_run).path, {}
+        if kind == "pieces":
+            options = QUICK | SMALL | {"dataset": "sst2", "data_dir": sst2_dir, "vocabulary": "teacher"}
+            options |= {"teacher": str(teacher_run.path), "pooling": "both"}
+            return distill(DistillConfig(**options, output_dir=folder / "source-pieces")).path, {}
+        names = ("not_equivalent", "equivalent")
+        lively(tiny_bert(names), factor=6).save_pretrained(folder / "pairs")
+        tiny_tokenizer().save_pretrained(folder / "pairs")
+        if kind == "bert_pairs":
+            return folder / "pairs", pairs | {"max_length": 16}
+        options = QUICK | SMALL | pairs | {"teacher": str(folder / "pairs")}
+        return distill(DistillConfig(**options, output_dir=folder / "source-siamese")).path, {}
+
+    def make(kind: str) -> Path:
+        if not (folder / kind).exists():
+            source, data = make_source(kind)
+            config = ExportConfig(model=str(source), output_dir=folder / kind, latency=False, **data)
+            export(config)
+        return folder / kind
+
+    return make
+
+
+@pytest.fixture
+def export_model(exported_models: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function from a kind of model to a copy of its exported folder, which the test may damage."""
+
+    def copy(kind: str) -> Path:
+        return Path(shutil.copytree(exported_models(kind), tmp_path / kind, dirs_exist_ok=True))
+
+    return copy
 
 
 @pytest.fixture

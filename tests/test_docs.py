@@ -27,6 +27,7 @@ COMMANDS = [
     ("augment",),
     ("evaluate",),
     ("predict",),
+    ("export",),
     ("report",),
     ("sweep",),
     ("sweep", "report"),

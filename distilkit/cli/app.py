@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         DistillConfig,
         DoctorConfig,
         EvaluateConfig,
+        ExportConfig,
         PredictConfig,
         ReportConfig,
         SweepConfig,
@@ -218,6 +219,27 @@ def predict(config: "PredictConfig", output: Output) -> None:
         output.result(document, tables.prediction_text(document))
     else:  # the rows are on stdout
         output.note(tables.prediction_text(document))
+
+
+@command(
+    app,
+    "ExportConfig",
+    examples=(
+        "distilkit export runs/student -o exported",
+        "distilkit export runs/student --int8 --max-drop 0.3 -o exported-int8",
+    ),
+)
+def export(config: "ExportConfig", output: Output) -> None:
+    """Write a model as a folder that predicts with onnxruntime, tokenizers and numpy, without torch.
+
+    Its answers are compared with the model's on real rows: by default those that the run was validated on.
+    `predict` and `evaluate` take the folder like any model.
+    """
+    from distilkit.workflows.exporting import workflow
+
+    with output:
+        result = workflow.export(config, output)
+    output.result(result.document(), tables.export_table(result.document()))
 
 
 @command(

@@ -8,6 +8,7 @@ from distilkit.config import (
     DistillConfig,
     DoctorConfig,
     EvaluateConfig,
+    ExportConfig,
     FitConfig,
     PredictConfig,
     ReportConfig,
@@ -23,6 +24,7 @@ from distilkit.data.formats import READABLE
 from distilkit.data.layouts import SPLITS, find_splits
 from distilkit.data.shards import is_sharded
 from distilkit.errors import UserError
+from distilkit.runs.exports import check_export_dir
 from distilkit.runs.folder import suggest_sibling
 from distilkit.runs.locating import find_base_model, find_model
 from distilkit.runs.run import Run, check_output_dir
@@ -38,6 +40,8 @@ def check_paths(config: Config) -> None:
     """
     if isinstance(config, FitConfig) and not isinstance(config, DoctorConfig):
         check_output_dir(config.output_dir, config.overwrite, config.input_paths)
+    if isinstance(config, ExportConfig):
+        check_export_dir(config.output_dir, config.overwrite)
     if isinstance(config, TextsConfig) and config.data_dir:
         find_splits(config.data_dir)
     for option, file, advice in _input_files(config):
@@ -94,7 +98,7 @@ def _model_names(config: Config) -> Iterator[str]:
         not_models = {*config.predictions, *config.teacher_file, *config.endpoint}
         names = [name for name in (*config.models, *references) if name and name not in not_models]
         yield from dict.fromkeys(names)
-    if isinstance(config, PredictConfig):
+    if isinstance(config, PredictConfig | ExportConfig):
         yield config.model
     if isinstance(config, DistillConfig):
         resolved = resolve(config)

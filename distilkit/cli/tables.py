@@ -309,6 +309,39 @@ def prediction_text(document: Mapping[str, Any]) -> str:
     return "\n".join([", ".join(parts), f"labels: {join_first(counts)}"][: 1 + bool(counts)])
 
 
+def export_table(document: Mapping[str, Any]) -> Table:
+    """Tabulate the model in torch and the graphs made from it: size, quality and speed on the same rows."""
+    checked = document["checked"]
+    rows = f"{checked['dataset']} {checked['split']}, {pluralize(checked['rows'], 'row')}"
+    table = _titled(f"{document['path']}: {rows}, {pluralize(checked['threads'], 'thread')}")
+    table.add_column("graph", overflow="fold", min_width=12)
+    for heading in (
+        "bytes",
+        "accuracy",
+        "agreement",
+        "largest diff",
+        "mean diff",
+        "rows/s",
+        "p50 ms",
+        "p95 ms",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in checked["models"]:
+        differs = model["name"] != "torch"
+        latency = model["latency"]
+        table.add_row(
+            escape(model["name"]),
+            _short(model["bytes"]),
+            f"{model['accuracy']:.4f}",
+            f"{model['agreement']:.4f}" if differs else MISSING,
+            f"{model['largest_difference']:.1e}" if differs else MISSING,
+            f"{model['mean_difference']:.1e}" if differs else MISSING,
+            f"{model['rows_per_second']:,.0f}",
+            *(f"{latency[name]:.2f}" if latency else MISSING for name in ("p50", "p95")),
+        )
+    return table
+
+
 def report_text(document: Mapping[str, Any]) -> str:
     """Say where the page is that `report` wrote, and what it shows."""
     runs = pluralize(len(document["runs"]), "run")

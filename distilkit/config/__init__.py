@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from distilkit.config.data import DataConfig, Precision, TextsConfig, resolve
     from distilkit.config.distillation import DistillConfig, DoctorConfig
     from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, parse_gates
+    from distilkit.config.exporting import ExportConfig
     from distilkit.config.fitting import FitConfig
     from distilkit.config.prediction import PredictConfig
     from distilkit.config.reporting import ReportConfig
@@ -28,6 +29,7 @@ LAZY_MODULES = {
     "DistillConfig": "distillation",
     "DoctorConfig": "distillation",
     "EvaluateConfig": "evaluation",
+    "ExportConfig": "exporting",
     "FIDELITY": "evaluation",
     "FitConfig": "fitting",
     "GLUE_FILES": "evaluation",
@@ -56,6 +58,7 @@ __all__ = [
     "DistillConfig",
     "DoctorConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "FitConfig",
     "Pooling",
     "Precision",

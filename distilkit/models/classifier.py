@@ -17,6 +17,7 @@ from distilkit.errors import list_names
 from distilkit.models.checkpoints import LoadedModel
 from distilkit.models.heads import model_names
 from distilkit.models.loading import (
+    count_parameters,
     embedding_table,
     fingerprint,
     load_fine_tuned,
@@ -105,6 +106,16 @@ class Classifier(NamedTokenizer):
         """Return the size of its weight files; 0 for a model that was made in memory."""
         return weight_bytes(self.folder) if self.folder else 0
 
+    @property
+    def parameters(self) -> tuple[int, int]:
+        """Return the number of its parameters, with and without its embedding table."""
+        return count_parameters(self.model)
+
+    @property
+    def is_exported(self) -> bool:
+        """Return whether it is an ONNX graph, which computes in the format that it was exported in."""
+        return False
+
     @cached_property
     def components(self) -> Components:
         """Return the principal components of its embedding table; students made together share them."""
@@ -161,6 +172,8 @@ def with_max_length(classifier: Classifier, max_length: int | None, default: int
     if max_length:
         check_length(max_length, classifier.tokenizer, classifier.model)
         return replace(classifier, max_length=max_length)
+    if classifier.max_length:
+        return classifier
     if classifier.run and classifier.run.config.max_length:
         return replace(classifier, max_length=classifier.run.config.max_length)
     limit = longest_input(classifier.tokenizer, classifier.model)

@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from distilkit.errors import UserError, list_names
+from distilkit.runs.exports import MANIFEST, is_export
 from distilkit.runs.folder import read_object
 from distilkit.runs.locating import Source, describe_adapter, is_adapter
 
@@ -43,6 +44,13 @@ def explain_failure(source: Source, what: str, error: BaseException) -> UserErro
 
 def _known_faults(source: Source, what: str, message: str) -> Iterator[str]:
     folder = source.folder
+    if is_export(folder):
+        origin = read_object(folder / MANIFEST).get("source")
+        name = str(origin.get("model") if isinstance(origin, dict) else "")[:MAX_VALUE]
+        yield (
+            "it is an exported model, which answers texts and can be neither trained nor distilled. Name the "
+            f"model that it was made from: {name}"
+        )
     for file in find_lfs_pointers(folder)[:1]:
         yield (
             f"{file.name} is a Git LFS pointer and not the file itself. Fetch it where it was cloned: "

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distilkit.errors import UserError
+from distilkit.runs.exports import is_export
 from distilkit.runs.folder import suggest_sibling
 from distilkit.runs.run import MODEL, Run, is_run
 
@@ -82,7 +83,7 @@ def find_model(name: str, *, without_hub: str = "Check the path or the connectio
             return Source(name, path / MODEL, Run.load(path))
         if path.name == MODEL and is_run(path.parent):
             return Source(name, path, Run.load(path.parent))
-        if not (path / "config.json").is_file():
+        if not (path / "config.json").is_file() and not is_export(path):
             if is_adapter(path):
                 raise UserError(f"{name}: {describe_adapter(path)}")
             raise UserError(

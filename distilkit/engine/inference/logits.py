@@ -19,6 +19,7 @@ from distilkit.hardware.dropout import eval_mode
 from distilkit.hardware.kernels import FastAttention, forward_context
 from distilkit.hardware.memory import explain_out_of_memory, is_out_of_memory, trim_heap
 from distilkit.hardware.precision import Resolved
+from distilkit.models.exported import ExportedModel
 
 Item = TypeVar("Item")
 
@@ -227,7 +228,7 @@ def low_precision_copy(
         device: the one that will run it; by default the one that holds it.
     """
     first = next(model.parameters())
-    if precision != "bf16" or first.dtype == torch.bfloat16:
+    if precision != "bf16" or first.dtype == torch.bfloat16 or isinstance(model, ExportedModel):
         return model
     if (device or first.device).type == "cuda" and has_lstm(model):
         return model

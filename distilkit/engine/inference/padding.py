@@ -18,6 +18,7 @@ from distilkit.hardware.dropout import eval_mode
 from distilkit.hardware.kernels import forward_context
 from distilkit.hardware.memory import is_out_of_memory
 from distilkit.hardware.precision import Resolved
+from distilkit.models.exported import ExportedModel
 
 SAMPLE = 256  # rows of a split of which a few are compared
 COMPARED = 4  # of different lengths, each alone and in a batch with the longest
@@ -70,8 +71,9 @@ def check_batching(
 
 
 def is_known_to_ignore_padding(model: Any) -> bool:
-    """Return whether a model is a BiLSTM, which padding never reaches."""
-    return getattr(getattr(model, "config", None), "model_type", None) == "bilstm"
+    """Return whether padding never reaches a model: a BiLSTM, or one of which that was checked at export."""
+    is_bilstm = getattr(getattr(model, "config", None), "model_type", None) == "bilstm"
+    return is_bilstm or isinstance(model, ExportedModel)
 
 
 def padding_changes_logits(model: torch.nn.Module, rows: Encoded) -> bool:

@@ -21,8 +21,9 @@ from distilkit.engine.inference.padding import check_batching
 from distilkit.errors import UserError
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import select_device
-from distilkit.hardware.precision import check_precision, resolve_precision
-from distilkit.models.classifier import Classifier, load_classifier, with_max_length
+from distilkit.hardware.precision import Resolved, check_precision, resolve_precision
+from distilkit.models.classifier import Classifier, with_max_length
+from distilkit.models.exported import load_any
 from distilkit.runs.locating import find_model
 
 Item = TypeVar("Item")
@@ -79,7 +80,7 @@ class Predictor:
         assert classifier.max_length
         self.name, self.class_names = classifier.name, classifier.class_names
         self.max_length = classifier.max_length
-        self.precision = resolve_precision(precision, device, workload_of(classifier.model, training=False))
+        self.precision = _choose_precision(classifier, precision, device)
         self._tokenizer = classifier.tokenizer
         trained_on_pairs = classifier.run is not None and classifier.run.config.is_pair
         self._wants_pairs = trained_on_pairs or bool(getattr(classifier.model.config, "siamese", False))
@@ -160,6 +161,17 @@ class Predictor:
             yield item, texts
 
 
+def _choose_precision(classifier: Classifier, precision: Precision, device: torch.device) -> Resolved:
+    if not classifier.is_exported:
+        return resolve_precision(precision, device, workload_of(classifier.model, training=False))
+    if precision not in ("auto", "fp32"):
+        raise UserError(
+            f"--precision {precision}: {classifier.name} is an exported model, which computes as it was "
+            "exported. Leave it out."
+        )
+    return "fp32"
+
+
 def _check_texts(texts: str | Sequence[str]) -> list[str]:
     texts = [texts] if isinstance(texts, str) else list(texts)
     for i, text in enumerate(texts):
@@ -174,7 +186,7 @@ def load(
     """Load a model to classify texts with.
 
     Args:
-        model: a run, a model folder or a Hub id.
+        model: a run, a model folder, a folder that `export` wrote, or a Hub id.
         max_length: longest input in tokens; by default what a run was trained with, else 128.
         precision: auto, fp32, bf16 or fp16, as in `train`.
         device: cpu, cuda or cuda:N; by default CUDA where there is some.
@@ -184,5 +196,5 @@ def load(
     """
     selected = select_device(device)
     check_precision(precision, selected)
-    classifier = load_classifier(find_model(str(model)))
+    classifier = load_any(find_model(str(model)))
     return Predictor(with_max_length(classifier, max_length), precision, selected)

@@ -23,8 +23,8 @@ from distilkit.engine.inference.logits import answering, check_finite, low_preci
 from distilkit.engine.inference.padding import check_batching
 from distilkit.hardware.memory import peak_within
 from distilkit.hardware.precision import Resolved
-from distilkit.models.classifier import Classifier, load_classifier, with_max_length
-from distilkit.models.loading import count_parameters
+from distilkit.models.classifier import Classifier, with_max_length
+from distilkit.models.exported import load_any
 from distilkit.progress import Reporter
 from distilkit.runs.locating import find_model
 from distilkit.scores.statistics import Answers, Integers
@@ -49,7 +49,7 @@ class ModelScores:
 
 def load(name: str, config: EvaluateConfig) -> Classifier:
     """Load a model with its tokenizer, and decide how many tokens of a text it reads."""
-    classifier = load_classifier(find_model(name))
+    classifier = load_any(find_model(name))
     return with_max_length(classifier, config.max_length, 256 if config.dataset == "imdb" else 128)
 
 
@@ -101,6 +101,7 @@ def score_model(
     """
     assert classifier.max_length
     name = classifier.name
+    precision = "fp32" if classifier.is_exported else precision
     texts = data.texts(config.split)
     note = check_batching(
         classifier.model,
@@ -130,7 +131,7 @@ def score_model(
             latency = measure_latency(answer_row, texts)
     classifier.model.cpu()  # the next model needs the device's memory
     probabilities = logits[:, class_order].double().softmax(dim=1).numpy()
-    parameters, without_embeddings = count_parameters(classifier.model)
+    parameters, without_embeddings = classifier.parameters
     cost = Cost(
         rows_per_second=len(texts) / seconds,
         parameters=parameters,

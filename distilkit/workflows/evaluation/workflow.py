@@ -18,7 +18,6 @@ from distilkit.hardware.cpu_formats import Workload, workload_of
 from distilkit.hardware.device import name_device, select_device
 from distilkit.hardware.precision import Resolved, check_precision, resolve_precision
 from distilkit.hardware.threads import using_threads
-from distilkit.models.loading import count_parameters
 from distilkit.progress import SILENT, Reporter
 from distilkit.reports.document import InDomainScore, Provenance
 from distilkit.reports.summary import markdown
@@ -59,7 +58,7 @@ def evaluate(config: EvaluateConfig, reporter: Reporter = SILENT) -> Evaluation:
     _check_outputs(config)
     baseline = read_baseline(config.baseline) if config.baseline else None
     contestants = choose_contestants(config)
-    precision = resolve_precision(config.precision, device, _largest_workload(contestants))
+    precision = _choose_precision(config, contestants, device)
     data = sources.load_for_evaluation(
         config, config.split, [model.class_names for model in contestants.models]
     )
@@ -116,12 +115,19 @@ def check_written(evaluation: Evaluation) -> None:
         raise UserError("\n".join(evaluation.unwritten))
 
 
-def _largest_workload(contestants: Contestants) -> Workload:
-    """Return the workload of the largest model, on which most time is spent."""
-    if not contestants.models:
-        return Workload()
-    largest = max((model.model for model in contestants.models), key=count_parameters)
-    return workload_of(largest, training=False)
+def _choose_precision(config: EvaluateConfig, contestants: Contestants, device: torch.device) -> Resolved:
+    """Choose by the workload of the largest model, on which most time is spent.
+
+    Exported models compute as they were exported.
+    """
+    models = [model for model in contestants.models if not model.is_exported]
+    if contestants.models and not models:
+        return "fp32"
+    workload = Workload()
+    if models:
+        largest = max(models, key=lambda model: model.parameters)
+        workload = workload_of(largest.model, training=False)
+    return resolve_precision(config.precision, device, workload)
 
 
 def _read_teacher_files(

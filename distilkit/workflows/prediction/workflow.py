@@ -21,7 +21,8 @@ from distilkit.errors import UserError
 from distilkit.hardware.device import select_device
 from distilkit.hardware.precision import check_precision
 from distilkit.hardware.threads import using_threads
-from distilkit.models.classifier import Classifier, load_classifier, with_max_length
+from distilkit.models.classifier import Classifier, with_max_length
+from distilkit.models.exported import load_any
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.folder import check_home
 from distilkit.runs.locating import find_model
@@ -121,7 +122,7 @@ def predict(config: PredictConfig, reporter: Reporter = SILENT, write: WriteRows
     source = find_model(config.model)
     inputs = choose_inputs(config, source.run)
     check_prediction_output(config, inputs.files)
-    classifier = with_max_length(load_classifier(source), config.max_length)
+    classifier = with_max_length(load_any(source), config.max_length)
     _check_top_k(config, classifier)
     with using_threads(config.threads), ExitStack() as stack:
         predictor = Predictor(classifier, config.precision, device)

@@ -1,0 +1,1 @@
+"""Write a model as a folder that predicts without torch."""

@@ -1,0 +1,238 @@
+"""`export`: a model as a folder that predicts without torch, checked on real rows."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from distilkit.config import ExportConfig
+from distilkit.config.fields import replace_values
+from distilkit.data import sources
+from distilkit.data.encoding import pads_left
+from distilkit.data.labels import list_pairs, match_labels
+from distilkit.data.text_data import TextData
+from distilkit.engine.inference.padding import check_batching
+from distilkit.errors import GateMissed, UserError
+from distilkit.hardware.device import select_device
+from distilkit.hardware.threads import using_threads
+from distilkit.models.classifier import Classifier, load_classifier, with_max_length
+from distilkit.models.exported import INSTALL_EXPORT, load_exported
+from distilkit.progress import SILENT, Reporter
+from distilkit.runs.environment import cpu_name
+from distilkit.runs.exports import GRAPH, MANIFEST, check_export_dir, is_export
+from distilkit.runs.folder import write_json, writing_folder
+from distilkit.runs.locating import Source, find_model
+from distilkit.workflows.exporting.contents import (
+    check_tokenizer,
+    export_tokenizer,
+    list_inputs,
+    write_contents,
+)
+from distilkit.workflows.exporting.measurement import (
+    TORCH,
+    Measurement,
+    Reference,
+    compute_logits,
+    list_faults,
+    measure,
+)
+
+# Which rows a run was trained on.
+DATA_OPTIONS = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column")
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Export:
+    """The folder that `export` wrote, and what its manifest says of it."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    def document(self) -> dict[str, Any]:
+        """Return the versioned JSON document: the manifest, and where it lies."""
+        return {"path": str(self.path), **self.manifest}
+
+
+def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
+    """Write the model of `config` as a folder that predicts without torch.
+
+    Graphs are compared with the model in torch on real rows: those of `config`, else the run's own.
+
+    Raises:
+        UserError: when options, model or data do not fit, or the model cannot be exported.
+        GateMissed: when a graph loses more accuracy than `max_drop`; nothing is written then.
+    """
+    check_export_dir(config.output_dir, config.overwrite)
+    _check_installed()
+    select_device("cpu", reporter)
+    source = find_model(config.model)
+    if is_export(source.folder):
+        raise UserError(f"{config.model} is an exported model already. Name the model that it was made from.")
+    config = _choose_data(config, source)
+    classifier = with_max_length(
+        load_classifier(source), config.max_length, 256 if config.dataset == "imdb" else 128
+    )
+    classifier.model.float()
+    data = sources.load_for_evaluation(config, config.split, [classifier.class_names])
+    reporter.note_all((*data.notes, *classifier.notes))
+    with using_threads(config.threads) as threads:
+        reference = _make_reference(classifier, data, config, reporter)
+        backend = export_tokenizer(classifier)
+        check_tokenizer(backend, classifier, reference.texts)
+        check = partial(check_export_dir, config.output_dir, config.overwrite)
+        with writing_folder(config.output_dir, "--output-dir", "exported model", check) as draft:
+            graphs = _build_graphs(classifier, config, reporter)
+            is_siamese = bool(getattr(classifier.model.config, "siamese", False))
+            manifest = write_contents(
+                draft,
+                graphs,
+                classifier,
+                backend,
+                config,
+                takes_pairs=is_siamese or data.pair_column is not None,
+            )
+            measurements = _measure_all(classifier, draft, list(graphs), reference, config, reporter)
+            faults = list_faults(
+                measurements[0], measurements[1:], config.max_drop, is_exact=_is_exact(config)
+            )
+            if faults:
+                raise GateMissed("; ".join(faults) + ". Nothing was written.")
+            manifest["checked"] = {
+                "dataset": data.name,
+                "split": config.split,
+                "rows": len(reference.texts),
+                "cpu": cpu_name(),
+                "threads": threads,
+                "models": [measurement.document() for measurement in measurements],
+            }
+            write_json(draft / MANIFEST, manifest)
+    return Export(config.output_dir, manifest)
+
+
+def _check_installed() -> None:
+    try:
+        import onnx
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"export needs onnx and onnxruntime ({error}). {INSTALL_EXPORT}") from None
+    assert onnx
+
+
+def _choose_data(config: ExportConfig, source: Source) -> ExportConfig:
+    """Return the config with the data of the run, where none is named."""
+    if config.has_dataset:
+        return config
+    if source.run is None or not source.run.config.has_dataset:
+        raise UserError(
+            f"{config.model}: an export is checked on real rows, and no data is named. Give --dataset NAME "
+            "or --data-dir DIR."
+        )
+    run_config = source.run.config
+    if run_config.data_dir and not run_config.data_dir.exists():
+        raise UserError(
+            f"{config.model}: the data that it was trained on, {run_config.data_dir}, is not there to check "
+            "an export on. Give --data-dir DIR."
+        )
+    return replace_values(config, **{name: getattr(run_config, name) for name in DATA_OPTIONS})
+
+
+def _make_reference(
+    classifier: Classifier, data: TextData, config: ExportConfig, reporter: Reporter
+) -> Reference:
+    """Answer the rows in torch.
+
+    Raises:
+        UserError: when the model needs rows of one length, or padding on the left, which no script arranges.
+    """
+    assert classifier.max_length
+    texts = data.texts(config.split)
+    class_order, by_name = match_labels(classifier.class_names, data.names, classifier.name)
+    if not by_name:
+        reporter.warn(
+            f"{classifier.name}: it shares no class names with the data; class ids are assumed to match: "
+            f"{list_pairs(classifier.class_names, data.names)}"
+        )
+    depends_on_padding = check_batching(
+        classifier.model,
+        classifier.tokenizer,
+        texts,
+        max_length=classifier.max_length,
+        precision="fp32",
+        device=CPU,
+        name=classifier.name,
+    )
+    if depends_on_padding or pads_left(classifier.tokenizer, classifier.model):
+        raise UserError(
+            f"{classifier.name}: a {type(classifier.model).__name__} needs rows of one length, or padding on "
+            "the left, and cannot be exported. Distill it into another student: --student bilstm."
+        )
+    logits = compute_logits(classifier, texts, len(texts))
+    return Reference(texts, data.labels_of[config.split], class_order, logits)
+
+
+def _is_exact(config: ExportConfig) -> bool:
+    return not (config.int8 or config.fp16_table)
+
+
+def _build_graphs(classifier: Classifier, config: ExportConfig, reporter: Reporter) -> dict[str, bytes]:
+    """Return the graphs as files: one, or with `int8` one for each kind of CPU that can be checked here."""
+    from distilkit.models.bilstm import BiLSTMForSequenceClassification
+    from distilkit.models.standalone import ANY
+    from distilkit.workflows.exporting.bilstm_graph import build_bilstm_graph
+    from distilkit.workflows.exporting.quantization import KINDS, quantize, shrink_tables
+    from distilkit.workflows.exporting.transformer_graph import build_transformer_graph
+
+    model: Any = classifier.model
+    if isinstance(model, BiLSTMForSequenceClassification):
+        graph = build_bilstm_graph(model)
+    else:
+        graph = build_transformer_graph(model, list_inputs(classifier), classifier.name)
+    if not config.int8:
+        graph = shrink_tables(graph, "fp16") if config.fp16_table else graph
+        return {GRAPH: graph.SerializeToString()}
+    names = list(KINDS)
+    if not _can_check_all():
+        names = [ANY]
+        reporter.note(
+            f"int8: this CPU has no VNNI instructions, so that only {ANY} can be checked here and is written"
+        )
+    with TemporaryDirectory() as folder:
+        return {name: quantize(graph, KINDS[name], Path(folder)).SerializeToString() for name in names}
+
+
+def _can_check_all() -> bool:
+    """Return whether the graphs for all kinds of CPU are right on this one: not on x86 without VNNI."""
+    from distilkit.models.standalone import ANY, ARM, VNNI, choose_graph
+
+    return choose_graph([VNNI, ARM, ANY]) != ANY
+
+
+def _measure_all(
+    classifier: Classifier,
+    draft: Path,
+    graphs: list[str],
+    reference: Reference,
+    config: ExportConfig,
+    reporter: Reporter,
+) -> list[Measurement]:
+    """Measure the model in torch, then each graph as it will be loaded from the folder."""
+    models: Mapping[str, Classifier] = {TORCH: classifier} | {
+        name: replace(load_exported(Source(name, draft), name), name=name) for name in graphs
+    }
+    rows = len(reference.texts)
+    return [
+        measure(
+            name,
+            model,
+            reference,
+            latency=config.latency,
+            advance=lambda done, name=name: reporter.advance(name, done, rows),  # type: ignore[misc]
+        )
+        for name, model in models.items()
+    ]
