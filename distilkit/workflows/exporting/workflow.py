@@ -44,6 +44,7 @@ from distilkit.workflows.exporting.measurement import (
 # Which rows a run was trained on.
 DATA_OPTIONS = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column")
 CPU = torch.device("cpu")
+MAX_WEIGHT_BYTES = 2_000_000_000  # of a protobuf file, which holds 2 GiB, less room for nodes
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
     classifier = with_max_length(
         load_classifier(source), config.max_length, 256 if config.dataset == "imdb" else 128
     )
+    _check_size(classifier)
     classifier.model.float()
     data = sources.load_for_evaluation(config, config.split, [classifier.class_names])
     reporter.note_all((*data.notes, *classifier.notes))
@@ -122,6 +124,16 @@ def _check_installed() -> None:
     except ImportError as error:
         raise UserError(f"export needs onnx and onnxruntime ({error}). {INSTALL_EXPORT}") from None
     assert onnx
+
+
+def _check_size(classifier: Classifier) -> None:
+    """Raise `UserError` where the weights in fp32 are more than a file in ONNX's format holds."""
+    parameters = classifier.parameters[0]
+    if 4 * parameters > MAX_WEIGHT_BYTES:
+        raise UserError(
+            f"{classifier.name}: {parameters:,} parameters take {4 * parameters / 1e9:.1f} GB in fp32, and "
+            "a file with a graph holds 2 GB. Distill it, and export the student."
+        )
 
 
 def _choose_data(config: ExportConfig, source: Source) -> ExportConfig:

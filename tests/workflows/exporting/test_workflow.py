@@ -210,6 +210,18 @@ def test_models_that_depend_on_padding_are_refused(
         export(make_config(bilstm_runs[0], tmp_path / "exported"))
 
 
+def test_a_model_that_no_file_holds_is_refused_before_any_work(
+    bilstm_runs: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protobuf would fail only after minutes, with a message that names neither model nor size."""
+    monkeypatch.setattr(workflow, "MAX_WEIGHT_BYTES", 1_000)
+    with pytest.raises(
+        UserError, match=r"parameters take 0\.0 GB in fp32, and a file with a graph holds 2 GB"
+    ):
+        export(make_config(bilstm_runs[0], tmp_path / "exported"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_int8_and_an_fp16_table_exclude_each_other(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="leave one out"):
         make_config("m", tmp_path, int8=True, fp16_table=True)
