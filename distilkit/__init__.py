@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ExportConfig,
         PredictConfig,
         ReportConfig,
+        ServeConfig,
         SweepConfig,
         TrainConfig,
     )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from distilkit.workflows.exporting.workflow import export
     from distilkit.workflows.prediction.workflow import predict
     from distilkit.workflows.reporting import report
+    from distilkit.workflows.serving.workflow import serve
     from distilkit.workflows.sweeping.workflow import sweep
     from distilkit.workflows.training import train
 
@@ -51,6 +53,7 @@ LAZY_MODULES = {
     "ExportConfig": "config",
     "PredictConfig": "config",
     "ReportConfig": "config",
+    "ServeConfig": "config",
     "SweepConfig": "config",
     "TrainConfig": "config",
     "ConsoleReporter": "cli.output",
@@ -70,6 +73,7 @@ LAZY_MODULES = {
     "load": "engine.inference.predictor",
     "predict": "workflows.prediction.workflow",
     "report": "workflows.reporting",
+    "serve": "workflows.serving.workflow",
     "sweep": "workflows.sweeping.workflow",
     "train": "workflows.training",
 }
@@ -88,6 +92,7 @@ __all__ = [
     "ReportConfig",
     "Reporter",
     "Run",
+    "ServeConfig",
     "SweepConfig",
     "TrainConfig",
     "UserError",
@@ -100,6 +105,7 @@ __all__ = [
     "load",
     "predict",
     "report",
+    "serve",
     "sweep",
     "train",
 ]

@@ -22,6 +22,7 @@ from distilkit.config import (
     FitConfig,
     PredictConfig,
     ReportConfig,
+    ServeConfig,
     SweepConfig,
     TrainConfig,
     parse_gates,
@@ -43,6 +44,7 @@ from distilkit.workflows.diagnosis import workflow as diagnosis
 from distilkit.workflows.distillation import workflow as distillation
 from distilkit.workflows.evaluation import workflow as evaluation
 from distilkit.workflows.prediction import workflow as prediction
+from distilkit.workflows.serving import workflow as serving
 
 COMMANDS = {
     "train": TrainConfig,
@@ -50,6 +52,7 @@ COMMANDS = {
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "serve": ServeConfig,
     "report": ReportConfig,
     "sweep": SweepConfig,
 }
@@ -65,6 +68,8 @@ SMALLEST: list[Any] = [
     AugmentConfig(dataset="sst2", output="new.parquet"),
     PredictConfig(model="a"),
     ReportConfig(runs=("a",)),
+    ServeConfig(model="a"),
+    ServeConfig(model="a", host="::1", port=0, max_items=8, queue_size=8, wait_ms=0, threads=1),
 ]
 FULL: list[Any] = [
     TrainConfig(
@@ -187,6 +192,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> Any:
     verbs[diagnosis] = "doctor"
     verbs[reporting] = "report"
     verbs[prediction] = "predict"
+    verbs[serving] = "serve"
     for module, verb in verbs.items():
         monkeypatch.setattr(module, verb, stop)
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

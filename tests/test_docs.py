@@ -28,6 +28,7 @@ COMMANDS = [
     ("evaluate",),
     ("predict",),
     ("export",),
+    ("serve",),
     ("report",),
     ("sweep",),
     ("sweep", "report"),

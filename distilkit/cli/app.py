@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ExportConfig,
         PredictConfig,
         ReportConfig,
+        ServeConfig,
         SweepConfig,
         SweepReportConfig,
         TrainConfig,
@@ -240,6 +241,26 @@ def export(config: "ExportConfig", output: Output) -> None:
     with output:
         result = workflow.export(config, output)
     output.result(result.document(), tables.export_table(result.document()))
+
+
+@command(
+    app,
+    "ServeConfig",
+    examples=(
+        "distilkit serve runs/student",
+        "DISTILKIT_SERVE_TOKEN=secret distilkit serve runs/student --host 0.0.0.0 --port 80",
+    ),
+)
+def serve(config: "ServeConfig", output: Output) -> None:
+    """Answer texts over HTTP, in the format of Hugging Face endpoints, until SIGTERM or Ctrl-C.
+
+    Requests bring a token where DISTILKIT_SERVE_TOKEN is set. The page /docs describes the routes.
+    """
+    from distilkit.workflows.serving import workflow
+
+    with output:
+        result = workflow.serve(config, output)
+    output.result(result.document(), tables.serving_text(result.document()))
 
 
 @command(

@@ -33,6 +33,8 @@ PANELS = (
     "Training",
     "Sweep",
     "Gates",
+    "Server",
+    "Limits",
     "Speed",
     "Cache",
     "Output",

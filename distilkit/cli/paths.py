@@ -12,6 +12,7 @@ from distilkit.config import (
     FitConfig,
     PredictConfig,
     ReportConfig,
+    ServeConfig,
     TextsConfig,
     TrainConfig,
     resolve,
@@ -98,7 +99,7 @@ def _model_names(config: Config) -> Iterator[str]:
         not_models = {*config.predictions, *config.teacher_file, *config.endpoint}
         names = [name for name in (*config.models, *references) if name and name not in not_models]
         yield from dict.fromkeys(names)
-    if isinstance(config, PredictConfig | ExportConfig):
+    if isinstance(config, PredictConfig | ExportConfig | ServeConfig):
         yield config.model
     if isinstance(config, DistillConfig):
         resolved = resolve(config)

@@ -342,6 +342,14 @@ def export_table(document: Mapping[str, Any]) -> Table:
     return table
 
 
+def serving_text(document: Mapping[str, Any]) -> str:
+    """Write what a server has answered from its start to its end."""
+    parts = [f"{document['model']}: {pluralize(document['requests'], 'request')}"]
+    parts += [f"{document['answered']:,} answered ({pluralize(document['texts'], 'text')})"]
+    parts += [f"{document['refused']:,} refused"] * bool(document["refused"])
+    return f"{', '.join(parts)} in {describe_duration(document['seconds'])}"
+
+
 def report_text(document: Mapping[str, Any]) -> str:
     """Say where the page is that `report` wrote, and what it shows."""
     runs = pluralize(len(document["runs"]), "run")

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distilkit.config.fitting import FitConfig
     from distilkit.config.prediction import PredictConfig
     from distilkit.config.reporting import ReportConfig
+    from distilkit.config.serving import ServeConfig
     from distilkit.config.student import DEFAULT_LAYERS, Pooling
     from distilkit.config.sweeping import SweepConfig, SweepReportConfig
     from distilkit.config.training import TrainConfig
@@ -39,6 +40,7 @@ LAZY_MODULES = {
     "Precision": "data",
     "PredictConfig": "prediction",
     "ReportConfig": "reporting",
+    "ServeConfig": "serving",
     "SweepConfig": "sweeping",
     "SweepReportConfig": "sweeping",
     "TextsConfig": "data",
@@ -64,6 +66,7 @@ __all__ = [
     "Precision",
     "PredictConfig",
     "ReportConfig",
+    "ServeConfig",
     "SweepConfig",
     "SweepReportConfig",
     "TextsConfig",

@@ -21,6 +21,7 @@ from distilkit.config import (
     EvaluateConfig,
     PredictConfig,
     ReportConfig,
+    ServeConfig,
     SweepConfig,
     SweepReportConfig,
     TrainConfig,
@@ -34,6 +35,7 @@ COMMANDS = {
     "augment": AugmentConfig,
     "evaluate": EvaluateConfig,
     "predict": PredictConfig,
+    "serve": ServeConfig,
     "report": ReportConfig,
     "sweep": SweepConfig,
 }

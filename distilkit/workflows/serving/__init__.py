@@ -1,0 +1,1 @@
+"""Answer texts over HTTP with one model."""

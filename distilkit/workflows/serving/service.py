@@ -1,0 +1,143 @@
+"""`Service`: from the body of a request to the bytes of its answer, within limits."""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from distilkit.config import ServeConfig
+from distilkit.workflows.serving.batcher import Batcher, BatcherClosed, QueueFull
+from distilkit.workflows.serving.metrics import Metrics
+from distilkit.workflows.serving.payloads import Refusal, make_texts, parse_request, render_answer
+
+LOGGER = logging.getLogger(__name__)
+LINGER_SECONDS = 5.0  # in which a body that is too large is read and thrown away
+
+
+class Service:
+    """Answer requests with a batcher. Neither texts nor the token are ever logged.
+
+    Attributes:
+        is_ready: whether new requests are welcome; not once the process is asked to stop.
+    """
+
+    def __init__(
+        self, config: ServeConfig, batcher: Batcher, metrics: Metrics, *, wants_pairs: bool, token: str | None
+    ) -> None:
+        self._config, self._batcher, self.metrics = config, batcher, metrics
+        self._wants_pairs = wants_pairs
+        self._token = token.encode() if token else None
+        self.is_ready = True
+
+    @property
+    def is_alive(self) -> bool:
+        """Return whether requests can be answered at all."""
+        return self._batcher.is_alive
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Return what every answer says: before the end, that this connection must not be used again."""
+        return {} if self.is_ready else {"connection": "close"}
+
+    async def predict(self, request: Request) -> Response:
+        """Answer a request; whatever is wrong with it is a status and a reason."""
+        started = time.perf_counter()
+        self.metrics.count_request()
+        try:
+            self.check_token(request)
+            return await self._predict(request, started)
+        except Refusal as refusal:
+            return self.refuse(refusal)
+        except ClientDisconnect:
+            return self.refuse(Refusal(400, "disconnected", "The body ended early."))
+        except Exception as error:
+            # Neither its message nor its traceback: they may hold a text.
+            LOGGER.error("a request failed: %s", type(error).__name__)
+            return self.refuse(Refusal(500, "backend", "The model failed on this request."))
+
+    async def _predict(self, request: Request, started: float) -> Response:
+        config = self._config
+        parsed = parse_request(await self._read_body(request))
+        texts = make_texts(
+            parsed,
+            max_items=config.max_items,
+            max_characters=config.max_characters,
+            wants_pairs=self._wants_pairs,
+        )
+        try:
+            answer = asyncio.wrap_future(self._batcher.submit(texts))
+            predictions = await asyncio.wait_for(answer, config.timeout)
+        except QueueFull as full:
+            reason = "Too many texts wait already. Try again later."
+            raise Refusal(429, "overloaded", reason, full.seconds) from None
+        except BatcherClosed:
+            raise Refusal(503, "unavailable", "The server is about to end.", 1) from None
+        except TimeoutError:
+            reason = f"No answer within {config.timeout:g} s."
+            raise Refusal(503, "timeout", reason, 1) from None
+        body = render_answer(parsed, predictions)
+        self.metrics.count_success(time.perf_counter() - started, len(texts), is_batch=parsed.is_batch)
+        return Response(body, headers=self.headers, media_type="application/json")
+
+    def check_token(self, request: Request) -> None:
+        """Refuse a request that does not bring the token.
+
+        Raises:
+            Refusal: 401.
+        """
+        if self._token is None:
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode(), self._token):
+            raise Refusal(401, "unauthorized", "Send the token: Authorization: Bearer TOKEN.")
+
+    def refuse(self, refusal: Refusal) -> Response:
+        """Count a refusal and return it as a response."""
+        self.metrics.count_failure(refusal.kind)
+        headers = dict(self.headers)
+        if refusal.retry_after is not None:
+            headers["retry-after"] = str(refusal.retry_after)
+        if refusal.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        document = {"error": refusal.reason, "error_type": refusal.kind}
+        return JSONResponse(document, refusal.status, headers)
+
+    async def _read_body(self, request: Request) -> bytes:
+        """Read a body within its limits of size and time.
+
+        Raises:
+            Refusal: 408, 413 or 415.
+        """
+        encoding = request.headers.get("content-encoding", "identity").lower()
+        if encoding != "identity":
+            raise Refusal(415, "validation", "Send the body without a Content-Encoding.")
+        limit, timeout = self._config.max_body_bytes, self._config.timeout
+        declared = request.headers.get("content-length", "0")
+        body = bytearray()
+        try:
+            if int(declared) <= limit:
+                async with asyncio.timeout(timeout):
+                    async for chunk in request.stream():
+                        body += chunk
+                        if len(body) > limit:
+                            break
+                    else:
+                        return bytes(body)
+        except TimeoutError:
+            raise Refusal(408, "timeout", f"The body did not arrive within {timeout:g} s.") from None
+        if request.headers.get("expect", "").lower() != "100-continue":
+            await _drop_rest(request)
+        raise Refusal(413, "too_large", f"The body has more than {limit:,} bytes.")
+
+
+async def _drop_rest(request: Request) -> None:
+    """Read on for a while: a client that is cut off while it sends never sees the reason."""
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(LINGER_SECONDS):
+            while (await request.receive()).get("more_body"):
+                pass
