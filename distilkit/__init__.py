@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         DoctorConfig,
         EvaluateConfig,
         ExportConfig,
+        LabelConfig,
         PredictConfig,
         ReportConfig,
         ServeConfig,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from distilkit.workflows.distillation.workflow import distill, distill_many
     from distilkit.workflows.evaluation.workflow import evaluate
     from distilkit.workflows.exporting.workflow import export
+    from distilkit.workflows.labelling.workflow import label
     from distilkit.workflows.prediction.workflow import predict
     from distilkit.workflows.reporting import report
     from distilkit.workflows.serving.workflow import serve
@@ -51,6 +53,7 @@ LAZY_MODULES = {
     "DoctorConfig": "config",
     "EvaluateConfig": "config",
     "ExportConfig": "config",
+    "LabelConfig": "config",
     "PredictConfig": "config",
     "ReportConfig": "config",
     "ServeConfig": "config",
@@ -70,6 +73,7 @@ LAZY_MODULES = {
     "doctor": "workflows.diagnosis.workflow",
     "evaluate": "workflows.evaluation.workflow",
     "export": "workflows.exporting.workflow",
+    "label": "workflows.labelling.workflow",
     "load": "engine.inference.predictor",
     "predict": "workflows.prediction.workflow",
     "report": "workflows.reporting",
@@ -86,6 +90,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "GateMissed",
+    "LabelConfig",
     "PredictConfig",
     "Predictions",
     "Predictor",
@@ -102,6 +107,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "label",
     "load",
     "predict",
     "report",

@@ -29,6 +29,7 @@ COMMANDS = [
     ("predict",),
     ("export",),
     ("serve",),
+    ("label",),
     ("report",),
     ("sweep",),
     ("sweep", "report"),

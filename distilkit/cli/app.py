@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         DoctorConfig,
         EvaluateConfig,
         ExportConfig,
+        LabelConfig,
         PredictConfig,
         ReportConfig,
         ServeConfig,
@@ -261,6 +262,32 @@ def serve(config: "ServeConfig", output: Output) -> None:
     with output:
         result = workflow.serve(config, output)
     output.result(result.document(), tables.serving_text(result.document()))
+
+
+@command(
+    app,
+    "LabelConfig",
+    examples=(
+        "distilkit label reviews.csv -m runs/teacher -o logits.parquet",
+        "distilkit label reviews.csv --llm http://localhost:8000 --llm-model qwen3 --prompt ask.txt -o a.csv",
+    ),
+)
+def label(config: "LabelConfig", output: Output) -> None:
+    """Write what a teacher says of rows to a file, for `distill --teacher-file`.
+
+    The teacher is a model, a classifier behind a URL, or a language model behind a chat API.
+    Its key is read from DISTILKIT_API_KEY or OPENAI_API_KEY.
+    """
+    from distilkit.workflows.labelling import workflow
+
+    if config.dry_run:
+        with output:
+            plan = workflow.plan(config, output)
+        output.result(plan.document(), plan.text())
+        return
+    with output:
+        result = workflow.label(config, output)
+    output.result(result.document(), tables.labelling_text(result.document()))
 
 
 @command(

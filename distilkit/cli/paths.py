@@ -10,6 +10,7 @@ from distilkit.config import (
     EvaluateConfig,
     ExportConfig,
     FitConfig,
+    LabelConfig,
     PredictConfig,
     ReportConfig,
     ServeConfig,
@@ -45,7 +46,7 @@ def check_paths(config: Config) -> None:
         check_export_dir(config.output_dir, config.overwrite)
     if isinstance(config, TextsConfig) and config.data_dir:
         find_splits(config.data_dir)
-    for option, file, advice in _input_files(config):
+    for option, file, advice in (*_input_files(config), *_label_files(config)):
         _check_file(option, Path(file), advice)
     if isinstance(config, AugmentConfig):
         from distilkit.workflows.augmentation.blocks import check_output  # pyarrow is not needed elsewhere
@@ -87,6 +88,15 @@ def _input_files(config: Config) -> Iterator[tuple[str, str | Path, str]]:
 SHARDED = ("--transfer", "--teacher-file")
 
 
+def _label_files(config: Config) -> Iterator[tuple[str, str | Path, str]]:
+    """Yield what `_input_files` does, for `label`."""
+    if isinstance(config, LabelConfig):
+        for name in config.data:
+            yield "DATA", name, f"Give a file ({READABLE}, or .txt) or a folder."
+        if config.prompt:
+            yield "--prompt", config.prompt, "Give a text file with {text} in it."
+
+
 def _check_file(option: str, file: Path, advice: str) -> None:
     if not file.exists() and not (option in SHARDED and is_sharded(str(file))):
         raise UserError(f"{option} {file}: there is no such file. {suggest_sibling(file) or advice}")
@@ -100,6 +110,8 @@ def _model_names(config: Config) -> Iterator[str]:
         names = [name for name in (*config.models, *references) if name and name not in not_models]
         yield from dict.fromkeys(names)
     if isinstance(config, PredictConfig | ExportConfig | ServeConfig):
+        yield config.model
+    if isinstance(config, LabelConfig) and config.model:
         yield config.model
     if isinstance(config, DistillConfig):
         resolved = resolve(config)

@@ -350,6 +350,28 @@ def serving_text(document: Mapping[str, Any]) -> str:
     return f"{', '.join(parts)} in {describe_duration(document['seconds'])}"
 
 
+def labelling_text(document: Mapping[str, Any]) -> str:
+    """Write how many rows `label` wrote, what they cost, which parts are missing and what comes next."""
+    speed, missing = document["rows_per_second"], document["missing_parts"]
+    parts = [f"{document['output']}: {pluralize(document['rows'], 'row')}"]
+    parts += [f"{document['resumed_rows']:,} of them from before"] * bool(document["resumed_rows"])
+    parts += [f"{document['skipped']:,} left out"] * bool(document["skipped"])
+    parts += [f"{document['unlabelled']:,} unlabelled"] * bool(document["unlabelled"])
+    parts += [f"{document['truncated']:,} with an estimated class"] * bool(document["truncated"])
+    if document["requests"] is not None:
+        parts.append(pluralize(document["requests"], "request"))
+    parts += [f"cost {document['cost'] or 0:.4g}"] * (document["cost"] is not None)
+    parts += [f"{speed:,.0f} rows/s"] * bool(speed)
+    counts = [f"{name} {count:,}" for name, count in document["labels"].items() if count]
+    lines = [", ".join(parts), f"labels: {join_first(counts)}"][: 1 + bool(counts)]
+    if missing:
+        lines.append(f"missing parts: {join_first(list(map(str, missing)))}")
+    else:
+        skip = " --missing skip" if document["unlabelled"] or document["skipped"] else ""
+        lines.append(f"next: distilkit distill … --teacher-file {document['teacher_file']}{skip}")
+    return "\n".join(lines)
+
+
 def report_text(document: Mapping[str, Any]) -> str:
     """Say where the page is that `report` wrote, and what it shows."""
     runs = pluralize(len(document["runs"]), "run")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from distilkit.config.evaluation import FIDELITY, GLUE_FILES, LATENCIES, EvaluateConfig, parse_gates
     from distilkit.config.exporting import ExportConfig
     from distilkit.config.fitting import FitConfig
+    from distilkit.config.labelling import LabelConfig
     from distilkit.config.prediction import PredictConfig
     from distilkit.config.reporting import ReportConfig
     from distilkit.config.serving import ServeConfig
@@ -35,6 +36,7 @@ LAZY_MODULES = {
     "FitConfig": "fitting",
     "GLUE_FILES": "evaluation",
     "LATENCIES": "evaluation",
+    "LabelConfig": "labelling",
     "DEFAULT_LAYERS": "student",
     "Pooling": "student",
     "Precision": "data",
@@ -62,6 +64,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "FitConfig",
+    "LabelConfig",
     "Pooling",
     "Precision",
     "PredictConfig",

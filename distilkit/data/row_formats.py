@@ -15,7 +15,7 @@ from distilkit.data.formats import quote_names
 from distilkit.data.streams import Piece
 from distilkit.errors import UserError
 
-Columns = Mapping[str, Sequence[Any]]
+Columns = Mapping[str, Any]  # of sequences, or of Arrow's arrays where their type matters
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -96,12 +96,16 @@ class RowEncoder:
             )
 
 
-def write_parquet(stream: Path, file: Path) -> None:
-    """Turn a stream of Arrow's into a Parquet file, a row group for each of its batches."""
+def write_parquet(stream: Path, file: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Turn a stream of Arrow's into a Parquet file, a row group for each of its batches.
+
+    Args:
+        metadata: what is said of the file as a whole.
+    """
     with (
         pa.memory_map(str(stream)) as source,
         pa.ipc.open_stream(source) as reader,
-        pa.parquet.ParquetWriter(file, reader.schema) as writer,
+        pa.parquet.ParquetWriter(file, reader.schema.with_metadata(metadata)) as writer,
     ):
         for batch in reader:
             writer.write_batch(batch)
@@ -115,7 +119,8 @@ def _column_names(piece: Piece) -> list[str]:
 
 def _add(piece: Piece, added: Columns) -> list[dict[str, Any]]:
     cells = piece.cells if isinstance(piece.cells, list) else piece.cells.to_pylist()
-    rows = zip(*added.values(), strict=True)
+    columns = [values.to_pylist() if isinstance(values, pa.Array) else values for values in added.values()]
+    rows = zip(*columns, strict=True)
     return [row | dict(zip(added, values, strict=True)) for row, values in zip(cells, rows, strict=True)]
 
 
@@ -127,9 +132,16 @@ def _make_table(piece: Piece, added: Columns, schema: pa.Schema | None, where: s
         if name not in added:
             arrays[name] = _convert(_column(piece, name), type_, name, where)
     for name, values in added.items():
-        is_score = all(isinstance(value, float) for value in values)
-        arrays[name] = pa.array(values, pa.float64() if is_score else pa.string())
+        type_ = _type(values) if schema is None else schema.field(name).type
+        arrays[name] = values if isinstance(values, pa.Array) else pa.array(values, type_)
     return pa.table(arrays) if schema is None else pa.table([arrays[name] for name in schema.names], schema)
+
+
+def _type(values: Sequence[Any]) -> pa.DataType:
+    """Return the type of an added column: that of an array, else floats or texts."""
+    if isinstance(values, pa.Array):
+        return values.type
+    return pa.float64() if all(isinstance(value, float) for value in values) else pa.string()
 
 
 def _column(piece: Piece, name: str) -> Any:

@@ -27,10 +27,12 @@ class ResumableFile:
 
     Attributes:
         state: what the writer said with the last part; empty before the first.
+        has_parts: whether something is worth keeping after a failure: a part, or what the writer put into
+            `folder`, which it then says here.
     """
 
     def __init__(self, output: Path, parts: Path) -> None:
-        self.output, self._parts = output, parts
+        self.output, self.folder = output, parts
         lines = _read_journal(parts / JOURNAL)
         self.state: dict[str, Any] = lines[-1]["state"] if lines else {}
         self.is_complete: bool = bool(lines) and COMPLETE in lines[-1]
@@ -39,11 +41,11 @@ class ResumableFile:
             self._open(lines)
 
     def _open(self, lines: list[dict[str, Any]]) -> None:
-        (self._parts / CONTENT).touch()
-        self._content = (self._parts / CONTENT).open("r+b")
+        (self.folder / CONTENT).touch()
+        self._content = (self.folder / CONTENT).open("r+b")
         self._content.truncate(lines[-1]["bytes"] if lines else 0)
         self._content.seek(0, os.SEEK_END)
-        folder.write_text(self._parts / JOURNAL, "".join(json.dumps(line) + "\n" for line in lines))
+        folder.write_text(self.folder / JOURNAL, "".join(json.dumps(line) + "\n" for line in lines))
 
     def append(self, content: bytes, state: Mapping[str, Any]) -> None:
         """Add a part, which is on the disk when this returns."""
@@ -54,8 +56,8 @@ class ResumableFile:
         self.state, self.has_parts = dict(state), True
 
     def _note(self, line: dict[str, Any]) -> None:
-        folder.append_line(self._parts / JOURNAL, line)
-        folder.sync(self._parts / JOURNAL)
+        folder.append_line(self.folder / JOURNAL, line)
+        folder.sync(self.folder / JOURNAL)
 
     def close(self) -> None:
         """Close the content; calling it again does no harm."""
@@ -68,14 +70,14 @@ class ResumableFile:
         Args:
             convert: writes the output, its second argument, from the content, its first.
         """
-        content = self._parts / CONTENT
+        content = self.folder / CONTENT
         if not self.is_complete:
             self._note({"bytes": self._content.tell(), "state": self.state, COMPLETE: True})
         self.close()
         if not content.exists():  # a kill came after it was moved
             return
         if convert:
-            converted = self._parts / "converted"
+            converted = self.folder / "converted"
             convert(content, converted)
             folder.sync(converted)
             converted.replace(self.output)

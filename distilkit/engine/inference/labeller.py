@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from distilkit.config import Precision
@@ -13,7 +14,7 @@ from distilkit.engine.inference.logits import has_lstm, token_batches, tokens_of
 from distilkit.engine.inference.predictor import Predictor
 from distilkit.hardware.device import select_device
 from distilkit.hardware.precision import check_precision
-from distilkit.models.classifier import load_classifier, with_max_length
+from distilkit.models.classifier import Classifier, load_classifier, with_max_length
 from distilkit.runs.locating import find_model
 
 Item = TypeVar("Item")
@@ -50,6 +51,19 @@ class Labeller(Predictor):
     are computed together on the same kind of device, or the `share`s of them apart. Then they are also those
     that `distill` computes, unless a text is repeated in another piece.
     """
+
+    def __init__(self, classifier: Classifier, precision: Precision, device: torch.device) -> None:
+        super().__init__(classifier, precision, device)
+        self._fingerprint = classifier.fingerprint
+
+    def describe(self) -> dict[str, object]:
+        """Return all that the logits of a text depend on, but for the texts computed with it."""
+        return {
+            "model": self._fingerprint,
+            "max_length": self.max_length,
+            "precision": self.precision,
+            "piece_rows": self.piece_rows,
+        }
 
     def label_batch(self, texts: Texts | Sequence[str]) -> Logits:
         """Return the logits of texts, float32 `[N, C]`, in their order and in that of `class_names`.

@@ -18,6 +18,7 @@ from distilkit.data.targets import softmax
 from distilkit.data.teacher_files import TeacherFile, find_disagreement
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
+from distilkit.engine.inference.endpoint import Endpoint, Row, post_rows
 from distilkit.engine.inference.latency import Cost, Latency, measure_latency, watch
 from distilkit.engine.inference.logits import answering, check_finite, low_precision_copy, predict_texts
 from distilkit.engine.inference.padding import check_batching
@@ -28,7 +29,6 @@ from distilkit.models.exported import load_any
 from distilkit.progress import Reporter
 from distilkit.runs.locating import find_model
 from distilkit.scores.statistics import Answers, Integers
-from distilkit.workflows.evaluation.endpoint import Endpoint, Row, post_rows
 
 WARM_UP_ROWS = 64
 SHORT_PASS_SECONDS = 2.0

@@ -14,6 +14,7 @@ import numpy as np
 from distilkit import __version__
 from distilkit.config import PredictConfig
 from distilkit.data.row_formats import RowEncoder, write_parquet
+from distilkit.data.row_inputs import Inputs, Position
 from distilkit.data.streams import Piece
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.predictor import Predictions, Predictor
@@ -27,7 +28,7 @@ from distilkit.progress import SILENT, Reporter
 from distilkit.runs.folder import check_home
 from distilkit.runs.locating import find_model
 from distilkit.runs.resumable import ResumableFile, open_resumable
-from distilkit.workflows.prediction.inputs import Inputs, Position, choose_inputs
+from distilkit.workflows.prediction.inputs import choose_inputs
 
 SCHEMA = "distilkit.prediction/1"
 TASK = "rows predicted"

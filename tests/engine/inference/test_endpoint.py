@@ -16,9 +16,9 @@ import pytest
 from conftest import rows
 
 from distilkit import EvaluateConfig, GateMissed, evaluate
+from distilkit.engine.inference import endpoint, posting
+from distilkit.engine.inference.endpoint import Endpoint, post_rows
 from distilkit.errors import UserError
-from distilkit.workflows.evaluation import endpoint as module
-from distilkit.workflows.evaluation.endpoint import Endpoint, post_rows
 from distilkit.workflows.evaluation.gates import check_gates
 
 Reply = Callable[[list[Any]], tuple[int, Any]]
@@ -81,7 +81,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(posting, "FIRST_WAIT_SECONDS", 0.01)
 
 
 def endpoint_of(server: Server, **changes: Any) -> Endpoint:
@@ -137,7 +137,7 @@ def test_rows_are_read_only_shortly_before_they_are_sent(server: Server) -> None
 
     server.reply = reply
     post_rows(endpoint_of(server), texts())
-    assert max(seen) <= 4 * 3 * module.REQUESTS_AHEAD_PER_WORKER
+    assert max(seen) <= 4 * 3 * endpoint.REQUESTS_AHEAD_PER_WORKER
 
 
 def test_a_temporary_failure_is_retried(server: Server) -> None:
@@ -202,6 +202,15 @@ def test_a_token_is_sent_and_both_texts_of_a_pair_arrive(server: Server) -> None
     answers = post_rows(endpoint_of(server, token="secret"), iter([{"text": "a", "text_pair": "b"}]))
     assert answers.labels == ["b"]
     assert server.headers[0]["Authorization"] == "Bearer secret"
+
+
+def test_a_token_that_the_endpoint_echoes_is_not_shown(server: Server) -> None:
+    """Logs are read by more people than the token is for."""
+    for status, body in ((401, {"error": "bad key sk-secret"}), (200, {"key": "sk-secret"})):
+        server.reply = lambda inputs, status=status, body=body: (status, body)  # type: ignore[misc]
+        with pytest.raises(UserError) as error:
+            post_rows(endpoint_of(server, token="sk-secret"), iter(["1"]))
+        assert "sk-secret" not in str(error.value) and "***" in str(error.value)
 
 
 def test_a_timeout_is_reported_with_the_attempts(server: Server) -> None:
@@ -322,7 +331,7 @@ def test_a_body_without_end_is_not_read_to_its_end(
     status: bytes, headers: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """6 GB were read into memory, and 1 MB of gzip became 4.5 GB."""
-    monkeypatch.setattr(module, "MAX_BODY_BYTES", 1 << 20)
+    monkeypatch.setattr(posting, "MAX_BODY_BYTES", 1 << 20)
     data = gzip.compress(bytes(1 << 24)) if headers else bytes(1 << 16)
     server = RawServer(lambda: flood(status, headers, data))
     tracemalloc.start()
