@@ -1,4 +1,4 @@
-"""`label`: a teacher's answers in a file that `distill` takes as it is, whole or in parts, also after a kill."""
+"""`label`: a teacher's answers in a file that `distill` takes, whole or in parts, also after a kill."""
 
 import json
 import threading
@@ -102,7 +102,10 @@ def test_parts_at_once_hold_what_one_process_writes(
     monkeypatch.setattr(labelling_model, "PIECES_PER_PART", pieces_per_part)
     whole, folder = tmp_path / "whole.parquet", tmp_path / "parts"
     label(LabelConfig(**options, output=whole))
-    results = [label(LabelConfig(**options, part=f"{i}/3", output=folder)) for i in (3, 1, 2)]
+    results = [label(LabelConfig(**options, part=f"{i}/3", output=folder)) for i in (3, 1)]
+    with pytest.raises(UserError, match=r"of 3 parts that label writes, 2 are missing.*label --part 2/3"):
+        read_teacher_file(str(folder), ("sentence", None), CLASSES)
+    results.append(label(LabelConfig(**options, part="2/3", output=folder)))
     assert [result.missing_parts for result in results] == [[1, 2], [2], []]
     assert sum(result.tally.rows for result in results) == 60
     read = {text: logits for file in folder.iterdir() for text, logits in read_logits(file).items()}
@@ -169,7 +172,7 @@ def test_bad_rows_stop_the_command_or_are_left_out(
     rows = make_rows(20)
     rows[4]["sentence"] = " "
     write_jsonl(data, rows)
-    with pytest.raises(UserError, match="row 5: the text is missing or empty.*--on-error skip"):
+    with pytest.raises(UserError, match=r"row 5: the text is missing or empty.*--on-error skip"):
         label(LabelConfig(**options, output=tmp_path / "x.parquet"))
     result = label(LabelConfig(**options, output=tmp_path / "x.parquet", on_error="skip"))
     assert (result.tally.rows, result.tally.skipped) == (19, 1)
