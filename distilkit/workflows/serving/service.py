@@ -18,6 +18,8 @@ from distilkit.workflows.serving.payloads import Refusal, make_texts, parse_requ
 LOGGER = logging.getLogger(__name__)
 LINGER_SECONDS = 5.0  # in which a body that is too large is read and thrown away
 
+MAX_DIGITS = 20  # of a Content-Length: Python refuses to read some thousands of them
+
 
 class Service:
     """Answer requests with a batcher. Neither texts nor the token are ever logged.
@@ -118,9 +120,10 @@ class Service:
             raise Refusal(415, "validation", "Send the body without a Content-Encoding.")
         limit, timeout = self._config.max_body_bytes, self._config.timeout
         declared = request.headers.get("content-length", "0")
+        is_small = declared.isdecimal() and len(declared) < MAX_DIGITS and int(declared) <= limit
         body = bytearray()
         try:
-            if int(declared) <= limit:
+            if is_small:
                 async with asyncio.timeout(timeout):
                     async for chunk in request.stream():
                         body += chunk
