@@ -228,11 +228,11 @@ def test_rows_are_written_as_they_are_read(
     tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory stays flat only if few rows are held: counted between reader and writer."""
-    from distilkit.workflows.prediction import inputs
+    from distilkit.data import row_inputs
 
     monkeypatch.setitem(inference.CHUNK, "cpu", 50)
     rows_read = rows_written = 0
-    read_rows = inputs.read_rows
+    read_rows = row_inputs.read_rows
 
     def counted(*arguments: Any) -> Any:
         nonlocal rows_read
@@ -246,7 +246,7 @@ def test_rows_are_written_as_they_are_read(
         held.append(rows_read - rows_written)
 
     held: list[int] = []
-    monkeypatch.setattr(inputs, "read_rows", counted)
+    monkeypatch.setattr(row_inputs, "read_rows", counted)
     file = write_jsonl(tmp_path / "in.jsonl", make_rows(6000))
     predict(PredictConfig(model=model, inputs=str(file), **EXACT), Notes(), write)
     assert rows_written == 6000 and max(held) <= 1024 + 2 * 50
