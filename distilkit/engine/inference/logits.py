@@ -126,6 +126,25 @@ def predict_stream(
             yield compute(low, current[0], current[1].result())
 
 
+def predict_at_once(
+    model: torch.nn.Module,
+    tokenizer: Tokenizer,
+    texts: Texts,
+    *,
+    max_length: int,
+    precision: Resolved,
+    few_shapes: bool = False,
+) -> Tensor:
+    """Return the logits of texts, float32 `[N, C]` on the CPU: those of `predict_stream` for a single piece.
+
+    There is nothing to tokenize ahead of, so no thread is started for it, which takes longer than a small
+    model does for a text. Texts that fill several batches are still computed in lanes.
+    """
+    with _evaluating(model, precision) as low:
+        rows = encode(tokenizer, texts, max_length=max_length, model=low)
+        return _predict(low, rows, precision, None, lambda done: None, few_shapes)
+
+
 @contextmanager
 def answering(
     model: torch.nn.Module, tokenizer: Tokenizer, *, max_length: int, precision: Resolved

@@ -15,6 +15,7 @@ from distilkit.engine.inference.logits import (
     check_finite,
     chunk_rows,
     low_precision_copy,
+    predict_at_once,
     predict_stream,
 )
 from distilkit.engine.inference.padding import check_batching
@@ -114,6 +115,8 @@ class Predictor:
         """
         rows = Texts(*(_check_texts(side) for side in (texts, pairs) if side is not None))
         size = self.piece_rows
+        if 0 < len(rows) <= size:
+            return self._predict_at_once(rows)
         pieces = ((None, rows.take(range(i, min(i + size, len(rows))))) for i in range(0, len(rows), size))
         parts = [predictions.probabilities for _, predictions in self.stream(pieces)]
         empty = np.empty((0, len(self.class_names)))
@@ -133,7 +136,23 @@ class Predictor:
             UserError: where logits are not finite, or texts are no pairs and the model compares two.
         """
         for item, logits in self._stream_logits(pieces, advance, few_shapes=True):
-            yield item, Predictions(self.class_names, logits.double().softmax(dim=1).numpy())
+            yield item, self._make_predictions(logits)
+
+    def _predict_at_once(self, texts: Texts) -> Predictions:
+        self._check_pair(texts)
+        logits = predict_at_once(
+            self._model,
+            self._tokenizer,
+            texts,
+            max_length=self.max_length,
+            precision=self.precision,
+            few_shapes=True,
+        )
+        check_finite(logits, self.name, "predicted", self.precision)
+        return self._make_predictions(logits)
+
+    def _make_predictions(self, logits: Tensor) -> Predictions:
+        return Predictions(self.class_names, logits.double().softmax(dim=1).numpy())
 
     def _stream_logits(
         self, pieces: Iterable[tuple[Item, Texts]], advance: Callable[[int], None], *, few_shapes: bool
@@ -153,12 +172,15 @@ class Predictor:
 
     def _check_pairs(self, pieces: Iterable[tuple[Item, Texts]]) -> Iterator[tuple[Item, Texts]]:
         for item, texts in pieces:
-            if self._wants_pairs and texts.second is None:
-                raise UserError(
-                    f"{self.name} compares two texts, and here is only one a row. Give the second texts: "
-                    "name their column with --text-pair-column; in Python, predict(texts, pairs)."
-                )
+            self._check_pair(texts)
             yield item, texts
+
+    def _check_pair(self, texts: Texts) -> None:
+        if self._wants_pairs and texts.second is None:
+            raise UserError(
+                f"{self.name} compares two texts, and here is only one a row. Give the second texts: "
+                "name their column with --text-pair-column; in Python, predict(texts, pairs)."
+            )
 
 
 def _choose_precision(classifier: Classifier, precision: Precision, device: torch.device) -> Resolved:

@@ -1,5 +1,6 @@
 """`Predictor` answers what transformers answers, in the caller's order."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,28 @@ def test_a_model_that_padding_changes_answers_each_text_as_it_does_alone(
     predictor.predict(TEXTS[:1])
     alone = np.concatenate([predictor.predict([text]).probabilities for text in TEXTS])
     np.testing.assert_allclose(predictor.predict(TEXTS).probabilities, alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, len(TEXTS)])
+@pytest.mark.parametrize("kind", ["bert", "bilstm", "pairs"])
+def test_a_few_texts_start_no_thread_and_get_the_same_bits(
+    folder: Path, bilstm_runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch, kind: str, rows: int
+) -> None:
+    """A server asks for one text thousands of times a second: pools cost more than a small model does."""
+    predictor = load(str(bilstm_runs[0].path if kind == "bilstm" else folder), **FP32)
+    texts, pairs = TEXTS[:rows], TEXTS[::-1][:rows] if kind == "pairs" else None
+    sides = [texts] if pairs is None else [texts, pairs]
+    streamed = [answers.probabilities for _, answers in predictor.stream(iter([(0, Texts(*sides))]))]
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def count(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", count)
+    answers = predictor.predict(texts, pairs)
+    assert not started
+    np.testing.assert_array_equal(answers.probabilities, streamed[0])
+    list(predictor.stream(iter([(0, Texts(*sides))])))
+    assert started, "threads of a stream would not be counted either"
