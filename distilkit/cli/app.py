@@ -229,6 +229,7 @@ def predict(config: "PredictConfig", output: Output) -> None:
     examples=(
         "distilkit export runs/student -o exported",
         "distilkit export runs/student --int8 --max-drop 0.3 -o exported-int8",
+        "distilkit export runs/student --format sagemaker -o packed",
     ),
 )
 def export(config: "ExportConfig", output: Output) -> None:

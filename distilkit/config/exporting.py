@@ -1,10 +1,14 @@
 """Options of `export`."""
 
+from typing import Literal
+
 from pydantic import model_validator
 
 from distilkit.config.data import DataConfig
 from distilkit.config.evaluation import Split
 from distilkit.config.fields import AnyPath, ModelName, option, positional
+
+ExportFormat = Literal["onnx", "sagemaker"]
 
 
 class ExportConfig(DataConfig):
@@ -13,6 +17,12 @@ class ExportConfig(DataConfig):
     model: ModelName = positional(help="Run folder, model folder or Hub id.")
     output_dir: AnyPath = option(
         panel="Output", short="-o", basic=True, help="Folder that receives the exported model."
+    )
+    format: ExportFormat = option(
+        "onnx",
+        panel="Output",
+        basic=True,
+        help="onnx: a folder for onnxruntime. sagemaker: model.tar.gz with a handler for SageMaker.",
     )
     overwrite: bool = option(
         False, panel="Output", help="Replace an exported model in --output-dir, once the new one is complete."

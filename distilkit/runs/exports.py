@@ -13,11 +13,24 @@ GRAPH, MANIFEST, TOKENIZER, LABELS, SCRIPT = (
     "labels.json",
     "predict.py",
 )
+ARCHIVE = "model.tar.gz"
+
+# What a folder for another program is, and how distilkit reads what it holds.
+PACKED = {
+    "sagemaker": f"an export for SageMaker. Unpack its {ARCHIVE} (tar xzf), and name that folder",
+}
+
+
+def read_format(folder: Path) -> str | None:
+    """Return the `--format` that `export` wrote a folder in, whatever its version; else nothing."""
+    manifest = read_object(folder / MANIFEST)
+    is_of_export = str(manifest.get("schema", "")).startswith("distilkit.export/")
+    return str(manifest.get("format", "onnx")) if is_of_export else None
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether `export` wrote a folder, whatever its version."""
-    return str(read_object(folder / MANIFEST).get("schema", "")).startswith("distilkit.export/")
+    """Return whether a folder holds graphs that `export` wrote, for onnxruntime."""
+    return read_format(folder) == "onnx"
 
 
 def check_export_dir(output_dir: Path, overwrite: bool) -> None:
@@ -35,11 +48,16 @@ def check_export_dir(output_dir: Path, overwrite: bool) -> None:
             )
         manifest = read_object(output_dir / MANIFEST)
         names = {MANIFEST, *manifest.get("files", {})} if manifest.get("schema") == SCHEMA else set()
-        foreign = sorted(entry.name for entry in output_dir.iterdir() if entry.name not in names)
-        if foreign:
+        files = {file.relative_to(output_dir).as_posix() for file in list_files(output_dir)}
+        if foreign := sorted(files - names):
             raise UserError(
                 f"--output-dir {output_dir} holds {foreign[0]}, which --overwrite would delete with it. "
                 "Name another folder."
             )
 
     check_folder(output_dir, "--output-dir", check_contents)
+
+
+def list_files(folder: Path) -> list[Path]:
+    """Return all files below a folder, by name; a link is a file, whatever it points at."""
+    return sorted(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from distilkit.errors import UserError
-from distilkit.runs.exports import is_export
+from distilkit.runs.exports import PACKED, is_export, read_format
 from distilkit.runs.folder import suggest_sibling
 from distilkit.runs.run import MODEL, Run, is_run
 
@@ -86,6 +86,8 @@ def find_model(name: str, *, without_hub: str = "Check the path or the connectio
         if not (path / "config.json").is_file() and not is_export(path):
             if is_adapter(path):
                 raise UserError(f"{name}: {describe_adapter(path)}")
+            if (export_format := read_format(path)) in PACKED:
+                raise UserError(f"{name} is {PACKED[export_format]}.")
             raise UserError(
                 f"{name} is neither a run nor a model: it has no config.json and no model folder."
                 + _suggest_inner(path)

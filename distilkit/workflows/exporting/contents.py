@@ -110,6 +110,7 @@ def write_contents(
     tokens = min(len(tokenizer), count_embeddings(classifier.model) or len(tokenizer))
     manifest: dict[str, Any] = {
         "schema": SCHEMA,
+        "format": "onnx",
         "distilkit": __version__,
         "created": now(),
         "source": {
@@ -127,12 +128,13 @@ def write_contents(
         "truncation": {"side": tokenizer.truncation_side, "strategy": "longest_first"},
         "padding": {"side": "right", "token": str(tokenizer.pad_token), "id": tokenizer.pad_token_id},
         "check": make_check(graphs, inputs, tokens, classifier.max_length, int8=config.int8),
-        "files": {name: _describe(folder / name) for name in (*graphs, TOKENIZER, LABELS, SCRIPT)},
+        "files": {name: describe_file(folder / name) for name in (*graphs, TOKENIZER, LABELS, SCRIPT)},
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
 
 
-def _describe(file: Path) -> dict[str, Any]:
+def describe_file(file: Path) -> dict[str, Any]:
+    """Return size and SHA-256 of a file, as manifests hold them."""
     content = file.read_bytes()
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -23,15 +23,12 @@ from distilkit.models.classifier import Classifier, load_classifier, with_max_le
 from distilkit.models.exported import INSTALL_EXPORT, load_exported
 from distilkit.progress import SILENT, Reporter
 from distilkit.runs.environment import cpu_name
-from distilkit.runs.exports import GRAPH, MANIFEST, check_export_dir, is_export
+from distilkit.runs.exports import MANIFEST, check_export_dir, is_export
 from distilkit.runs.folder import write_json, writing_folder
 from distilkit.runs.locating import Source, find_model
-from distilkit.workflows.exporting.contents import (
-    check_tokenizer,
-    export_tokenizer,
-    list_inputs,
-    write_contents,
-)
+from distilkit.workflows.exporting.archive import pack_for_sagemaker
+from distilkit.workflows.exporting.contents import check_tokenizer, export_tokenizer, write_contents
+from distilkit.workflows.exporting.graphs import build_graphs, check_size
 from distilkit.workflows.exporting.measurement import (
     TORCH,
     Measurement,
@@ -44,7 +41,6 @@ from distilkit.workflows.exporting.measurement import (
 # Which rows a run was trained on.
 DATA_OPTIONS = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column")
 CPU = torch.device("cpu")
-MAX_WEIGHT_BYTES = 2_000_000_000  # of a protobuf file, which holds 2 GiB, less room for nodes
 
 
 @dataclass(frozen=True)
@@ -78,32 +74,20 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
     classifier = with_max_length(
         load_classifier(source), config.max_length, 256 if config.dataset == "imdb" else 128
     )
-    _check_size(classifier)
+    check_size(classifier)
     classifier.model.float()
     data = sources.load_for_evaluation(config, config.split, [classifier.class_names])
     reporter.note_all((*data.notes, *classifier.notes))
     with using_threads(config.threads) as threads:
         reference = _make_reference(classifier, data, config, reporter)
-        backend = export_tokenizer(classifier)
-        check_tokenizer(backend, classifier, reference.texts)
         check = partial(check_export_dir, config.output_dir, config.overwrite)
-        with writing_folder(config.output_dir, "--output-dir", "exported model", check) as draft:
-            graphs = _build_graphs(classifier, config, reporter)
-            is_siamese = bool(getattr(classifier.model.config, "siamese", False))
-            manifest = write_contents(
-                draft,
-                graphs,
-                classifier,
-                backend,
-                config,
-                takes_pairs=is_siamese or data.pair_column is not None,
-            )
-            measurements = _measure_all(classifier, draft, list(graphs), reference, config, reporter)
-            faults = list_faults(
-                measurements[0], measurements[1:], config.max_drop, is_exact=_is_exact(config)
-            )
-            if faults:
-                raise GateMissed("; ".join(faults) + ". Nothing was written.")
+        with (
+            writing_folder(config.output_dir, "--output-dir", "exported model", check) as draft,
+            TemporaryDirectory(dir=draft) as staging,
+        ):
+            folder = draft if config.format == "onnx" else Path(staging)
+            manifest = _write_graphs(folder, classifier, data, reference, config, reporter)
+            measurements = _measure_all(classifier, folder, manifest["graphs"], reference, config, reporter)
             manifest["checked"] = {
                 "dataset": data.name,
                 "split": config.split,
@@ -112,6 +96,8 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
                 "threads": threads,
                 "models": [measurement.document() for measurement in measurements],
             }
+            if config.format == "sagemaker":
+                manifest = pack_for_sagemaker(folder, draft, manifest)
             write_json(draft / MANIFEST, manifest)
     return Export(config.output_dir, manifest)
 
@@ -124,16 +110,6 @@ def _check_installed() -> None:
     except ImportError as error:
         raise UserError(f"export needs onnx and onnxruntime ({error}). {INSTALL_EXPORT}") from None
     assert onnx
-
-
-def _check_size(classifier: Classifier) -> None:
-    """Raise `UserError` where the weights in fp32 are more than a file in ONNX's format holds."""
-    parameters = classifier.parameters[0]
-    if 4 * parameters > MAX_WEIGHT_BYTES:
-        raise UserError(
-            f"{classifier.name}: {parameters:,} parameters take {4 * parameters / 1e9:.1f} GB in fp32, and "
-            "a file with a graph holds 2 GB. Distill it, and export the student."
-        )
 
 
 def _choose_data(config: ExportConfig, source: Source) -> ExportConfig:
@@ -188,41 +164,26 @@ def _make_reference(
     return Reference(texts, data.labels_of[config.split], class_order, logits)
 
 
-def _is_exact(config: ExportConfig) -> bool:
-    return not (config.int8 or config.fp16_table)
-
-
-def _build_graphs(classifier: Classifier, config: ExportConfig, reporter: Reporter) -> dict[str, bytes]:
-    """Return the graphs as files: one, or with `int8` one for each kind of CPU that can be checked here."""
-    from distilkit.models.bilstm import BiLSTMForSequenceClassification
-    from distilkit.models.standalone import ANY
-    from distilkit.workflows.exporting.bilstm_graph import build_bilstm_graph
-    from distilkit.workflows.exporting.quantization import KINDS, quantize, shrink_tables
-    from distilkit.workflows.exporting.transformer_graph import build_transformer_graph
-
-    model: Any = classifier.model
-    if isinstance(model, BiLSTMForSequenceClassification):
-        graph = build_bilstm_graph(model)
-    else:
-        graph = build_transformer_graph(model, list_inputs(classifier), classifier.name)
-    if not config.int8:
-        graph = shrink_tables(graph, "fp16") if config.fp16_table else graph
-        return {GRAPH: graph.SerializeToString()}
-    names = list(KINDS)
-    if not _can_check_all():
-        names = [ANY]
-        reporter.note(
-            f"int8: this CPU has no VNNI instructions, so that only {ANY} can be checked here and is written"
-        )
-    with TemporaryDirectory() as folder:
-        return {name: quantize(graph, KINDS[name], Path(folder)).SerializeToString() for name in names}
-
-
-def _can_check_all() -> bool:
-    """Return whether the graphs for all kinds of CPU are right on this one: not on x86 without VNNI."""
-    from distilkit.models.standalone import ANY, ARM, VNNI, choose_graph
-
-    return choose_graph([VNNI, ARM, ANY]) != ANY
+def _write_graphs(
+    folder: Path,
+    classifier: Classifier,
+    data: TextData,
+    reference: Reference,
+    config: ExportConfig,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Write a folder that predicts with onnxruntime; return its manifest, which lacks what is checked."""
+    backend = export_tokenizer(classifier)
+    check_tokenizer(backend, classifier, reference.texts)
+    is_siamese = bool(getattr(classifier.model.config, "siamese", False))
+    return write_contents(
+        folder,
+        build_graphs(classifier, config, reporter),
+        classifier,
+        backend,
+        config,
+        takes_pairs=is_siamese or data.pair_column is not None,
+    )
 
 
 def _measure_all(
@@ -233,12 +194,16 @@ def _measure_all(
     config: ExportConfig,
     reporter: Reporter,
 ) -> list[Measurement]:
-    """Measure the model in torch, then each graph as it will be loaded from the folder."""
+    """Measure the model in torch, then each graph as it will be loaded from the folder.
+
+    Raises:
+        GateMissed: when a graph must not be used.
+    """
     models: Mapping[str, Classifier] = {TORCH: classifier} | {
         name: replace(load_exported(Source(name, draft), name), name=name) for name in graphs
     }
     rows = len(reference.texts)
-    return [
+    measurements = [
         measure(
             name,
             model,
@@ -248,3 +213,8 @@ def _measure_all(
         )
         for name, model in models.items()
     ]
+    is_exact = not (config.int8 or config.fp16_table)
+    faults = list_faults(measurements[0], measurements[1:], config.max_drop, is_exact=is_exact)
+    if faults:
+        raise GateMissed("; ".join(faults) + ". Nothing was written.")
+    return measurements

@@ -13,7 +13,7 @@ from conftest import Call, Interrupt, Notes, lively, tiny_bert, tiny_tokenizer, 
 from distilkit import ExportConfig, GateMissed, UserError, export
 from distilkit.models.standalone import ANY, ARM, VNNI
 from distilkit.runs.run import Run
-from distilkit.workflows.exporting import workflow
+from distilkit.workflows.exporting import graphs, workflow
 
 ExportModel = Callable[..., Path]
 
@@ -58,7 +58,7 @@ def test_the_manifest_says_what_it_was_made_from_and_the_hash_of_every_file(
 def test_int8_writes_a_graph_for_each_kind_of_cpu(
     bilstm_runs: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow, "_can_check_all", lambda: True)
+    monkeypatch.setattr(graphs, "_can_check_all", lambda: True)
     folder = tmp_path / "exported"
     result = export(make_config(bilstm_runs[0], folder, int8=True, max_drop=100))
     assert result.manifest["graphs"] == [VNNI, ARM, ANY] and result.manifest["precision"] == "int8"
@@ -70,7 +70,7 @@ def test_a_cpu_without_vnni_writes_only_what_it_can_check(
     bilstm_runs: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the graph for VNNI would be found wrong, or worse, be let through untested."""
-    monkeypatch.setattr(workflow, "_can_check_all", lambda: False)
+    monkeypatch.setattr(graphs, "_can_check_all", lambda: False)
     notes = Notes()
     result = export(make_config(bilstm_runs[0], tmp_path / "exported", int8=True, max_drop=100), notes)
     assert result.manifest["graphs"] == [ANY]
@@ -147,7 +147,7 @@ def test_a_folder_of_something_else_is_not_replaced(
 def test_an_interrupted_export_leaves_nothing(
     bilstm_runs: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workflow, "_can_check_all", lambda: False)
+    monkeypatch.setattr(graphs, "_can_check_all", lambda: False)
     with pytest.raises(KeyboardInterrupt):
         export(make_config(bilstm_runs[0], tmp_path / "new" / "exported", int8=True), Interrupt("VNNI"))
     assert list(tmp_path.iterdir()) == []
@@ -214,7 +214,7 @@ def test_a_model_that_no_file_holds_is_refused_before_any_work(
     bilstm_runs: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Protobuf would fail only after minutes, with a message that names neither model nor size."""
-    monkeypatch.setattr(workflow, "MAX_WEIGHT_BYTES", 1_000)
+    monkeypatch.setattr(graphs, "MAX_WEIGHT_BYTES", 1_000)
     with pytest.raises(
         UserError, match=r"parameters take 0\.0 GB in fp32, and a file with a graph holds 2 GB"
     ):
