@@ -1,7 +1,7 @@
 """Options of `label`."""
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import model_validator
@@ -105,7 +105,12 @@ class LabelConfig(Config):
         panel="Output",
         short="-o",
         basic=True,
-        help="File for texts and targets: .parquet, .csv, .tsv or .jsonl; with --part a folder.",
+        help="File for texts and targets: .parquet, .csv, .tsv or .jsonl; with --part or Spark a folder.",
+    )
+    engine: Literal["local", "spark"] = option(
+        "local",
+        panel="Output",
+        help="What computes --model. local: this process. spark: the executors of a Spark session.",
     )
     part: str | None = option(
         None,
@@ -154,6 +159,8 @@ class LabelConfig(Config):
         self._check_teacher()
         if self.llm:
             self._check_llm()
+        if self.engine == "spark":
+            self._check_spark()
         if self.part is not None and self.part_of is None:
             raise ValueError(f"--part {self.part}: write I/N, such as 1/3, with I from 1 to N")
         if self.output is None and not self.dry_run:
@@ -179,6 +186,20 @@ class LabelConfig(Config):
         if teacher != "model":
             _check_url(flag(teacher), getattr(self, teacher))
 
+    def _check_spark(self) -> None:
+        if not self.model:
+            raise ValueError("--engine spark needs --model: servers are asked from here alone")
+        reasons = {
+            "part": "Spark shares the rows among its executors itself",
+            "resume": "Spark runs a task again that failed, and keeps nothing of a job that failed",
+            "threads": "a task computes on the cores that spark.task.cpus gives it",
+        }
+        for name, reason in reasons.items():
+            if getattr(self, name):
+                raise ValueError(f"{flag(name)} does not go with --engine spark: {reason}. Leave it out")
+        if self.on_error == "skip":
+            raise ValueError("--on-error skip does not go with --engine spark: mend the rows, or label here")
+
     def _check_llm(self) -> None:
         for name in ("llm_model", "prompt"):
             if not getattr(self, name):
@@ -194,6 +215,10 @@ class LabelConfig(Config):
     def _check_output(self) -> None:
         assert self.output is not None
         ending, part = self.output.suffix.lower(), self.part_of
+        if self.engine == "spark":
+            if ending in LABEL_ENDINGS:
+                raise ValueError(f"--output {self.output}: Spark writes a folder. Name it without an ending")
+            return
         if part is None and ending not in LABEL_ENDINGS:
             raise ValueError(f"--output {self.output}: its ending must be one of {', '.join(LABEL_ENDINGS)}")
         if part and ending in LABEL_ENDINGS and self.output.name != part_name(part):

@@ -1,8 +1,8 @@
 """`TeacherFile`: a teacher that is a file of answers, joined to rows by content, never by position."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,12 +62,12 @@ class TeacherFile:
         class_names: the classes of its targets, in their order.
         fingerprint: SHA-256 of its bytes.
         target_columns: the columns that hold its targets.
-        texts: its M rows that have a target.
+        read_texts: returns the texts of its M rows that have a target.
         logits: float32 `[M, C]`; those of any kind but logits are logarithms of probabilities.
         notes: what a user should know of it.
         shard_logits: where its shards are the transfer text too, the logits of all their rows, by
             `SHARD_ROW`; NaN in rows that have no target.
-        shard_texts: the texts of these rows.
+        read_shard_texts: returns the texts of these rows at positions, ascending.
     """
 
     name: str
@@ -75,11 +75,16 @@ class TeacherFile:
     class_names: tuple[str, ...]
     fingerprint: str
     target_columns: tuple[str, ...]
-    texts: Texts
+    read_texts: Callable[[], Texts]
     logits: NDArray[np.float32]
     notes: tuple[str, ...] = ()
     shard_logits: NDArray[np.float32] | None = None
-    shard_texts: Texts | None = None
+    read_shard_texts: Callable[[NDArray[np.int64]], Texts] | None = None
+
+    @property
+    def texts(self) -> Texts:
+        """Return the texts of its M rows that have a target; of shards they are read again."""
+        return self.read_texts()
 
     @property
     def has_logits(self) -> bool:
@@ -113,12 +118,12 @@ class TeacherFile:
 
     def check_beside(self, rows: datasets.Dataset, texts: Texts) -> None:
         """Raise `UserError` where shards have changed since the texts of `rows` were read; compare some."""
-        assert self.shard_texts is not None
+        assert self.read_shard_texts is not None
         looked_at = np.linspace(0, len(rows) - 1, min(len(rows), COMPARED_ROWS)).astype(np.int64)
         positions = np.asarray(rows[looked_at][SHARD_ROW])
-        if not np.array_equal(
-            texts.take(looked_at).key_array(), self.shard_texts.take(positions).key_array()
-        ):
+        order = np.argsort(positions, kind="stable")
+        expected = self.read_shard_texts(positions[order])
+        if not np.array_equal(texts.take(looked_at[order]).key_array(), expected.key_array()):
             raise UserError(
                 f"{FLAG} {self.name}: its files have changed since the texts were read. Start again."
             )
@@ -193,23 +198,29 @@ def read_teacher_file(
         class_names = read_class_names(name, text_columns, label_column=label_column, targets=targets)
     rows: list[datasets.Dataset] = []
     parts: list[FileTargets] = []
-    for file in list_shards(name, FLAG):
+    files = list_shards(name, FLAG)
+    for file in files:
         texts, rest = _read_texts(file, text_columns, checks=not is_transfer)
         kind = parts[0].kind if parts else targets
-        rows.append(texts)
+        if not is_transfer:  # its texts are those of the transfer, and would be in memory twice
+            rows.append(texts)
         parts.append(_read_shard_targets(file, rest, class_names, label_column, kind))
     read = parts[0] if not is_sharded(name) else _join_shards(parts)
-    texts = rows[0] if len(rows) == 1 else datasets.concatenate_datasets(rows)
-    all_texts = _refer_to(texts)
     labelled = np.flatnonzero(read.has_target)
-    is_whole = len(labelled) == len(texts)
+    is_whole = len(labelled) == len(read.has_target)
+
+    def read_labelled_texts() -> Texts:
+        shards = rows or [_read_texts(file, text_columns, checks=False)[0] for file in files]
+        texts = shards[0] if len(shards) == 1 else datasets.concatenate_datasets(shards)
+        return _refer_to(texts if is_whole else texts.select(labelled))
+
     teacher = TeacherFile(
         name,
         read.kind,
         read.class_names,
         fingerprint_files(name, FLAG),
         read.columns,
-        all_texts if is_whole else _refer_to(texts.select(labelled)),
+        read_labelled_texts,
         read.soft.logits if is_whole else read.soft.logits[labelled],
         (_describe(name, read, len(parts)), *read.notes),
     )
@@ -217,7 +228,37 @@ def read_teacher_file(
         return replace(teacher, notes=(*teacher.notes, *_describe_repeats(teacher, labelled)))
     if not is_whole:
         read.soft.logits[~read.has_target] = np.nan
-    return replace(teacher, shard_logits=read.soft.logits, shard_texts=all_texts)
+    starts = np.cumsum([0, *(len(part.has_target) for part in parts)])
+    return replace(
+        teacher,
+        shard_logits=read.soft.logits,
+        read_shard_texts=partial(_read_texts_at, files, starts, text_columns),
+    )
+
+
+def _read_texts_at(
+    files: Sequence[Path],
+    starts: NDArray[np.int64],
+    text_columns: tuple[str, str | None],
+    positions: NDArray[np.int64],
+) -> Texts:
+    """Return the texts of shards at positions among the rows of all, ascending; a shard is read at a time.
+
+    Args:
+        starts: the position of the first row of each shard, and the number of all rows.
+    """
+    columns: list[list[str]] = []
+    for file, start, stop in zip(files, starts[:-1], starts[1:], strict=True):
+        inside = positions[(positions >= start) & (positions < stop)] - start
+        if len(inside):
+            rows = _read_texts(file, text_columns, checks=False)[0]
+            if inside[-1] >= len(rows):
+                return Texts([])
+            taken = _refer_to(rows).take(inside)
+            columns = columns or [[] for _ in taken.columns]
+            for column, values in zip(columns, taken.columns, strict=True):
+                column += values
+    return Texts(*(columns or [[]]))
 
 
 def _refer_to(rows: datasets.Dataset) -> Texts:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import write_jsonl
 
+from distilkit.data import teacher_files
 from distilkit.data.targets import softmax
 from distilkit.data.teacher_files import TeacherFile, cover, find_disagreement, read_teacher_file
 from distilkit.data.text_data import TextData
@@ -386,3 +387,24 @@ def test_a_fault_in_a_shard_names_the_shard_and_its_row(tmp_path: Path) -> None:
     values = [{"text": f"text {i}", "negative": 0.5, "positive": 0.5 + (i == 9)} for i in range(12)]
     with pytest.raises(UserError, match=r"part-008.parquet, row 2, class positive: 1.5 is no probability"):
         read(write_shards(tmp_path / "parts", values, 4))
+
+
+def test_texts_that_are_transfer_text_too_are_not_held_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10 million rows they are 700 MB; those that are compared come from the shards that hold them."""
+    values = [{"text": f"text {i}", "logit_negative": float(i), "logit_positive": 0.0} for i in range(12)]
+    folder = write_shards(tmp_path / "parts", values, 4)
+    file = read_teacher_file(str(folder), ("text", None), NAMES, is_transfer=True)
+    opened: list[str] = []
+    read_texts = teacher_files._read_texts
+
+    def read_and_note(shard: Path, *columns: Any, **options: Any) -> Any:
+        opened.append(shard.name)
+        return read_texts(shard, *columns, **options)
+
+    monkeypatch.setattr(teacher_files, "_read_texts", read_and_note)
+    assert file.read_shard_texts is not None
+    assert list(file.read_shard_texts(np.array([0, 3, 9])).first) == ["text 0", "text 3", "text 9"]
+    assert len(opened) == 2
+    assert list(file.texts.first) == [value["text"] for value in values] and len(opened) == 5

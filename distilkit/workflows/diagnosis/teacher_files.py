@@ -45,7 +45,7 @@ def check_teacher_files(examination: Examination, data: TextData) -> TextData:
         return data
     examination.add((), "teacher-file")
     for file in files:
-        facts: dict[str, Any] = {"targets": file.kind, "rows": len(file.texts)}
+        facts: dict[str, Any] = {"targets": file.kind, "rows": len(file.logits)}
         facts |= {split: _check_split(examination, file, data, split) for split in data.splits}
         examination.diagnosis.measured.setdefault("teacher_files", {})[file.name] = facts
     return _check_coverage(examination, files, data)

@@ -7,6 +7,7 @@ from typing import Any
 from distilkit.config import DistillConfig, TrainConfig
 from distilkit.data import sources
 from distilkit.data.duplicates import content_keys
+from distilkit.data.teacher_files import cover, read_teacher_file
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError, join_first
@@ -99,6 +100,29 @@ def _load(config: TrainConfig | DistillConfig, classifier: Classifier, reads_lab
     if not reads_labels:
         options["names"] = classifier.class_names
     try:
-        return RunData(sources.load_for_training(config, config.max_train_samples, **options))
+        return RunData(
+            _keep_covered(config, sources.load_for_training(config, config.max_train_samples, **options))
+        )
     except UserError as error:
         return str(error).split(". ")[0].rstrip(".")
+
+
+def _keep_covered(config: TrainConfig | DistillConfig, data: TextData) -> TextData:
+    """Return the data without the training rows that `--missing skip` left out.
+
+    Raises:
+        UserError: where a teacher file cannot be read any more.
+    """
+    if not isinstance(config, DistillConfig) or config.missing != "skip" or "train" not in data.splits:
+        return data
+    files = [
+        read_teacher_file(
+            name,
+            sources.text_columns(config),
+            data.names,
+            label_column=config.label_column,
+            targets=config.targets,
+        )
+        for name in config.teacher_file
+    ]
+    return cover(data, "train", files, config.missing)[0]

@@ -7,24 +7,33 @@ not `mapInPandas`: Spark 4 warns of pandas 3.)
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distilkit.config.data import Precision
-from distilkit.data.files import check_texts, naming
+from distilkit.data.files import ColumnNames, check_texts, naming
+from distilkit.data.streams import TextColumns
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.labeller import Labeller, load_labeller
 from distilkit.errors import UserError
+from distilkit.progress import SILENT, Reporter
+from distilkit.runs.folder import check_folder, writing_folder
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+TASK = "tasks labelled"
+POLL_SECONDS = 1.0
 TASKS_PER_CORE = 4  # so that a slow executor does not keep the others waiting for long
 Columns = tuple[str, str | None]
 
@@ -65,12 +74,17 @@ class RowRange:
 
 
 def label_files(
-    files: Sequence[Path], output: Path, teacher: Teacher, *, overwrite: bool = False
+    files: Sequence[Path],
+    output: Path,
+    teacher: Teacher,
+    *,
+    overwrite: bool = False,
+    reporter: Reporter = SILENT,
 ) -> tuple[str, ...]:
     """Write the texts and logits of Parquet files into a folder of Parquet, in their order.
 
     Runs on the active Spark session, or else on a new one. Executors read `files` and the model by the same
-    paths as this process.
+    paths as this process, and write beside `output`, which appears when all rows are there.
 
     Returns:
         The classes, in the order of their columns `logit_…`.
@@ -78,18 +92,63 @@ def label_files(
     Raises:
         UserError: where a file cannot be read, holds an empty text, or `output` is there.
     """
+
+    def check_contents() -> None:
+        if not overwrite:
+            raise UserError(f"--output {output} is there already. Add --overwrite, or name another folder.")
+
+    check = partial(check_folder, output, "--output", check_contents)
+    check()
     session = start_session()
-    if output.exists() and not overwrite:
-        raise UserError(f"--output {output} is there already. Add --overwrite, or name another folder.")
     class_names, piece_rows = _look_at(teacher)
     tasks = plan_tasks(files, teacher, piece_rows, TASKS_PER_CORE * session.sparkContext.defaultParallelism)
     indices = session.range(0, len(tasks), 1, len(tasks))
     frame = _map(indices, partial(_label_tasks, teacher, tasks), _schema(teacher, class_names))
-    try:
-        frame.write.mode("overwrite" if overwrite else "error").parquet(output.absolute().as_uri())
-    except Exception as error:  # what a task raised comes back as text
-        raise _explain(error) from None
+    with writing_folder(output, "--output", "folder", check) as draft:
+        folder = draft.absolute().as_uri()
+        try:
+            _run_job(session, lambda: frame.write.mode("append").parquet(folder), len(tasks), reporter)
+        except Exception as error:  # what a task raised comes back as text
+            raise _explain(error) from None
     return class_names
+
+
+def _run_job(session: "SparkSession", job: Callable[[], None], tasks: int, reporter: Reporter) -> None:
+    """Run a Spark job of one stage and show how many of its tasks are done; cancel it when stopped."""
+    context, group = session.sparkContext, f"distilkit-label-{uuid4()}"
+    tracker = context.statusTracker()
+
+    def run() -> None:
+        context.setJobGroup(group, "distilkit label", interruptOnCancel=True)
+        job()
+
+    def count_done() -> int:
+        jobs = filter(None, map(tracker.getJobInfo, tracker.getJobIdsForGroup(group)))
+        stages = filter(None, (tracker.getStageInfo(stage) for info in jobs for stage in info.stageIds))
+        return sum(stage.numCompletedTasks for stage in stages)
+
+    with ThreadPoolExecutor(1) as pool:
+        future: Future[None] = pool.submit(run)
+        try:
+            while not wait([future], timeout=POLL_SECONDS).done:
+                reporter.advance(TASK, count_done(), tasks)
+        except BaseException:
+            context.cancelJobGroup(group)
+            raise
+        future.result()
+    reporter.advance(TASK, tasks, tasks)
+
+
+def count_labels(folder: Path, class_names: Sequence[str]) -> Counter[str]:
+    """Count the rows of each class in a folder of logits, by the largest."""
+    columns = [f"logit_{name}" for name in class_names]
+    counts: Counter[str] = Counter()
+    for file in sorted(folder.glob("*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(columns=columns):
+            winners = np.stack([batch.column(name).to_numpy() for name in columns]).argmax(axis=0)
+            for i, count in enumerate(np.bincount(winners, minlength=len(columns)).tolist()):
+                counts[class_names[i]] += count
+    return counts
 
 
 def label_frame(frame: "DataFrame", teacher: Teacher) -> "DataFrame":
@@ -143,15 +202,28 @@ def plan_tasks(files: Sequence[Path], teacher: Teacher, piece_rows: int, max_tas
     ]
 
 
+def choose_text_columns(files: Sequence[Path], columns: TextColumns) -> Columns:
+    """Return the columns of the texts, as the first file has them.
+
+    Raises:
+        UserError: where it is no Parquet, or lacks them.
+    """
+    text, *pair = columns.choose(ColumnNames(tuple(_read_metadata(files[0]).schema.names)), files[0])
+    return text, pair[0] if pair else None
+
+
 def _count_rows(file: Path, teacher: Teacher) -> int:
+    metadata = _read_metadata(file)
+    text, pair = teacher.columns
+    TextColumns((text,), pair).choose(ColumnNames(tuple(metadata.schema.names)), file)
+    return int(metadata.num_rows)
+
+
+def _read_metadata(file: Path) -> pq.FileMetaData:
     if file.suffix.lower() != ".parquet":
         raise UserError(f"{file}: --engine spark reads Parquet alone. Convert it, or leave the option out.")
     with naming(file):
-        metadata = pq.read_metadata(file)
-        missing = [name for name in teacher.text_columns if name not in pq.read_schema(file).names]
-    if missing:
-        raise UserError(f"{file}: no column {missing[0]!r}. Name it: --text-column COLUMN.")
-    return int(metadata.num_rows)
+        return pq.read_metadata(file)
 
 
 def _look_at(teacher: Teacher) -> tuple[tuple[str, ...], int]:

@@ -115,6 +115,8 @@ def label(config: LabelConfig, reporter: Reporter = SILENT) -> Labelling:
         UserError: when options, teacher or data do not fit, a server fails or a limit is reached.
     """
     started = time.perf_counter()
+    if config.engine == "spark":
+        return _label_on_spark(config, reporter)
     output = choose_output(config)
     job = _prepare(config, reporter)
     check_label_output(config, output, job.inputs.files)
@@ -147,6 +149,38 @@ def label(config: LabelConfig, reporter: Reporter = SILENT) -> Labelling:
         rows_per_second=round(rows / seconds, 1) if rows else None,
         requests=budget.requests if job.labeller is None else None,
         cost=budget.cost if config.has_prices else None,
+    )
+
+
+def _label_on_spark(config: LabelConfig, reporter: Reporter) -> Labelling:
+    """Let the executors of Spark label the rows, and count what they wrote."""
+    from distilkit.runs.locating import find_model
+    from distilkit.workflows.labelling.spark import Teacher, choose_text_columns, count_labels, label_files
+
+    assert config.model and config.output
+    started = time.perf_counter()
+    inputs = choose_label_inputs(config, find_model(config.model).run)
+    path = Path(config.model).expanduser()
+    teacher = Teacher(
+        str(path.absolute()) if path.exists() else config.model,
+        choose_text_columns(inputs.files, inputs.columns),
+        config.max_length,
+        config.precision,
+        config.device,
+    )
+    class_names = label_files(
+        inputs.files, config.output, teacher, overwrite=config.overwrite, reporter=reporter
+    )
+    labels = count_labels(config.output, class_names)
+    seconds = time.perf_counter() - started
+    return Labelling(
+        teacher=config.model,
+        output=config.output,
+        tally=Tally(rows=labels.total(), labels=dict(labels)),
+        missing_parts=None,
+        resumed_rows=0,
+        seconds=round(seconds, 3),
+        rows_per_second=round(labels.total() / seconds, 1),
     )
 
 

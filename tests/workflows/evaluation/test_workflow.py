@@ -532,6 +532,26 @@ def test_rows_that_chose_the_epoch_are_said_to_be_optimistic(
     assert (entry["training_rows"], entry["selection_rows"]) == (None, None), "no run, nothing known"
 
 
+def test_rows_that_a_teacher_file_lacked_are_no_training_rows(evaluating: Any, tmp_path: Path) -> None:
+    """They were left out of the training, and a figure on them is not optimistic."""
+    for split, word in (("train", "quite"), ("validation", "rather")):
+        values = [row | {"sentence": f"{word} {row['sentence']}"} for row in rows(1)]
+        write_jsonl(tmp_path / "data" / f"{split}.jsonl", values)
+    answers = [
+        {"sentence": f"quite {row['sentence']}", "prob_negative": 0.4, "prob_positive": 0.6}
+        for row in rows(1)[:5]
+    ]
+    file = write_jsonl(tmp_path / "answers.jsonl", answers)
+    options: dict[str, Any] = {"dataset": "sst2", "data_dir": tmp_path / "data"}
+    sizes = {"hidden_size": 6, "embedding_size": 6, "teacher_file": (str(file),), "missing": "skip"}
+    run = distill(DistillConfig(**options, alpha=0.5, output_dir=tmp_path / "run", **(QUICK | sizes)))
+    (entry,) = evaluate(evaluating(run, split="train", **options)).document()["models"]
+    assert (entry["training_rows"], entry["selection_rows"]) == (5, 0)
+    file.unlink()
+    (entry,) = evaluate(evaluating(run, split="train", **options)).document()["models"]
+    assert (entry["training_rows"], entry["selection_rows"]) == (None, None), "which they were is lost"
+
+
 def test_rows_of_a_run_that_read_a_single_file_are_known(evaluating: Any, tmp_path: Path) -> None:
     """Its data is no folder, and was said to be missing: no figure on its own rows was called optimistic."""
     file = tmp_path / "train.csv"

@@ -15,13 +15,23 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import BAD, GOOD, lively, tiny_bert, tiny_tokenizer
+from conftest import BAD, GOOD, Notes, lively, tiny_bert, tiny_tokenizer
 
+from distilkit import LabelConfig, label
+from distilkit.data.streams import TextColumns
 from distilkit.data.teacher_files import read_teacher_file
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
 from distilkit.workflows.labelling import spark
-from distilkit.workflows.labelling.spark import RowRange, Teacher, label_files, label_frame, plan_tasks
+from distilkit.workflows.labelling.spark import (
+    RowRange,
+    Teacher,
+    choose_text_columns,
+    count_labels,
+    label_files,
+    label_frame,
+    plan_tasks,
+)
 
 TEXTS = [f"{good} {bad} {i}" for i in range(1100) for good in GOOD for bad in BAD]
 
@@ -99,13 +109,22 @@ def find_executor() -> psutil.Process:
 def test_two_executors_write_what_one_process_computes(
     session: Any, teacher: Teacher, files: list[Path], expected: np.ndarray[Any, Any], tmp_path: Path
 ) -> None:
-    assert label_files(files, tmp_path / "out", teacher) == ("negative", "positive")
-    texts, logits = read_output(tmp_path / "out")
+    """The command itself: its folder is a teacher file, and its figures are of what lies in it."""
+    output = tmp_path / "out"
+    options: dict[str, Any] = {"data": tuple(map(str, files)), "model": teacher.model, "engine": "spark"}
+    options |= {"precision": "fp32", "device": "cpu", "output": output}
+    notes = Notes()
+    result = label(LabelConfig(**options), notes)
+    texts, logits = read_output(output)
     assert texts == TEXTS
     np.testing.assert_array_equal(logits, expected)
+    counts = np.bincount(expected.argmax(axis=1), minlength=2).tolist()
+    assert result.document()["labels"] == dict(zip(("negative", "positive"), counts, strict=True))
+    assert result.tally.rows == len(TEXTS) and result.teacher_file == output
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"], "no draft is left"
     with pytest.raises(UserError, match=r"is there already. Add --overwrite"):
-        label_files(files, tmp_path / "out", teacher)
-    file = read_teacher_file(str(tmp_path / "out"), ("text", None), ("negative", "positive"))
+        label(LabelConfig(**options))
+    file = read_teacher_file(str(output), ("text", None), ("negative", "positive"))
     np.testing.assert_array_equal(file.find(Texts(TEXTS[:50])).logits, expected[:50])
 
 
@@ -119,7 +138,7 @@ def test_the_rows_are_the_same_where_an_executor_is_killed_in_the_middle(
     while not stages and job.is_alive():
         infos = filter(None, map(tracker.getStageInfo, tracker.getActiveStageIds()))
         stages = [info.stageId for info in infos if info.numActiveTasks == 2]
-        time.sleep(0.01)
+        time.sleep(0.2)
     assert stages, "both executors have a task"
     find_executor().kill()
     job.join()
@@ -145,6 +164,7 @@ def test_an_empty_text_is_named_as_in_one_process(session: Any, teacher: Teacher
     pq.write_table(pa.table({"text": ["good", " "]}), tmp_path / "in.parquet")
     with pytest.raises(UserError, match=r"in.parquet, column text, row 2: the text is missing or empty"):
         label_files([tmp_path / "in.parquet"], tmp_path / "out", teacher)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["in.parquet"], "no draft is left"
 
 
 # --- without Spark --------------------------------------------------------------------------------------
@@ -186,3 +206,36 @@ def test_files_that_spark_cannot_label_are_refused_before_it_starts(teacher: Tea
     ):
         with pytest.raises(UserError, match=message):
             plan_tasks([tmp_path / name], teacher, 1000, 4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": None, "endpoint": "http://127.0.0.1:1"}, "engine spark needs model"),
+        ({"part": "1/2"}, "part.* does not go with engine spark"),
+        ({"resume": True}, "resume.* does not go with engine spark"),
+        ({"threads": 2}, "threads.* does not go with engine spark"),
+        ({"on_error": "skip"}, "on_error.* does not go with engine spark"),
+        ({"output": "out.parquet"}, "Spark writes a folder. Name it without an ending"),
+    ],
+)
+def test_options_that_spark_has_no_use_for_are_refused(changes: dict[str, Any], message: str) -> None:
+    """An option that is silently left out would promise what does not happen."""
+    options: dict[str, Any] = {"data": "texts", "model": "teacher", "engine": "spark", "output": "out"}
+    with pytest.raises(UserError, match=message):
+        LabelConfig(**options | changes)
+
+
+def test_labels_are_counted_over_all_files(tmp_path: Path) -> None:
+    for name, values in (("a", [1.0, -1.0]), ("b", [3.0])):
+        table = pa.table(
+            {"logit_no": pa.array(values, pa.float32()), "logit_yes": pa.array([0.0] * len(values))}
+        )
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    assert count_labels(tmp_path, ("no", "yes")) == {"no": 2, "yes": 1}
+
+
+def test_text_columns_are_those_of_the_first_file(files: list[Path]) -> None:
+    assert choose_text_columns(files, TextColumns(("sentence", "text"))) == ("text", None)
+    with pytest.raises(UserError, match=r"0.parquet: no column 'sentence', only 'id', 'text'"):
+        choose_text_columns(files, TextColumns(("sentence",)))
