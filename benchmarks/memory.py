@@ -34,22 +34,27 @@ def prepare(options: Options) -> None:
     some = labelled.take(list(range(0, len(labelled), len(labelled) // 200)))
     pq.write_table(some, folder / "validation.parquet")
     if options.extra.tiny_teacher:
-        from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+        make_tiny_teacher(folder / "teacher", ("neg", "pos"))
 
-        from distilkit.runs.locating import find_model
 
-        tokenizer = AutoTokenizer.from_pretrained(find_model("minilm").folder)
-        config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=64,
-            id2label={0: "neg", 1: "pos"},
-            label2id={"neg": 0, "pos": 1},
-        )
-        BertForSequenceClassification(config).save_pretrained(folder / "teacher")
-        tokenizer.save_pretrained(folder / "teacher")
+def make_tiny_teacher(folder: Path, class_names: tuple[str, str]) -> None:
+    """Write a random BERT of 1 layer x 32 with the vocabulary of minilm."""
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    from distilkit.runs.locating import find_model
+
+    tokenizer = AutoTokenizer.from_pretrained(find_model("minilm").folder)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        id2label=dict(enumerate(class_names)),
+        label2id={name: i for i, name in enumerate(class_names)},
+    )
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def main(options: Options) -> None:

@@ -32,7 +32,7 @@ def local_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of Ray's own calls
+@pytest.mark.filterwarnings("ignore")  # Ray warns of its own options, and of few rows
 def test_the_recipe_writes_what_one_process_computes(
     local_ray: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
