@@ -33,6 +33,7 @@ PANELS = (
     "Training",
     "Sweep",
     "Gates",
+    "Fallback",
     "Server",
     "Limits",
     "Speed",

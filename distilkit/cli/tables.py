@@ -346,6 +346,7 @@ def serving_text(document: Mapping[str, Any]) -> str:
     """Write what a server has answered from its start to its end."""
     parts = [f"{document['model']}: {pluralize(document['requests'], 'request')}"]
     parts += [f"{document['answered']:,} answered ({pluralize(document['texts'], 'text')})"]
+    parts += [f"{document['fallback_texts']:,} by the teacher"] * bool(document["fallback_texts"])
     parts += [f"{document['refused']:,} refused"] * bool(document["refused"])
     return f"{', '.join(parts)} in {describe_duration(document['seconds'])}"
 

@@ -25,6 +25,7 @@ from distilkit.hardware.device import select_device
 from distilkit.hardware.precision import Resolved, check_precision, resolve_precision
 from distilkit.models.classifier import Classifier, with_max_length
 from distilkit.models.exported import load_any
+from distilkit.models.loading import fingerprint
 from distilkit.runs.locating import find_model
 
 Item = TypeVar("Item")
@@ -83,6 +84,7 @@ class Predictor:
         self.max_length = classifier.max_length
         self.precision = _choose_precision(classifier, precision, device)
         self._tokenizer = classifier.tokenizer
+        self._graph_fingerprint = classifier.fingerprint if classifier.is_exported else None
         trained_on_pairs = classifier.run is not None and classifier.run.config.is_pair
         self._wants_pairs = trained_on_pairs or bool(getattr(classifier.model.config, "siamese", False))
         note = check_batching(
@@ -96,6 +98,25 @@ class Predictor:
         )
         self.notes = (*classifier.notes, *([note] if note else []))
         self._model = low_precision_copy(classifier.model, self.precision, device).to(device)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the weights that it computes with, or of the exported graph."""
+        return self._graph_fingerprint or fingerprint(self._model)
+
+    def copy_weights(self) -> None:
+        """Copy the weights out of their file, which is only mapped into memory.
+
+        What is written over that file would change the answers, and one that became shorter would end the
+        process with SIGBUS.
+        """
+        for tensor in (*self._model.parameters(), *self._model.buffers()):
+            tensor.data = tensor.data.clone()
+
+    @property
+    def wants_pairs(self) -> bool:
+        """Return whether it is known to compare two texts."""
+        return self._wants_pairs
 
     @property
     def piece_rows(self) -> int:

@@ -10,7 +10,13 @@ from starlette.responses import JSONResponse, Response
 
 from distilkit import __version__
 from distilkit.workflows.serving.metrics import CONTENT_TYPE
-from distilkit.workflows.serving.payloads import ClassScore, ErrorAnswer, PredictRequest, Refusal
+from distilkit.workflows.serving.payloads import (
+    ClassScore,
+    ComparisonAnswer,
+    ErrorAnswer,
+    PredictRequest,
+    Refusal,
+)
 from distilkit.workflows.serving.service import Service
 
 DESCRIPTION = """Classes of texts by descending probability, in the format of Hugging Face endpoints.
@@ -68,6 +74,17 @@ def make_app(service: Service, model: str, *, has_token: bool) -> App:
             response_model=list[ClassScore] | list[list[ClassScore]],
             responses=FAILURES,
         )(predict)
+
+    @app.post(
+        "/compare",
+        dependencies=secured,
+        openapi_extra=BODY,
+        response_model=ComparisonAnswer,
+        responses=FAILURES,
+    )
+    async def compare(request: Request) -> Response:
+        """Return what the student and, with a fallback, the teacher each answer to the same inputs."""
+        return await service.compare(request)
 
     @app.get("/health")
     async def health() -> Response:

@@ -1,4 +1,4 @@
-"""`Batcher`: answer the texts of several requests together, in a thread of its own."""
+"""`Batcher`: answer the texts of several requests together, in threads of its own."""
 
 import threading
 import time
@@ -55,11 +55,12 @@ class Batcher:
     batch by length.
 
     Args:
-        predict: answers texts; only ever called in the batcher's thread.
+        predict: answers texts; only ever called in the batcher's threads.
         batch_size: texts that are enough for a batch.
         wait_seconds: how long the first text of a batch waits for others.
         queue_size: texts that may wait.
-        observe: called after each batch, in the batcher's thread.
+        observe: called after each batch, in the batcher's threads.
+        threads: batches that are answered at a time; more than one where another machine answers them.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Batcher:
         wait_seconds: float,
         queue_size: int,
         observe: Callable[[Batch], None] = lambda batch: None,
+        threads: int = 1,
     ) -> None:
         self._predict, self._observe = predict, observe
         self._batch_size, self._wait_seconds, self._queue_size = batch_size, wait_seconds, queue_size
@@ -78,25 +80,29 @@ class Batcher:
         self._closed = False
         self._seconds_per_row = 0.0
         self.queued_rows = 0
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batcher {i}", daemon=True) for i in range(threads)
+        ]
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Take nothing more, answer what waits, and end the thread."""
+        """Take nothing more, answer what waits, and end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        self._thread.join()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     @property
     def is_alive(self) -> bool:
-        """Return whether the thread that answers is there."""
-        return self._thread.is_alive()
+        """Return whether the threads that answer are there."""
+        return all(thread.is_alive() for thread in self._threads)
 
     def submit(self, texts: Texts) -> "Future[Predictions]":
         """Put the texts of a request into the queue. What is taken is answered, unless it is cancelled.
@@ -126,22 +132,30 @@ class Batcher:
     def _collect(self) -> list[Job]:
         """Wait for texts, then for more of them; return the next batch, or nothing at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            if not self._jobs:
-                return []
-            deadline = self._jobs[0].arrived + self._wait_seconds
-            while self.queued_rows < self._batch_size and not self._closed:
-                remaining = deadline - time.perf_counter()
-                if remaining <= 0:
-                    break
-                self._changed.wait(remaining)
+            while not self._has_batch():
+                if self._closed:
+                    return []
             jobs = [self._jobs.popleft()]
             rows = len(jobs[0].texts)
             while self._jobs and rows + len(self._jobs[0].texts) <= self._batch_size:
                 jobs.append(self._jobs.popleft())
                 rows += len(jobs[-1].texts)
             self.queued_rows -= rows
+            if self._jobs:
+                self._changed.notify()
         return jobs
+
+    def _has_batch(self) -> bool:
+        """Wait for texts, then for more of them; return whether another thread has not taken them since."""
+        self._changed.wait_for(lambda: self._jobs or self._closed)
+        if self._jobs:
+            deadline = self._jobs[0].arrived + self._wait_seconds
+            while self._jobs and self.queued_rows < self._batch_size and not self._closed:
+                remaining = deadline - time.perf_counter()
+                if remaining <= 0:
+                    break
+                self._changed.wait(remaining)
+        return bool(self._jobs)
 
     def _answer(self, jobs: Sequence[Job]) -> None:
         """Answer jobs that are all texts, or all pairs. Where that fails, try each by itself."""

@@ -70,6 +70,14 @@ class ClassScore(BaseModel):
     score: float
 
 
+class ComparisonAnswer(BaseModel):
+    """What student and teacher each answer; the student's counts where it is at least `threshold` sure."""
+
+    student: list[ClassScore] | list[list[ClassScore]]
+    teacher: list[ClassScore] | list[list[ClassScore]] | None
+    threshold: float | None
+
+
 class ErrorAnswer(BaseModel):
     """Why a request is not answered."""
 
@@ -143,8 +151,25 @@ def make_texts(request: PredictRequest, *, max_items: int, max_characters: int, 
 def render_answer(request: PredictRequest, predictions: Predictions) -> bytes:
     """Return the classes of each text by descending probability: a list, or for a batch a list of lists.
 
-    Classes below `threshold` are left out, and those after the first `top_k`.
+    Classes below `threshold` are left out, those after the first `top_k`, and those without a probability.
     """
+    return _render(list_scores(request, predictions))
+
+
+def render_comparison(
+    request: PredictRequest, student: Predictions, teacher: Predictions | None, threshold: float | None
+) -> bytes:
+    """Return what both models answer, each as `render_answer` does."""
+    document = {
+        "student": list_scores(request, student),
+        "teacher": None if teacher is None else list_scores(request, teacher),
+        "threshold": threshold,
+    }
+    return _render(document)
+
+
+def list_scores(request: PredictRequest, predictions: Predictions) -> list[Any]:
+    """Return the classes of each text as `render_answer` lists them."""
     parameters = request.parameters or Parameters()
     probabilities = predictions.probabilities
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, : parameters.top_k]
@@ -157,5 +182,8 @@ def render_answer(request: PredictRequest, predictions: Predictions) -> bytes:
         ]
         for ids, row in zip(order, probabilities, strict=True)
     ]
-    answer = answers if request.is_batch else answers[0]
+    return answers if request.is_batch else answers[0]
+
+
+def _render(answer: Any) -> bytes:
     return json.dumps(answer, ensure_ascii=False, allow_nan=False).encode()

@@ -4,42 +4,58 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from distilkit.config import ServeConfig
-from distilkit.workflows.serving.batcher import Batcher, BatcherClosed, QueueFull
+from distilkit.data.texts import Texts
+from distilkit.workflows.serving.batcher import BatcherClosed, QueueFull
 from distilkit.workflows.serving.metrics import Metrics
-from distilkit.workflows.serving.payloads import Refusal, make_texts, parse_request, render_answer
+from distilkit.workflows.serving.payloads import (
+    PredictRequest,
+    Refusal,
+    make_texts,
+    parse_request,
+    render_answer,
+    render_comparison,
+)
+from distilkit.workflows.serving.served import Served, TeacherFailure
+
+Reply = TypeVar("Reply")
 
 LOGGER = logging.getLogger(__name__)
 LINGER_SECONDS = 5.0  # in which a body that is too large is read and thrown away
 
+TEACHER_ROWS = "x-teacher-rows"  # header: which of the inputs the teacher answered, from 0
 MAX_DIGITS = 20  # of a Content-Length: Python refuses to read some thousands of them
 
 
 class Service:
-    """Answer requests with a batcher. Neither texts nor the token are ever logged.
+    """Answer requests with a model. Neither texts nor the token are ever logged.
 
     Attributes:
+        served: the model; it may be exchanged in the event loop.
         is_ready: whether new requests are welcome; not once the process is asked to stop.
     """
 
-    def __init__(
-        self, config: ServeConfig, batcher: Batcher, metrics: Metrics, *, wants_pairs: bool, token: str | None
-    ) -> None:
-        self._config, self._batcher, self.metrics = config, batcher, metrics
-        self._wants_pairs = wants_pairs
+    def __init__(self, config: ServeConfig, served: Served, metrics: Metrics, *, token: str | None) -> None:
+        self._config, self.served, self.metrics = config, served, metrics
         self._token = token.encode() if token else None
         self.is_ready = True
 
     @property
     def is_alive(self) -> bool:
         """Return whether requests can be answered at all."""
-        return self._batcher.is_alive
+        return self.served.is_alive
+
+    @property
+    def has_token(self) -> bool:
+        """Return whether requests must bring a token."""
+        return self._token is not None
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -48,11 +64,28 @@ class Service:
 
     async def predict(self, request: Request) -> Response:
         """Answer a request; whatever is wrong with it is a status and a reason."""
+        return await self._handle(request, self._predict)
+
+    async def compare(self, request: Request) -> Response:
+        """Answer a request with what student and teacher each say; this counts as a request too."""
+        return await self._handle(request, self._compare)
+
+    async def _handle(
+        self, request: Request, respond: Callable[[PredictRequest, Texts, Served], Awaitable[Response]]
+    ) -> Response:
         started = time.perf_counter()
         self.metrics.count_request()
         try:
             self.check_token(request)
-            return await self._predict(request, started)
+            parsed = parse_request(await self._read_body(request))
+            served = self.served  # from here on the same, whatever is exchanged meanwhile
+            texts = make_texts(
+                parsed,
+                max_items=self._config.max_items,
+                max_characters=self._config.max_characters,
+                wants_pairs=served.wants_pairs,
+            )
+            response = await respond(parsed, texts, served)
         except Refusal as refusal:
             return self.refuse(refusal)
         except ClientDisconnect:
@@ -61,30 +94,44 @@ class Service:
             # Neither its message nor its traceback: they may hold a text.
             LOGGER.error("a request failed: %s", type(error).__name__)
             return self.refuse(Refusal(500, "backend", "The model failed on this request."))
+        self.metrics.count_success(time.perf_counter() - started, len(texts), is_batch=parsed.is_batch)
+        return response
 
-    async def _predict(self, request: Request, started: float) -> Response:
-        config = self._config
-        parsed = parse_request(await self._read_body(request))
-        texts = make_texts(
-            parsed,
-            max_items=config.max_items,
-            max_characters=config.max_characters,
-            wants_pairs=self._wants_pairs,
-        )
+    async def _predict(self, parsed: PredictRequest, texts: Texts, served: Served) -> Response:
+        answer = await self._wait(served.answer(texts))
+        body = render_answer(parsed, answer.predictions)
+        headers = dict(self.headers)
+        if len(answer.teacher_rows):
+            self.metrics.count_fallback(len(answer.teacher_rows))
+            headers[TEACHER_ROWS] = ",".join(map(str, answer.teacher_rows))
+        return Response(body, headers=headers, media_type="application/json")
+
+    async def _compare(self, parsed: PredictRequest, texts: Texts, served: Served) -> Response:
+        comparison = await self._wait(served.compare(texts))
+        threshold = served.threshold.value if served.threshold else None
+        body = render_comparison(parsed, comparison.student, comparison.teacher, threshold)
+        return Response(body, headers=self.headers, media_type="application/json")
+
+    async def _wait(self, reply: Awaitable[Reply]) -> Reply:
+        """Wait for a model's answer.
+
+        Raises:
+            Refusal: 429 or 503.
+        """
+        timeout = self._config.timeout
         try:
-            answer = asyncio.wrap_future(self._batcher.submit(texts))
-            predictions = await asyncio.wait_for(answer, config.timeout)
+            return await asyncio.wait_for(reply, timeout)
         except QueueFull as full:
             reason = "Too many texts wait already. Try again later."
             raise Refusal(429, "overloaded", reason, full.seconds) from None
         except BatcherClosed:
             raise Refusal(503, "unavailable", "The server is about to end.", 1) from None
         except TimeoutError:
-            reason = f"No answer within {config.timeout:g} s."
-            raise Refusal(503, "timeout", reason, 1) from None
-        body = render_answer(parsed, predictions)
-        self.metrics.count_success(time.perf_counter() - started, len(texts), is_batch=parsed.is_batch)
-        return Response(body, headers=self.headers, media_type="application/json")
+            raise Refusal(503, "timeout", f"No answer within {timeout:g} s.", 1) from None
+        except TeacherFailure as failure:
+            LOGGER.error("the teacher failed: %s", failure)
+            reason = "The model is unsure of this, and the teacher did not answer. Try again later."
+            raise Refusal(503, "fallback", reason, 1) from None
 
     def check_token(self, request: Request) -> None:
         """Refuse a request that does not bring the token.

@@ -7,18 +7,13 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from distilkit import load
 from distilkit.config import ServeConfig
-from distilkit.data.texts import Texts
-from distilkit.engine.inference.predictor import Predictions, Predictor
-from distilkit.errors import UserError, pluralize
-from distilkit.hardware.threads import using_threads
+from distilkit.errors import UserError
 from distilkit.progress import SILENT, Reporter
 
 SCHEMA = "distilkit.serving/1"
 TOKEN_VARIABLE = "DISTILKIT_SERVE_TOKEN"
 INSTALL = "serve needs FastAPI, uvicorn and prometheus-client: pip install 'distilkit[serve]'"
-WARM_UP = ("a text", "a text of some more words than the first")
 
 
 @dataclass(frozen=True)
@@ -31,6 +26,7 @@ class Serving:
     answered: int
     refused: int
     texts: int
+    fallback_texts: int
     seconds: float
 
     def document(self) -> dict[str, Any]:
@@ -46,54 +42,34 @@ def serve(config: ServeConfig, reporter: Reporter = SILENT) -> Serving:
     """
     if not all(map(find_spec, ("fastapi", "uvicorn", "prometheus_client"))):
         raise UserError(INSTALL)
-    from distilkit.workflows.serving.app import make_app
-    from distilkit.workflows.serving.batcher import Batcher
-    from distilkit.workflows.serving.metrics import Metrics
-    from distilkit.workflows.serving.server import Server, bind, explain_address
-    from distilkit.workflows.serving.service import Service
+    from distilkit.workflows.serving.server import bind
 
     started = time.perf_counter()
     token = read_token()
-    with bind(config.host, config.port) as listener, using_threads(config.threads):
-        predictor = load(
-            config.model, max_length=config.max_length, precision=config.precision, device=config.device
-        )
-        reporter.note_all(predictor.notes)
-        wants_pairs = warm_up(predictor)
+    with bind(config.host, config.port) as listener:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         if token is None and not ipaddress.ip_address(host).is_loopback:
             reporter.note(
                 f"warning: {url} is open to other machines and asks for no token. Set {TOKEN_VARIABLE}."
             )
+        workers = f" {config.workers} workers." if config.workers > 1 else ""
 
-        def predict(texts: Texts) -> Predictions:
-            return predictor.predict(texts.first, texts.second)
+        def announce(line: str) -> None:
+            reporter.note(f"{url} answers with {line}.{workers} Ctrl-C ends it.")
 
-        metrics = Metrics()
-        with Batcher(
-            predict,
-            batch_size=config.batch_size,
-            wait_seconds=config.wait_ms / 1000,
-            queue_size=config.queue_size,
-            observe=metrics.observe_batch,
-        ) as batcher:
-            metrics.watch_queue(batcher)
-            service = Service(config, batcher, metrics, wants_pairs=wants_pairs, token=token)
-            app = make_app(service, config.model, has_token=token is not None)
-            line = f"{url} answers with {config.model}: {pluralize(len(predictor.class_names), 'class')}. "
-            server = Server(app, service, config, lambda: reporter.note(line + "Ctrl-C ends it."))
-            try:
-                server.serve_on(listener)
-            except OSError as error:
-                raise explain_address(error, config.host, port) from None
+        if config.workers == 1:
+            from distilkit.workflows.serving.worker import run_worker
+
+            counts = run_worker(config, listener, token, reporter, announce)
+        else:
+            from distilkit.workflows.serving.supervisor import Supervisor
+
+            counts = Supervisor(config, listener, token, reporter, announce).run()
     return Serving(
         model=config.model,
         url=url,
-        requests=metrics.read_count("te_request_count"),
-        answered=metrics.read_count("te_request_success"),
-        refused=metrics.read_count("te_request_failure"),
-        texts=metrics.read_count("te_predict_count"),
+        **asdict(counts),
         seconds=round(time.perf_counter() - started, 3),
     )
 
@@ -113,17 +89,3 @@ def read_token() -> str | None:
             "Give another, or unset it."
         )
     return token
-
-
-def warm_up(predictor: Predictor) -> bool:
-    """Answer some texts, so that the first request is no slower; return whether the model wants pairs.
-
-    Raises:
-        UserError: when the model cannot answer.
-    """
-    try:
-        predictor.predict(WARM_UP)
-        return False
-    except UserError:
-        predictor.predict(WARM_UP, WARM_UP)  # it compares two texts, or fails again
-        return True

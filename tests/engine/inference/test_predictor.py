@@ -1,5 +1,6 @@
 """`Predictor` answers what transformers answers, in the caller's order."""
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -178,3 +179,17 @@ def test_a_few_texts_start_no_thread_and_get_the_same_bits(
     np.testing.assert_array_equal(answers.probabilities, streamed[0])
     list(predictor.stream(iter([(0, Texts(*sides))])))
     assert started, "threads of a stream would not be counted either"
+
+
+@pytest.mark.parametrize("size", [None, 100])
+def test_copied_weights_do_not_change_with_their_file(folder: Path, tmp_path: Path, size: int | None) -> None:
+    """A file that is mapped and overwritten in place gives other answers; a shorter one ends the process."""
+    shutil.copytree(folder, tmp_path / "model")
+    predictor = load(str(tmp_path / "model"), **FP32)
+    predictor.copy_weights()
+    before = predictor.predict(TEXTS).probabilities
+    file = tmp_path / "model/model.safetensors"
+    with file.open("r+b") as stream:
+        stream.write(bytes(file.stat().st_size))
+        stream.truncate(size)
+    np.testing.assert_array_equal(predictor.predict(TEXTS).probabilities, before)

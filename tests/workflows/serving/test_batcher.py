@@ -135,3 +135,16 @@ def test_a_text_waits_for_others_until_the_batch_is_full(model: Model) -> None:
         assert not wait(futures, 60).not_done
     assert model.sizes == [4]
     assert batches[0].rows == 4 and len(batches[0].waits) == 4 and min(batches[0].waits) >= 0
+
+
+def test_several_threads_answer_several_batches_at_a_time_and_none_is_left(model: Model) -> None:
+    """Where another machine answers, one request at a time would make every other one wait."""
+    with Batcher(model, **OPTIONS, threads=3) as batcher:
+        model.gate.clear()
+        futures = [batcher.submit(Texts([str(i)] * 2)) for i in range(4)]
+        for _ in range(2):
+            assert model.begun.acquire(timeout=60)
+        model.gate.set()
+        assert [answer_of(future) for future in futures] == [[i, i] for i in range(4)]
+        assert batcher.queued_rows == 0
+    assert not batcher.is_alive

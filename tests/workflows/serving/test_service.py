@@ -21,6 +21,7 @@ from distilkit.runs.run import Run
 from distilkit.workflows.serving.app import make_app
 from distilkit.workflows.serving.batcher import Batcher
 from distilkit.workflows.serving.metrics import Metrics
+from distilkit.workflows.serving.served import Served
 from distilkit.workflows.serving.server import Server, bind
 from distilkit.workflows.serving.service import Service
 
@@ -42,8 +43,9 @@ class Running:
             queue_size=config.queue_size,
             observe=self.metrics.observe_batch,
         )
-        self.metrics.watch_queue(self.batcher)
-        self.service = Service(config, self.batcher, self.metrics, wants_pairs=False, token=token)
+        self.served = Served(config, self.batcher, class_names=predictor.class_names)
+        self.service = Service(config, self.served, self.metrics, token=token)
+        self.metrics.watch_queue(lambda: self.service.served.queued_rows)
         self.url = ""
 
     def predict(self, texts: Texts) -> Predictions:
@@ -80,7 +82,7 @@ def serve(predictor: Predictor) -> Serve:
         running, started = Running(predictor, config, token), threading.Event()
         app = make_app(running.service, "a", has_token=token is not None)
         server = Server(app, running.service, config, started.set)
-        with bind(config.host, config.port) as listener, running.batcher:
+        with bind(config.host, config.port) as listener, running.served:
             running.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             thread = threading.Thread(target=server.serve_on, args=[listener])
             thread.start()
@@ -278,7 +280,10 @@ def test_metrics_have_the_names_and_types_that_dashboards_ask_for(running: Runni
     running.post({"inputs": []})
     text = requests.get(running.url + "/metrics", timeout=60).text
     kinds = dict(re.findall(r"^# TYPE (te_\w+) (\w+)$", text, re.MULTILINE))
-    counters = ("te_request_count", "te_request_success", "te_request_failure", "te_predict_count")
+    counters = (
+        *("te_request_count", "te_request_success", "te_request_failure", "te_predict_count"),
+        "te_fallback_count",
+    )
     histograms = (
         *("te_request_duration", "te_request_queue_duration", "te_request_inference_duration"),
         "te_batch_next_size",

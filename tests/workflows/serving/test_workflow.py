@@ -40,6 +40,15 @@ class Process:
                 return
         raise AssertionError("".join(self.notes))
 
+    def wait_for(self, part: str) -> str:
+        """Return the next line of notes that holds this."""
+        assert self.process.stderr
+        for line in self.process.stderr:
+            self.notes.append(line)
+            if part in line:
+                return line
+        raise AssertionError("".join(self.notes))
+
     def end(self, signal_number: int) -> tuple[int, str, str]:
         self.process.send_signal(signal_number)
         out, err = self.process.communicate(timeout=120)
@@ -93,12 +102,19 @@ def test_evaluating_the_served_model_equals_evaluating_its_folder(
     assert rows[0] == rows[1] and len(set(rows[0])) == 2
 
 
-def test_sigterm_under_load_loses_nothing_that_was_accepted(teacher_run: Run, start: Start) -> None:
-    """Every answer that the server counts has reached its client, whole, and nothing else was begun."""
-    answers: list[int] = []
-    unready = threading.Event()
+class Load:
+    """Clients that ask until the server listens no more, and count what they got."""
 
-    def ask(url: str) -> None:
+    def __init__(self, url: str) -> None:
+        self.answers: list[int] = []
+        self.unready = threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=[url]) for _ in range(CLIENTS)]
+        for thread in self._threads:
+            thread.start()
+        while len(self.answers) < 4 * CLIENTS:
+            threading.Event().wait(0.01)
+
+    def _ask(self, url: str) -> None:
         with requests.Session() as session:
             while True:
                 try:
@@ -106,24 +122,56 @@ def test_sigterm_under_load_loses_nothing_that_was_accepted(teacher_run: Run, st
                 except requests.ConnectionError:
                     return  # it listens no more
                 assert len(answer.json()) == len(TEXTS)
-                answers.append(answer.status_code)
+                self.answers.append(answer.status_code)
                 if answer.headers.get("connection") == "close":
-                    unready.set()
+                    self.unready.set()
 
-    with start(teacher_run, "--json", "--drain-seconds", "0.5", "--queue-size", "4096") as process:
-        threads = [threading.Thread(target=ask, args=[process.url]) for _ in range(CLIENTS)]
-        for thread in threads:
-            thread.start()
-        while len(answers) < 4 * CLIENTS:
-            threading.Event().wait(0.01)
-        code, out, err = process.end(signal.SIGTERM)
-        for thread in threads:
+    def check(self, out: str) -> None:
+        """Check that every answer that the server counts has reached its client, whole."""
+        for thread in self._threads:
             thread.join(60)
+        document = json.loads(out)
+        assert set(self.answers) == {200} and self.unready.is_set()
+        assert document["answered"] == len(self.answers) == document["requests"] - document["refused"]
+        assert document["texts"] == len(self.answers) * len(TEXTS)
+
+
+def test_sigterm_under_load_loses_nothing_that_was_accepted(teacher_run: Run, start: Start) -> None:
+    with start(teacher_run, "--json", "--drain-seconds", "0.5", "--queue-size", "4096") as process:
+        load = Load(process.url)
+        code, out, err = process.end(signal.SIGTERM)
+        load.check(out)
     assert (code, err) == (0, "")
-    document = json.loads(out)
-    assert set(answers) == {200} and unready.is_set()
-    assert document["answered"] == len(answers) == document["requests"] - document["refused"]
-    assert document["texts"] == len(answers) * len(TEXTS)
+
+
+def test_workers_share_a_port_are_replaced_reloaded_and_drained(teacher_run: Run, start: Start) -> None:
+    """A worker that dies, and one that is told to load its model again, must not be missed by any client."""
+    with start(
+        teacher_run, "--json", "--workers", "2", "--drain-seconds", "0.5", "--queue-size", "4096"
+    ) as process:
+        assert " 2 workers." in process.notes[-1]
+        children = [
+            int(pid)
+            for pid in Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children")
+            .read_text()
+            .split()
+            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        assert len(children) == 2
+        os.kill(children[0], signal.SIGKILL)
+        assert "ended with code -9; another is started" in process.wait_for("worker ")
+        load = Load(process.url)
+        process.process.send_signal(signal.SIGHUP)
+        process.wait_for("was loaded again")
+        code, out, err = process.end(signal.SIGTERM)
+        load.check(out)
+    assert code == 0 and "ended" not in err
+
+
+def test_a_worker_that_cannot_start_is_a_mistake(console: Call, tmp_path: Path) -> None:
+    answer = console("serve", str(tmp_path), "--port", "0", "--workers", "2")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.count("neither a run nor a model") == 1
 
 
 def test_a_port_that_is_taken_is_a_mistake(console: Call, teacher_run: Run) -> None:
