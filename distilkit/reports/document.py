@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from distilkit.runs.records import Record
 from distilkit.scores.comparison import CoveragePoint, Slice
+from distilkit.scores.fallback import FallbackPoint
 from distilkit.scores.statistics import Bin, Interval
 
 SCHEMA: Final = "distilkit.evaluation/2"
@@ -147,6 +148,8 @@ class ModelEntry(Record):
         constant_answer: the class that is its answer to every row.
         training_rows: how many of the rows its training split holds; `None` where that is not known.
         selection_rows: how many of the rows its validation split holds, which chose its epoch.
+        fallback: what `serve` would answer if its teacher answered what it is less sure of, by threshold;
+            `None` without a teacher or confidences.
     """
 
     model: str
@@ -171,6 +174,7 @@ class ModelEntry(Record):
     constant_answer: str | None = None
     training_rows: int | None = None
     selection_rows: int | None = None
+    fallback: list[FallbackPoint] | None = None
 
     def value(self, name: str) -> float | None:
         """Return a figure of quality, fidelity or cost by its name."""

@@ -45,6 +45,7 @@ from distilkit.reports.summary import (
 )
 from distilkit.reports.verdict import count_more_students, gates_card, make_verdicts
 from distilkit.runs.folder import write_json, write_text, writing_folder
+from distilkit.scores.fallback import trace_fallback
 from distilkit.scores.statistics import QUALITY, Answers, risk_coverage
 
 HEADINGS = {
@@ -263,7 +264,29 @@ def _shared_pictures(
         )
         figure = plots.risk_coverage_curves(lines)
         pictures.append(Picture("risk-coverage", "Risk and coverage.", text, figure))
+    if curves := _fallback_curves(document, answers, names):
+        text = (
+            "If the student answers its most confident rows, and the teacher the rest: the share of answers "
+            "that are the teacher's, with its 95 % lower bound (dotted, for each point alone), and the "
+            "accuracy of all answers. On the left all are the teacher's. `serve --fallback` does so."
+        )
+        figure = plots.fallback_curves(curves)
+        pictures.append(Picture("fallback", "A teacher for the rest.", text, figure))
     return pictures
+
+
+def _fallback_curves(
+    document: EvaluationDocument, answers: Sequence[Answers], names: Sequence[str]
+) -> list[plots.FallbackCurve]:
+    """Return the curve of each model that has a teacher here and confidences."""
+    models = [entry.model for entry in document.models]
+    curves = []
+    for index, (entry, answer, name) in enumerate(zip(document.models, answers, names, strict=True)):
+        if entry.teacher in models and answer.confidence is not None:
+            teacher = answers[models.index(entry.teacher)]
+            points = trace_fallback(answer.confidence, answer.answer, teacher.answer, answer.labels)
+            curves.append(plots.FallbackCurve(name, index, points))
+    return curves
 
 
 def _latency_points(document: EvaluationDocument, names: Sequence[str]) -> list[plots.LatencyPoint]:

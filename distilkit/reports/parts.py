@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from distilkit.errors import UserError
 from distilkit.reports import plots
+from distilkit.reports.templating import make_environment
 from distilkit.runs.folder import check_folder
 
 INDEX, EVALUATION, ANSWERS, REPORT, PLOTS = (
@@ -117,14 +117,7 @@ def write_pictures(draft: Path, pictures: Iterable[Picture]) -> list[Path]:
 
 def render(template: str, **context: object) -> str:
     """Return the page; every text of `context` is escaped."""
-    environment = Environment(
-        loader=PackageLoader("distilkit.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(**context, colour=plots.colour)
+    return make_environment().get_template(template).render(**context, colour=plots.colour)
 
 
 # --- names and numbers as text ---------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from distilkit.scores.fallback import FallbackPoint
 from distilkit.scores.statistics import Answers, Bin, Floats, Integers, precision_recall, roc, wilson
 
 INK = "#1b1f24"
@@ -76,6 +77,15 @@ class Line:
     index: int
     x: Floats
     y: Floats
+
+
+@dataclass(frozen=True)
+class FallbackCurve:
+    """Hold what a student and its teacher answer together, by how much of it the student answers."""
+
+    name: str
+    index: int
+    points: Sequence[FallbackPoint]
 
 
 @dataclass(frozen=True)
@@ -379,6 +389,26 @@ def risk_coverage_curves(lines: Sequence[Line]) -> Figure:
         axes.set_ylim(bottom=0)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        return figure
+
+
+def fallback_curves(curves: Sequence[FallbackCurve]) -> Figure:
+    """Draw agreement with the teacher and accuracy against the share of rows that the student answers."""
+    with styled():
+        figure = Figure(figsize=(WIDTH, HEIGHT + 1 + LEGEND_ROW_HEIGHT * len(curves)))
+        above, below = figure.subplots(2, 1, sharex=True)
+        for curve in curves:
+            shade, line = colour(curve.index), dashes(curve.index)
+            coverage = [point.coverage for point in curve.points]
+            above.plot(coverage, [point.agreement for point in curve.points], color=shade, ls=line)
+            bounds = [point.agreement_bound for point in curve.points]
+            above.plot(coverage, bounds, color=shade, ls=":", lw=1)
+            below.plot(coverage, [point.accuracy for point in curve.points], color=shade, ls=line)
+        above.set(ylabel="agreement")
+        below.set(xlim=(0, 1), xlabel="share of rows that the student answers", ylabel="accuracy")
+        for axis in (below.xaxis, above.yaxis, below.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        add_legend(figure, [(curve.name, curve.index) for curve in curves])
         return figure
 
 

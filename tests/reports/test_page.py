@@ -99,7 +99,7 @@ def test_every_picture_is_in_the_page_and_in_the_folder_and_has_a_description(
 ) -> None:
     folder, _, parsed = report
     of_models = [f"{n}-{what}" for n in (1, 2, 3) for what in ("confusion", "confidence", "reliability")]
-    stems = {*of_models, "latency", "roc", "precision-recall", "risk-coverage"}
+    stems = {*of_models, "latency", "roc", "precision-recall", "risk-coverage", "fallback"}
     files = {file.name for file in (folder / "plots").iterdir()}
     assert files == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg")}
     assert parsed.tags.count("svg") == parsed.tags.count("figcaption") == len(stems)

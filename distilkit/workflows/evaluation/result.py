@@ -38,6 +38,7 @@ from distilkit.scores.comparison import (
     per_class,
     slices,
 )
+from distilkit.scores.fallback import FallbackPoint, trace_fallback
 from distilkit.scores.statistics import (
     CONFIDENCE,
     REPLICATES,
@@ -55,6 +56,9 @@ from distilkit.workflows.evaluation.scoring import ModelScores
 COSTS = ("parameters", "parameters_without_embeddings", "bytes", "rows_per_second", "peak_memory_bytes")
 REPORT_COLUMNS = ("row", "source_row", "label")  # of answers.csv, before those of the data
 MAX_TEXT_CHARACTERS = 300  # of a mistake's text
+
+
+FALLBACK_POINTS = 20  # thresholds in the document; the picture has more
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,20 @@ class Evaluation:
             constant_answer=constant_answer(answers.answer, self.data.names),
             training_rows=score.training_rows,
             selection_rows=score.selection_rows,
+            fallback=self._trace_fallback(score),
         )
+
+    def _trace_fallback(self, score: Score) -> list[FallbackPoint] | None:
+        answers, teacher = score.model_scores.answers, self._find_teacher(score)
+        if teacher is None or answers.confidence is None:
+            return None
+        teacher_answers = teacher.model_scores.answers.answer
+        return trace_fallback(
+            answers.confidence, answers.answer, teacher_answers, answers.labels, FALLBACK_POINTS
+        )
+
+    def _find_teacher(self, score: Score) -> Score | None:
+        return next((candidate for candidate in self.scores if candidate.model == score.teacher), None)
 
     @cached_property
     def _lengths(self) -> Integers:
@@ -216,7 +233,7 @@ class Evaluation:
         )
 
     def _speed_up(self, score: Score) -> SpeedUp | None:
-        teacher = next((candidate for candidate in self.scores if candidate.model == score.teacher), None)
+        teacher = self._find_teacher(score)
         if teacher is None:
             return None
         student_costs, teacher_costs = score.costs, teacher.costs

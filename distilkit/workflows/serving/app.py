@@ -6,7 +6,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from distilkit import __version__
 from distilkit.workflows.serving.metrics import CONTENT_TYPE
@@ -85,6 +85,11 @@ def make_app(service: Service, model: str, *, has_token: bool) -> App:
     async def compare(request: Request) -> Response:
         """Return what the student and, with a fallback, the teacher each answer to the same inputs."""
         return await service.compare(request)
+
+    @app.get("/", response_class=HTMLResponse)
+    async def try_text(request: Request) -> Response:
+        """Show a page to try a text."""
+        return await service.show_page(request)
 
     @app.get("/health")
     async def health() -> Response:

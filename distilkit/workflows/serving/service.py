@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from distilkit.config import ServeConfig
 from distilkit.data.texts import Texts
@@ -24,6 +24,7 @@ from distilkit.workflows.serving.payloads import (
     render_comparison,
 )
 from distilkit.workflows.serving.served import Served, TeacherFailure
+from distilkit.workflows.serving.trial_page import render_page
 
 Reply = TypeVar("Reply")
 
@@ -69,6 +70,13 @@ class Service:
     async def compare(self, request: Request) -> Response:
         """Answer a request with what student and teacher each say; this counts as a request too."""
         return await self._handle(request, self._compare)
+
+    async def show_page(self, request: Request) -> Response:
+        """Return the page to try a text; it holds no answer, so it asks for no token."""
+        content = render_page(
+            self.served, has_token=self.has_token, max_characters=self._config.max_characters
+        )
+        return HTMLResponse(content, headers={**self.headers, "referrer-policy": "no-referrer"})
 
     async def _handle(
         self, request: Request, respond: Callable[[PredictRequest, Texts, Served], Awaitable[Response]]

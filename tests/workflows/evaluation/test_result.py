@@ -99,3 +99,15 @@ def test_mistakes_are_the_most_confident_wrong_answers(evaluating: Any, tmp_path
 def test_a_sample_is_recorded_with_the_size_of_the_whole_split(evaluating: Any, bilstm_runs: Any) -> None:
     assert evaluate(evaluating(bilstm_runs[0], max_eval_samples=4)).document()["sampled_from"] == 8
     assert evaluate(evaluating(bilstm_runs[0])).document()["sampled_from"] is None
+
+
+def test_the_curve_of_a_fallback_ends_at_the_student_and_begins_at_the_teacher(
+    evaluating: Any, teacher_run: Run, bilstm_runs: Any
+) -> None:
+    """Without a teacher among the models there is none."""
+    student, teacher = evaluate(evaluating(bilstm_runs[0], teacher_run)).document()["models"]
+    first, last = student["fallback"][0], student["fallback"][-1]
+    assert (first["coverage"], first["accuracy"]) == (0, teacher["metrics"]["accuracy"])
+    assert (last["coverage"], last["accuracy"]) == (1, student["metrics"]["accuracy"])
+    assert (first["agreement"], last["agreement"]) == (1, student["metrics"]["agreement"])
+    assert teacher["fallback"] is None

@@ -1,7 +1,10 @@
 """What the student is unsure of goes to the teacher: a model here, or one behind a URL."""
 
 import asyncio
+import base64
+import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +28,7 @@ from distilkit.workflows.serving.served import Served, prepare
 from distilkit.workflows.serving.service import Service
 from distilkit.workflows.serving.teachers import Teacher, open_teacher, read_probabilities
 from distilkit.workflows.serving.thresholds import Threshold
+from distilkit.workflows.serving.trial_page import render_page
 
 TEXTS = [*GOOD, *BAD]
 CLASSES = ("negative", "positive")
@@ -142,6 +146,21 @@ def test_classes_without_a_probability_are_left_out_of_the_answer() -> None:
 
     response, _ = ask(serve(best_only), {"inputs": BAD[0]})
     assert json.loads(response.body) == [{"label": "positive", "score": 0.7}]
+
+
+def test_the_page_loads_nothing_and_runs_only_its_own_script() -> None:
+    """A class named like markup must stay a name, and the policy's hash must be that of the script."""
+    served = serve(always_negative)
+    served.class_names = ("<img src=x>", "b")
+    page = render_page(served, has_token=True, max_characters=9)
+    (script,) = re.findall("<script>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'; connect-src 'self'" in page
+    assert "<img" not in page and "&lt;img" in page and "innerHTML" not in page
+    assert not re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page)
+    assert 'name="token"' in page and 'name="pair"' not in page and "less than 80 % sure" in page
+    served.wants_pairs = True
+    assert 'name="pair"' in render_page(served, has_token=False, max_characters=9)
 
 
 # --- a teacher here ----------------------------------------------------------------------------------------

@@ -208,7 +208,7 @@ def test_a_bad_body_is_refused_with_a_reason(running: Running, body: bytes) -> N
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/", 405), ("PUT", "/predict", 405), ("GET", "/nothing", 404), ("POST", "/health", 405)],
+    [("GET", "/predict", 405), ("PUT", "/predict", 405), ("GET", "/nothing", 404), ("POST", "/health", 405)],
 )
 def test_a_wrong_route_is_a_client_error(running: Running, method: str, path: str, status: int) -> None:
     answer = requests.request(method, running.url + path, timeout=60)
