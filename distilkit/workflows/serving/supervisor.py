@@ -212,7 +212,7 @@ def work(
 ) -> None:
     """Run a worker in a process of its own; what it has to say goes through `connection`."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server handles it
-    signal.signal(signal.SIGHUP, lambda number, frame: None)
+    signal.signal(signal.SIGHUP, lambda signal_number, frame: None)
     os.environ[METRICS_VARIABLE] = str(folder)
     from distilkit.workflows.serving.worker import run_worker
 

@@ -115,11 +115,11 @@ def _choose(
     teacher: str,
     reporter: Reporter,
 ) -> ThresholdChoice:
-    needed = count_rows_needed(config.min_agreement)
-    if len(texts) < needed:
+    fewest = count_rows_needed(config.min_agreement)
+    if len(texts) < fewest:
         raise UserError(
             f"--min-agreement {config.min_agreement:g}: {pluralize(len(texts), 'row')} cannot show that with "
-            f"95 % confidence; it takes {needed:,}. Give more rows with --data-dir, or ask for less."
+            f"95 % confidence; it takes {fewest:,}. Give more rows with --data-dir, or ask for less."
         )
     predictions = student.predict(texts.first, texts.second)
     ids = []
