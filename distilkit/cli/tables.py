@@ -310,11 +310,11 @@ def prediction_text(document: Mapping[str, Any]) -> str:
 
 
 def export_table(document: Mapping[str, Any]) -> Table:
-    """Tabulate the model in torch and the graphs made from it: size, quality and speed on the same rows."""
+    """Tabulate the model in torch and the files made from it: size, quality and speed on the same rows."""
     checked = document["checked"]
     rows = f"{checked['dataset']} {checked['split']}, {pluralize(checked['rows'], 'row')}"
     table = _titled(f"{document['path']}: {rows}, {pluralize(checked['threads'], 'thread')}")
-    table.add_column("graph", overflow="fold", min_width=12)
+    table.add_column("model", overflow="fold", min_width=12)
     for heading in (
         "bytes",
         "accuracy",

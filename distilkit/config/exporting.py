@@ -8,7 +8,7 @@ from distilkit.config.data import DataConfig
 from distilkit.config.evaluation import Split
 from distilkit.config.fields import AnyPath, ModelName, option, positional
 
-ExportFormat = Literal["onnx", "sagemaker"]
+ExportFormat = Literal["onnx", "sagemaker", "mlflow", "safetensors"]
 
 
 class ExportConfig(DataConfig):
@@ -22,7 +22,8 @@ class ExportConfig(DataConfig):
         "onnx",
         panel="Output",
         basic=True,
-        help="onnx: a folder for onnxruntime. sagemaker: model.tar.gz with a handler for SageMaker.",
+        help="onnx: a folder for onnxruntime. sagemaker: model.tar.gz with a handler for SageMaker. "
+        "mlflow: a pyfunc model. safetensors: a Hugging Face model folder with weights in fp16.",
     )
     overwrite: bool = option(
         False, panel="Output", help="Replace an exported model in --output-dir, once the new one is complete."
@@ -69,4 +70,9 @@ class ExportConfig(DataConfig):
     def _fits_together(self) -> "ExportConfig":
         if self.int8 and self.fp16_table:
             raise ValueError("--int8 stores the table in 8 bits, --fp16-table in 16: leave one out")
+        if self.format == "safetensors" and (self.int8 or self.fp16_table):
+            option = "--int8" if self.int8 else "--fp16-table"
+            raise ValueError(
+                f"{option} is for graphs, and --format safetensors stores weights: leave one out"
+            )
         return self

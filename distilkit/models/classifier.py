@@ -24,6 +24,7 @@ from distilkit.models.loading import (
     load_tokenizer,
     match_tokenizer,
 )
+from distilkit.runs.exports import read_max_length
 from distilkit.runs.locating import Source, weight_bytes
 from distilkit.runs.run import Run
 
@@ -155,6 +156,7 @@ def load_classifier(source: Source) -> Classifier:
         loaded.model,
         source.folder,
         source.run,
+        max_length=read_max_length(source.folder),
         notes=tuple(_describe_oddities(source.name, loaded)),
     )
 

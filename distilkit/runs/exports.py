@@ -18,6 +18,7 @@ ARCHIVE = "model.tar.gz"
 # What a folder for another program is, and how distilkit reads what it holds.
 PACKED = {
     "sagemaker": f"an export for SageMaker. Unpack its {ARCHIVE} (tar xzf), and name that folder",
+    "mlflow": "a model for MLflow. Name the folder artifacts/model in it",
 }
 
 
@@ -31,6 +32,12 @@ def read_format(folder: Path) -> str | None:
 def is_export(folder: Path) -> bool:
     """Return whether a folder holds graphs that `export` wrote, for onnxruntime."""
     return read_format(folder) == "onnx"
+
+
+def read_max_length(folder: Path) -> int | None:
+    """Return how many tokens a model reads that `export` wrote, where `folder` is such a one."""
+    max_length = read_object(folder / MANIFEST).get("max_length") if read_format(folder) else None
+    return max_length if isinstance(max_length, int) else None
 
 
 def check_export_dir(output_dir: Path, overwrite: bool) -> None:

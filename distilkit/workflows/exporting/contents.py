@@ -108,22 +108,12 @@ def write_contents(
     (folder / SCRIPT).write_bytes(Path(standalone.__file__).read_bytes())
     tokenizer, inputs = classifier.tokenizer, list_inputs(classifier)
     tokens = min(len(tokenizer), count_embeddings(classifier.model) or len(tokenizer))
-    manifest: dict[str, Any] = {
-        "schema": SCHEMA,
+    manifest: dict[str, Any] = describe_source(classifier, config) | {
         "format": "onnx",
-        "distilkit": __version__,
-        "created": now(),
-        "source": {
-            "model": config.model,
-            "architecture": classifier.model.config.model_type,
-            "fingerprint": classifier.fingerprint,
-        },
         "graphs": list(graphs),
         "precision": "int8" if config.int8 else "fp32 with an fp16 table" if config.fp16_table else "fp32",
-        "parameters": list(classifier.parameters),
         "inputs": inputs,
         "takes_pairs": takes_pairs,
-        "max_length": classifier.max_length,
         "longest_input": longest_input(tokenizer, classifier.model),
         "truncation": {"side": tokenizer.truncation_side, "strategy": "longest_first"},
         "padding": {"side": "right", "token": str(tokenizer.pad_token), "id": tokenizer.pad_token_id},
@@ -132,6 +122,23 @@ def write_contents(
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def describe_source(classifier: Classifier, config: ExportConfig) -> dict[str, Any]:
+    """Return what the manifest of every format begins with: what was exported, when, and how."""
+    return {
+        "schema": SCHEMA,
+        "format": config.format,
+        "distilkit": __version__,
+        "created": now(),
+        "source": {
+            "model": config.model,
+            "architecture": classifier.model.config.model_type,
+            "fingerprint": classifier.fingerprint,
+        },
+        "parameters": list(classifier.parameters),
+        "max_length": classifier.max_length,
+    }
 
 
 def describe_file(file: Path) -> dict[str, Any]:

@@ -49,13 +49,15 @@ class Measurement:
 class Reference:
     """Hold the rows that everything is checked on, their labels, and the logits of torch.
 
-    `class_order` is the model's output for each class of the data.
+    `class_order` is the model's output for each class of the data; `depends_on_padding` tells whether rows of
+    different lengths must not share a batch.
     """
 
     texts: Texts
     labels: NDArray[np.int64]
     class_order: list[int]
     logits: torch.Tensor
+    depends_on_padding: bool = False
 
 
 def compute_logits(

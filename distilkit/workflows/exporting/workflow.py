@@ -1,7 +1,7 @@
 """`export`: a model as a folder that predicts without torch, checked on real rows."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +29,7 @@ from distilkit.runs.locating import Source, find_model
 from distilkit.workflows.exporting.archive import pack_for_sagemaker
 from distilkit.workflows.exporting.contents import check_tokenizer, export_tokenizer, write_contents
 from distilkit.workflows.exporting.graphs import build_graphs, check_size
+from distilkit.workflows.exporting.half_precision import WEIGHTS, write_half_model
 from distilkit.workflows.exporting.measurement import (
     TORCH,
     Measurement,
@@ -37,9 +38,11 @@ from distilkit.workflows.exporting.measurement import (
     list_faults,
     measure,
 )
+from distilkit.workflows.exporting.pyfunc_folder import import_mlflow, write_mlflow_model
 
 # Which rows a run was trained on.
 DATA_OPTIONS = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column")
+STAGED = ("sagemaker", "mlflow")  # formats that hold the folder for onnxruntime in another form
 CPU = torch.device("cpu")
 
 
@@ -65,7 +68,7 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
         GateMissed: when a graph loses more accuracy than `max_drop`; nothing is written then.
     """
     check_export_dir(config.output_dir, config.overwrite)
-    _check_installed()
+    _check_installed(config)
     select_device("cpu", reporter)
     source = find_model(config.model)
     if is_export(source.folder):
@@ -74,7 +77,8 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
     classifier = with_max_length(
         load_classifier(source), config.max_length, 256 if config.dataset == "imdb" else 128
     )
-    check_size(classifier)
+    if config.format != "safetensors":
+        check_size(classifier)
     classifier.model.float()
     data = sources.load_for_evaluation(config, config.split, [classifier.class_names])
     reporter.note_all((*data.notes, *classifier.notes))
@@ -85,9 +89,16 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
             writing_folder(config.output_dir, "--output-dir", "exported model", check) as draft,
             TemporaryDirectory(dir=draft) as staging,
         ):
-            folder = draft if config.format == "onnx" else Path(staging)
-            manifest = _write_graphs(folder, classifier, data, reference, config, reporter)
-            measurements = _measure_all(classifier, folder, manifest["graphs"], reference, config, reporter)
+            folder = Path(staging, "model") if config.format in STAGED else draft
+            folder.mkdir(exist_ok=True)
+            if config.format == "safetensors":
+                manifest = write_half_model(folder, classifier, config)
+                loaded = load_classifier(Source(config.model, folder))
+                models = {WEIGHTS: with_max_length(loaded, classifier.max_length)}
+            else:
+                manifest = _write_graphs(folder, classifier, data, reference, config, reporter)
+                models = {name: load_exported(Source(name, folder), name) for name in manifest["graphs"]}
+            measurements = _measure_all(classifier, models, reference, config, reporter)
             manifest["checked"] = {
                 "dataset": data.name,
                 "split": config.split,
@@ -98,11 +109,17 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
             }
             if config.format == "sagemaker":
                 manifest = pack_for_sagemaker(folder, draft, manifest)
+            elif config.format == "mlflow":
+                manifest = write_mlflow_model(folder, draft, manifest)
             write_json(draft / MANIFEST, manifest)
     return Export(config.output_dir, manifest)
 
 
-def _check_installed() -> None:
+def _check_installed(config: ExportConfig) -> None:
+    if config.format == "mlflow":
+        import_mlflow()
+    if config.format == "safetensors":
+        return
     try:
         import onnx
         import onnxruntime  # noqa: F401
@@ -133,11 +150,7 @@ def _choose_data(config: ExportConfig, source: Source) -> ExportConfig:
 def _make_reference(
     classifier: Classifier, data: TextData, config: ExportConfig, reporter: Reporter
 ) -> Reference:
-    """Answer the rows in torch.
-
-    Raises:
-        UserError: when the model needs rows of one length, or padding on the left, which no script arranges.
-    """
+    """Answer the rows in torch."""
     assert classifier.max_length
     texts = data.texts(config.split)
     class_order, by_name = match_labels(classifier.class_names, data.names, classifier.name)
@@ -146,7 +159,7 @@ def _make_reference(
             f"{classifier.name}: it shares no class names with the data; class ids are assumed to match: "
             f"{list_pairs(classifier.class_names, data.names)}"
         )
-    depends_on_padding = check_batching(
+    padding_note = check_batching(
         classifier.model,
         classifier.tokenizer,
         texts,
@@ -155,13 +168,8 @@ def _make_reference(
         device=CPU,
         name=classifier.name,
     )
-    if depends_on_padding or pads_left(classifier.tokenizer, classifier.model):
-        raise UserError(
-            f"{classifier.name}: a {type(classifier.model).__name__} needs rows of one length, or padding on "
-            "the left, and cannot be exported. Distill it into another student: --student bilstm."
-        )
     logits = compute_logits(classifier, texts, len(texts))
-    return Reference(texts, data.labels_of[config.split], class_order, logits)
+    return Reference(texts, data.labels_of[config.split], class_order, logits, padding_note is not None)
 
 
 def _write_graphs(
@@ -172,7 +180,18 @@ def _write_graphs(
     config: ExportConfig,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Write a folder that predicts with onnxruntime; return its manifest, which lacks what is checked."""
+    """Write a folder that predicts with onnxruntime; return its manifest, which lacks what is checked.
+
+    Raises:
+        UserError: when the model needs rows of one length, or padding on the left, which no script arranges,
+            or otherwise cannot be exported.
+    """
+    if reference.depends_on_padding or pads_left(classifier.tokenizer, classifier.model):
+        raise UserError(
+            f"{classifier.name}: a {type(classifier.model).__name__} needs rows of one length, or padding on "
+            "the left, and cannot be exported as a graph. Distill it into another student, --student bilstm, "
+            "or export its weights: --format safetensors."
+        )
     backend = export_tokenizer(classifier)
     check_tokenizer(backend, classifier, reference.texts)
     is_siamese = bool(getattr(classifier.model.config, "siamese", False))
@@ -188,20 +207,17 @@ def _write_graphs(
 
 def _measure_all(
     classifier: Classifier,
-    draft: Path,
-    graphs: list[str],
+    exported_models: Mapping[str, Classifier],
     reference: Reference,
     config: ExportConfig,
     reporter: Reporter,
 ) -> list[Measurement]:
-    """Measure the model in torch, then each graph as it will be loaded from the folder.
+    """Measure the model in torch, then each exported one as it was loaded from the folder, by file.
 
     Raises:
-        GateMissed: when a graph must not be used.
+        GateMissed: when one of them must not be used.
     """
-    models: Mapping[str, Classifier] = {TORCH: classifier} | {
-        name: replace(load_exported(Source(name, draft), name), name=name) for name in graphs
-    }
+    models = {TORCH: classifier, **exported_models}
     rows = len(reference.texts)
     measurements = [
         measure(
@@ -213,7 +229,7 @@ def _measure_all(
         )
         for name, model in models.items()
     ]
-    is_exact = not (config.int8 or config.fp16_table)
+    is_exact = not (config.int8 or config.fp16_table or config.format == "safetensors")
     faults = list_faults(measurements[0], measurements[1:], config.max_drop, is_exact=is_exact)
     if faults:
         raise GateMissed("; ".join(faults) + ". Nothing was written.")
