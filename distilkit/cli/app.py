@@ -229,13 +229,13 @@ def predict(config: "PredictConfig", output: Output) -> None:
     examples=(
         "distilkit export runs/student -o exported",
         "distilkit export runs/student --int8 --max-drop 0.3 -o exported-int8",
-        "distilkit export runs/student --format mlflow -o packed",
+        "distilkit export runs/student --format web -o page",
     ),
 )
 def export(config: "ExportConfig", output: Output) -> None:
     """Write a model as a folder that predicts with onnxruntime, tokenizers and numpy, without torch.
 
-    --format packs it for SageMaker or MLflow, or writes weights in fp16.
+    --format packs it for SageMaker or MLflow, as a page for a browser, or as weights in fp16.
 
     Its answers are compared with the model's on real rows: by default those that the run was validated on.
     `predict` and `evaluate` take the folder like any model.

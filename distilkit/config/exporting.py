@@ -8,7 +8,7 @@ from distilkit.config.data import DataConfig
 from distilkit.config.evaluation import Split
 from distilkit.config.fields import AnyPath, ModelName, option, positional
 
-ExportFormat = Literal["onnx", "sagemaker", "mlflow", "safetensors"]
+ExportFormat = Literal["onnx", "sagemaker", "mlflow", "safetensors", "web"]
 
 
 class ExportConfig(DataConfig):
@@ -23,7 +23,8 @@ class ExportConfig(DataConfig):
         panel="Output",
         basic=True,
         help="onnx: a folder for onnxruntime. sagemaker: model.tar.gz with a handler for SageMaker. "
-        "mlflow: a pyfunc model. safetensors: a Hugging Face model folder with weights in fp16.",
+        "mlflow: a pyfunc model. safetensors: a Hugging Face model folder with weights in fp16. "
+        "web: a page that runs the model in a browser.",
     )
     overwrite: bool = option(
         False, panel="Output", help="Replace an exported model in --output-dir, once the new one is complete."

@@ -19,6 +19,7 @@ ARCHIVE = "model.tar.gz"
 PACKED = {
     "sagemaker": f"an export for SageMaker. Unpack its {ARCHIVE} (tar xzf), and name that folder",
     "mlflow": "a model for MLflow. Name the folder artifacts/model in it",
+    "web": "a page for a browser. Export the model with --format onnx too, and name that folder",
 }
 
 

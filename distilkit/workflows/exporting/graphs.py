@@ -41,7 +41,9 @@ def build_graphs(classifier: Classifier, config: ExportConfig, reporter: Reporte
         graph = shrink_tables(graph, "fp16") if config.fp16_table else graph
         return {GRAPH: graph.SerializeToString()}
     names = list(KINDS)
-    if not _can_check_all():
+    if config.format == "web":
+        names = [ANY]  # a browser does not say what CPU it is on
+    elif not _can_check_all():
         names = [ANY]
         reporter.note(
             f"int8: this CPU has no VNNI instructions, so that only {ANY} can be checked here and is written"

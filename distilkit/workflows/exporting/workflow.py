@@ -39,10 +39,12 @@ from distilkit.workflows.exporting.measurement import (
     measure,
 )
 from distilkit.workflows.exporting.pyfunc_folder import import_mlflow, write_mlflow_model
+from distilkit.workflows.exporting.web_folder import write_web_folder
+from distilkit.workflows.exporting.web_tokenizer import check_readable
 
 # Which rows a run was trained on.
 DATA_OPTIONS = ("dataset", "data_dir", "text_column", "text_pair_column", "label_column")
-STAGED = ("sagemaker", "mlflow")  # formats that hold the folder for onnxruntime in another form
+STAGED = ("sagemaker", "mlflow", "web")  # formats that hold the folder for onnxruntime in another form
 CPU = torch.device("cpu")
 
 
@@ -111,6 +113,8 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
                 manifest = pack_for_sagemaker(folder, draft, manifest)
             elif config.format == "mlflow":
                 manifest = write_mlflow_model(folder, draft, manifest)
+            elif config.format == "web":
+                manifest = write_web_folder(folder, draft, manifest, reference.texts, reporter)
             write_json(draft / MANIFEST, manifest)
     return Export(config.output_dir, manifest)
 
@@ -193,6 +197,8 @@ def _write_graphs(
             "or export its weights: --format safetensors."
         )
     backend = export_tokenizer(classifier)
+    if config.format == "web":
+        check_readable(backend, classifier.name)
     check_tokenizer(backend, classifier, reference.texts)
     is_siamese = bool(getattr(classifier.model.config, "siamese", False))
     return write_contents(
