@@ -437,6 +437,13 @@ BILSTM_ONLY = {
             for student in ("tinybert", "distilbert", "some/encoder")
             for name, value in BILSTM_ONLY.items()
         ],
+        ({"student": "static", "pooling": "max"}, ("--pooling", "bilstm", "not static")),
+        ({"student": "static", "layers": 2}, ("--layers 2", "static")),
+        ({"student": "static", "init": "pretrained"}, ("--init pretrained", "static")),
+        ({"student": "static", "method": "tinybert"}, ("--method tinybert", "a static has none")),
+        ({"student": "static", "vocabulary": "teacher", "teacher": None, "alpha": 1}, ("--teacher",)),
+        ({"student": "static", "init": "teacher", "teacher": None, "alpha": 1}, ("--teacher",)),
+        ({"student": "Static"}, ("--student Static", "write it as static")),
         ({"student": "tinybert", "hidden_size": 96}, ("--hidden-size 96", "--init random")),
         ({"student": "distilbert", "init": "teacher", "hidden_size": 96}, ("--hidden-size 96",)),
         ({"init": "pretrained"}, ("--init pretrained", "bilstm")),

@@ -28,7 +28,7 @@ PANELS = (
     "Data",
     "Augmentation",
     "Model",
-    "BiLSTM",
+    "BiLSTM and static",
     "Loss",
     "Training",
     "Sweep",

@@ -115,7 +115,7 @@ def _model_names(config: Config) -> Iterator[str]:
         yield config.model
     if isinstance(config, DistillConfig):
         resolved = resolve(config)
-        takes_tokenizer = resolved.student != "bilstm" and resolved.init == "random"
+        takes_tokenizer = not resolved.has_word_vectors and resolved.init == "random"
         if resolved.runs_teacher or resolved.recipe or resolved.method != "logits":
             yield from config.teacher
         elif resolved.init == "teacher" or resolved.vocabulary == "teacher" or takes_tokenizer:

@@ -8,7 +8,7 @@ from pydantic import model_validator
 from distilkit.config.fields import AnyPath, field_infos, flag, option
 from distilkit.config.fitting import FitConfig
 from distilkit.config.loss import LossConfig
-from distilkit.config.student import BILSTM_DEFAULTS, ENCODER_DEFAULTS, StudentConfig
+from distilkit.config.student import ENCODER_DEFAULTS, WORD_STUDENT_DEFAULTS, StudentConfig
 from distilkit.config.transfer import TransferConfig
 
 Recipe = Literal["auto"]
@@ -86,12 +86,13 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
             )
         if not self.teacher:
             self._check_without_model()
-        if self.student == "bilstm" and self.init == "teacher" and self.reads_words:
+        if self.has_word_vectors and self.init == "teacher" and self.reads_words:
             raise ValueError(
-                "--init teacher gives a bilstm the teacher's embeddings: give --vocabulary teacher with it"
+                f"--init teacher gives a {self.student} the teacher's embeddings: "
+                "give --vocabulary teacher with it"
             )
         is_random = self.init == "random" or (self.init is None and self.method == "general")
-        if self.student != "bilstm" and self.hidden_size is not None and not is_random:
+        if not self.has_word_vectors and self.hidden_size is not None and not is_random:
             raise ValueError(
                 f"--hidden-size {self.hidden_size} only shapes a random student: "
                 "add --init random or leave it out"
@@ -113,9 +114,9 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
             raise ValueError(f"--corpus {self.corpus[0]} is for --method general: leave it out, or add that")
         if self.method in (None, "logits"):
             return
-        if self.student == "bilstm":
+        if self.has_word_vectors:
             raise ValueError(
-                f"--method {self.method} matches layers of encoders, and a bilstm has none: "
+                f"--method {self.method} matches layers of encoders, and a {self.student} has none: "
                 "give --student tinybert, distilbert or a folder, or --method logits"
             )
         if self.method == "general":
@@ -147,7 +148,7 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
 
     @property
     def reads_words(self) -> bool:
-        """Return whether a BiLSTM has words of its own: asked for, or without a teacher's vectors to take."""
+        """Return whether word vectors are of the data's words: asked for, or without a teacher's to take."""
         if self.vocabulary is not None:
             return self.vocabulary == "words"
         return not self.teacher or self.init == "random" or self.vocabulary_size is not None
@@ -156,14 +157,14 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
     def default_texts(cls) -> dict[str, str]:
         """Return the defaults that depend on the student, in words for `--help`."""
         return {
-            name: f"bilstm {value:g}, else {ENCODER_DEFAULTS[name]:g}"
-            for name, value in BILSTM_DEFAULTS.items()
+            name: f"bilstm, static {value:g}, else {ENCODER_DEFAULTS[name]:g}"
+            for name, value in WORD_STUDENT_DEFAULTS.items()
         }
 
     def dependent_defaults(self) -> dict[str, Any]:
         """Return what the options that are `None` stand for, given the others."""
-        if self.student == "bilstm":
-            student = self.bilstm_defaults(reads_words=self.reads_words, is_pair=self.is_pair)
+        if self.has_word_vectors:
+            student = self.word_student_defaults(reads_words=self.reads_words, is_pair=self.is_pair)
         else:
             student = self.encoder_defaults(is_general=self.method == "general")
         return super().dependent_defaults() | student | self.loss_defaults()

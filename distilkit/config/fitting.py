@@ -8,7 +8,7 @@ from distilkit.config.fields import AnyPath, flag, option
 
 Metric = Literal["accuracy", "f1", "f1_macro", "mcc", "loss"]
 # Names of models and splits that are no paths, whatever files there are.
-NO_PATHS = frozenset(("bilstm", "tinybert", "distilbert", "minilm", "unsupervised"))
+NO_PATHS = frozenset(("bilstm", "static", "tinybert", "distilbert", "minilm", "unsupervised"))
 HARDWARE_FIELDS = ("device", "precision")  # shared by students that are distilled together
 FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
 

@@ -12,10 +12,14 @@ Pooling = Literal["last", "max", "both"]
 Vocabulary = Literal["words", "teacher"]
 
 # What `epochs`, `batch_size` and `learning_rate` are when they are not given.
-BILSTM_DEFAULTS: dict[str, object] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
+WORD_STUDENT_DEFAULTS: dict[str, object] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3}
 ENCODER_DEFAULTS: dict[str, object] = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-4}
-BILSTM_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "pooling", "word_dropout")
-NAMED_STUDENTS = ("bilstm", "tinybert", "distilbert")
+# Options of students that are mostly word vectors, and of the BiLSTM alone.
+WORD_STUDENT_ONLY = ("vocabulary", "vocabulary_size", "embedding_size", "dropout", "word_dropout")
+BILSTM_ONLY = ("pooling",)
+WORD_STUDENTS = ("bilstm", "static")
+NAMED_STUDENTS = (*WORD_STUDENTS, "tinybert", "distilbert")
+STATIC_EMBEDDING_SIZE, STATIC_HIDDEN_SIZE = 96, 256
 DEFAULT_LAYERS = {"bilstm": 1, "tinybert": 4, "distilbert": 6}
 
 
@@ -33,56 +37,62 @@ class StudentConfig(Config):
         panel="Model",
         basic=True,
         suggestions=NAMED_STUDENTS,
-        help="bilstm, tinybert, distilbert, or any Hub id or folder of an encoder.",
+        help="bilstm, static, tinybert, distilbert, or any Hub id or folder of an encoder.",
     )
     init: Init | None = option(
         None,
         panel="Model",
         help="pretrained: Hub weights. teacher: its layers or word-piece embeddings. random: sizes only. "
-        "(default: pretrained; bilstm: teacher with its vocabulary, else random; general: random)",
+        "(default: pretrained; bilstm, static: teacher with its vocabulary, else random; general: random)",
     )
     layers: int | None = option(
         None,
         ge=1,
         panel="Model",
-        help="Layers of the student. (default: bilstm 1, tinybert 4, distilbert 6, any other its own)",
+        help="Layers of the student; static has none. "
+        "(default: bilstm 1, tinybert 4, distilbert 6, any other its own)",
     )
     hidden_size: int | None = option(
         None,
         ge=1,
         panel="Model",
-        help="Width of the student. (default: bilstm 150, 300 for pairs; else its own or the teacher's)",
+        help="Width of the student; of static, its hidden layer. "
+        "(default: bilstm 150, 300 for pairs; static 256; else its own or the teacher's)",
     )
     vocabulary: Vocabulary | None = option(
         None,
-        panel="BiLSTM",
+        panel="BiLSTM and static",
         help="Words of the training text, or the teacher's word-pieces and their vectors. "
         "(default: teacher, without one words)",
     )
     vocabulary_size: int | None = option(
-        None, ge=3, panel="BiLSTM", help="Most frequent words kept. (default: 20000)"
+        None, ge=3, panel="BiLSTM and static", help="Most frequent words kept. (default: 20000)"
     )
     embedding_size: int | None = option(
         None,
         ge=1,
-        panel="BiLSTM",
+        panel="BiLSTM and static",
         help="Width of the word vectors; fewer than the teacher's are its principal components. "
-        "(default: 300, or the teacher's)",
+        "(default: bilstm 300, or the teacher's; static 96)",
     )
     dropout: float | None = option(
-        None, ge=0, lt=1, panel="BiLSTM", help="Share of values that training drops. (default: 0.1)"
+        None,
+        ge=0,
+        lt=1,
+        panel="BiLSTM and static",
+        help="Share of values that training drops. (default: 0.1)",
     )
     pooling: Pooling | None = option(
         None,
-        panel="BiLSTM",
-        help="How states become one vector. last: each direction's final state. max: the maximum over "
-        "the tokens. both: both, side by side. (default: both)",
+        panel="BiLSTM and static",
+        help="How a bilstm's states become one vector. last: each direction's final state. max: the maximum "
+        "over the tokens. both: both, side by side. (default: both)",
     )
     word_dropout: float | None = option(
         None,
         ge=0,
         lt=1,
-        panel="BiLSTM",
+        panel="BiLSTM and static",
         help="Share of a text's words that training hides from it. (default: 0)",
     )
 
@@ -91,33 +101,48 @@ class StudentConfig(Config):
         meant = closest(self.student, NAMED_STUDENTS)
         if self.student not in NAMED_STUDENTS and _is_same_word(self.student, meant):
             raise ValueError(f"--student {self.student}: write it as {meant}")
-        if self.student != "bilstm":
-            for name in BILSTM_ONLY:
-                if getattr(self, name) is not None:
+        for students, names in ((WORD_STUDENTS, WORD_STUDENT_ONLY), (("bilstm",), BILSTM_ONLY)):
+            for name in names:
+                if self.student not in students and getattr(self, name) is not None:
                     raise ValueError(
-                        f"{flag(name)} is for --student bilstm, not {self.student}: leave it out"
+                        f"{flag(name)} is for --student {' or '.join(students)}, not {self.student}: "
+                        "leave it out"
                     )
-        elif self.init == "pretrained":
-            raise ValueError("--init pretrained: there is no pretrained bilstm; use --init teacher or random")
-        elif self.vocabulary == "teacher" and self.vocabulary_size is not None:
+        if not self.has_word_vectors:
+            return self
+        if self.init == "pretrained":
+            raise ValueError(
+                f"--init pretrained: there is no pretrained {self.student}; use --init teacher or random"
+            )
+        if self.student == "static" and self.layers is not None:
+            raise ValueError(f"--layers {self.layers}: --student static has none. Leave it out")
+        if self.vocabulary == "teacher" and self.vocabulary_size is not None:
             raise ValueError("--vocabulary-size goes with --vocabulary words: the teacher's is taken whole")
         return self
 
-    def bilstm_defaults(self, *, reads_words: bool, is_pair: bool) -> dict[str, object]:
-        """Return what a BiLSTM's options that are `None` stand for."""
-        defaults = BILSTM_DEFAULTS | {
+    @property
+    def has_word_vectors(self) -> bool:
+        """Return whether the student is mostly a table of word vectors, and small enough for one core."""
+        return self.student in WORD_STUDENTS
+
+    def word_student_defaults(self, *, reads_words: bool, is_pair: bool) -> dict[str, object]:
+        """Return what the options of a BiLSTM or a static student that are `None` stand for."""
+        is_static = self.student == "static"
+        defaults = WORD_STUDENT_DEFAULTS | {
             "vocabulary": "words" if reads_words else "teacher",
             "init": "random" if reads_words else "teacher",
-            "layers": DEFAULT_LAYERS["bilstm"],
-            "hidden_size": 300 if is_pair else 150,
             "dropout": 0.1,
-            "pooling": "both",
             "word_dropout": 0.0,
         }
+        if is_static:
+            defaults |= {"hidden_size": STATIC_HIDDEN_SIZE}
+        else:
+            sizes = {"layers": DEFAULT_LAYERS["bilstm"], "hidden_size": 300 if is_pair else 150}
+            defaults |= sizes | {"pooling": "both"}
         if reads_words:
             defaults |= {"vocabulary_size": 20_000}
         if reads_words or self.init == "random":
-            defaults |= {"embedding_size": 300}
+            defaults |= {"embedding_size": STATIC_EMBEDDING_SIZE if is_static else 300}
         return defaults
 
     def encoder_defaults(self, *, is_general: bool) -> dict[str, object]:

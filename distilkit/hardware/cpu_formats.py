@@ -40,13 +40,14 @@ class Workload:
     """What a model spends its time on.
 
     Attributes:
-        kind: the products of a transformer's feed-forward layers, or the steps of an LSTM.
+        kind: the products of a transformer's feed-forward layers, the steps of an LSTM, or looking up word
+            vectors, which no format makes faster.
         training: forward and backward pass under autocast, or the forward pass of bf16 weights.
         width: features that go in.
         inner: features in the middle of a feed-forward layer, or in a direction of an LSTM.
     """
 
-    kind: Literal["linear", "lstm"] = "linear"
+    kind: Literal["linear", "lstm", "lookup"] = "linear"
     training: bool = False
     width: int = 768
     inner: int = 3072
@@ -79,8 +80,11 @@ class FormatSpeed(PrecisionFacts):
 def workload_of(model: nn.Module, *, training: bool) -> Workload:
     """Return the workload of a classifier, from its config."""
     config: Any = getattr(model, "config", None)
-    if getattr(config, "model_type", None) == "bilstm":
+    model_type = getattr(config, "model_type", None)
+    if model_type == "bilstm":
         return Workload("lstm", training, config.embedding_size, config.hidden_size)
+    if model_type == "static":
+        return Workload("lookup", training, config.embedding_size, config.hidden_size)
     width = getattr(config, "hidden_size", None)
     if not isinstance(width, int):
         return Workload(training=training)

@@ -57,7 +57,7 @@ def resolve_precision(precision: Precision, device: torch.device, workload: Work
 
 def measured_speed(precision: Precision, device: torch.device, workload: Workload) -> FormatSpeed | None:
     """Return the measurement that decides about `auto`; `None` where nothing is to be measured."""
-    if precision != "auto" or device.type != "cpu" or not has_bf16():
+    if precision != "auto" or device.type != "cpu" or not has_bf16() or workload.kind == "lookup":
         return None
     return format_speed(workload)
 

@@ -43,10 +43,11 @@ def single_threaded() -> Iterator[None]:
 
 
 @contextmanager
-def training_threads(bilstm: Any) -> Iterator[Executor | None]:
-    """Train a BiLSTM within it on one thread, with a spare core, where there is one, for side work."""
+def training_threads(model: Any) -> Iterator[Executor | None]:
+    """Train a small model within it on one thread, with a spare core, where there is one, for side work."""
     spare_core = make_spare_core() if torch.get_num_threads() > 1 else None
-    bilstm.base_model.uses_spare_core = spare_core is not None
+    if hasattr(model.base_model, "uses_spare_core"):
+        model.base_model.uses_spare_core = spare_core is not None
     with single_threaded():
         yield spare_core
 

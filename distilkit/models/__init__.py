@@ -1,5 +1,11 @@
-"""Models: importing this registers the BiLSTM with the Auto classes of transformers."""
+"""Models: importing this registers distilkit's own students with the Auto classes of transformers."""
 
 from distilkit.models.bilstm import BiLSTMConfig, BiLSTMForSequenceClassification
+from distilkit.models.static import StaticConfig, StaticForSequenceClassification
 
-__all__ = ["BiLSTMConfig", "BiLSTMForSequenceClassification"]
+__all__ = [
+    "BiLSTMConfig",
+    "BiLSTMForSequenceClassification",
+    "StaticConfig",
+    "StaticForSequenceClassification",
+]

@@ -12,12 +12,8 @@ from torch import Tensor, nn
 from torch.func import stack_module_state
 
 from distilkit.hardware.dropout import Dropout, drop, leave_out
-from distilkit.models.bilstm import (
-    BiLSTMForSequenceClassification,
-    both_texts,
-    compact,
-    compared,
-)
+from distilkit.models.bilstm import BiLSTMForSequenceClassification, compact
+from distilkit.models.word_inputs import both_texts, compared
 
 Batch = dict[str, Tensor]
 TABLE = "encoder.embeddings.weight"

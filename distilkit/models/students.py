@@ -1,11 +1,13 @@
 """Students: their sizes, and what their weights start from."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from distilkit.config import DistillConfig
+from distilkit.config.student import STATIC_EMBEDDING_SIZE
 from distilkit.data.encoding import Tokenizer
 from distilkit.errors import UserError, pluralize
 from distilkit.models.architectures import (
@@ -26,9 +28,12 @@ from distilkit.models.loading import (
     load_tokenizer,
     match_tokenizer,
 )
+from distilkit.models.static import StaticConfig, StaticForSequenceClassification
 from distilkit.models.teacher_layers import student_from_teacher
 from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
 from distilkit.runs.locating import find_model
+
+VECTOR_SCALE = 0.1  # standard deviation of word vectors: a teacher's directions transfer, not its scale
 
 
 def make_student(
@@ -44,13 +49,14 @@ def make_student(
         names: class names, by id.
         teacher: needed where its layers, embeddings or vocabulary are taken over.
         training_texts: what a word vocabulary is made of.
-        existing_tokenizer: of an earlier BiLSTM with the same vocabulary, so that none is made.
+        existing_tokenizer: of an earlier student with the same vocabulary, so that none is made.
 
     Raises:
         UserError: when weights cannot be had or do not fit; the message says which flag to use instead.
     """
-    if config.student == "bilstm":
-        return _bilstm(config, names, teacher, training_texts, existing_tokenizer)
+    if config.has_word_vectors:
+        tokenizer = existing_tokenizer or _word_tokenizer(config, teacher, training_texts)
+        return _word_student(config, names, teacher, tokenizer)
     if config.init == "pretrained":
         student = _pretrained(config, names)
     elif config.init == "teacher":
@@ -64,53 +70,58 @@ def make_student(
     return student
 
 
-def _bilstm(
-    config: DistillConfig,
-    names: Sequence[str],
-    teacher: NamedTokenizer | None,
-    training_texts: Iterable[str],
-    existing_tokenizer: Tokenizer | None,
+def _word_student(
+    config: DistillConfig, names: Sequence[str], teacher: NamedTokenizer | None, tokenizer: Tokenizer
 ) -> Student:
-    assert config.max_length and config.hidden_size and config.layers and config.dropout is not None
-    assert config.pooling and config.word_dropout is not None
-    pairs = config.is_pair
-    tokenizer = existing_tokenizer or _bilstm_tokenizer(config, teacher, training_texts)
-    rows = len(tokenizer)
+    """Make a BiLSTM or a static student."""
+    rows, table, width = len(tokenizer), None, config.embedding_size
     origin = f"random weights, {pluralize(rows, 'word')} of the training text"
-    table = None
     if config.init == "teacher":
         assert isinstance(teacher, Classifier)
-        table, reduced = _piece_vectors(teacher, config.embedding_size)
-        rows = len(table)
-        origin = (
-            f"word-piece embeddings {rows:,} x {table.shape[1]} of {teacher.name}{reduced}, the rest random"
-        )
+        table, reduced = _piece_vectors(teacher, _choose_width(config, teacher))
+        rows, width = table.shape
+        origin = f"word-piece embeddings {rows:,} x {width} of {teacher.name}{reduced}, the rest random"
     elif config.vocabulary == "teacher":
         assert teacher is not None
         origin = f"random weights, {rows:,} word-pieces of {teacher.name}"
-    width = table.shape[1] if table is not None else config.embedding_size
-    assert width
-    sizes = BiLSTMConfig(
-        vocab_size=rows,
-        embedding_size=width,
-        hidden_size=config.hidden_size,
-        num_layers=config.layers,
-        dropout=config.dropout,
-        siamese=pairs,
-        pad_token_id=tokenizer.pad_token_id,
-        pooling=config.pooling,
-        word_dropout=config.word_dropout,
-    )
-    model = BiLSTMForSequenceClassification(label_config(sizes, names))
+    assert width and isinstance(tokenizer.pad_token_id, int)
+    model = _build_word_student(config, names, (rows, width), tokenizer.pad_token_id)
     if table is not None:
         with torch.no_grad():
             weight = embedding_table(model)
-            weight.copy_(table * (0.1 / table.std()))  # directions transfer; this scale suits an LSTM
+            weight.copy_(table * (VECTOR_SCALE / table.std()))
             weight[tokenizer.pad_token_id] = 0
     return Student(config.student, tokenizer, model, origin=origin)
 
 
-def _bilstm_tokenizer(
+def _build_word_student(
+    config: DistillConfig, names: Sequence[str], table_shape: tuple[int, int], pad: int
+) -> BiLSTMForSequenceClassification | StaticForSequenceClassification:
+    """Build a BiLSTM or a static student with random weights and a word table of that shape."""
+    assert config.hidden_size and config.dropout is not None and config.word_dropout is not None
+    sizes: dict[str, Any] = {
+        "vocab_size": table_shape[0],
+        "embedding_size": table_shape[1],
+        "hidden_size": config.hidden_size,
+        "dropout": config.dropout,
+        "word_dropout": config.word_dropout,
+        "siamese": config.is_pair,
+        "pad_token_id": pad,
+    }
+    if config.student == "static":
+        return StaticForSequenceClassification(label_config(StaticConfig(**sizes), names))
+    sizes |= {"num_layers": config.layers, "pooling": config.pooling}
+    return BiLSTMForSequenceClassification(label_config(BiLSTMConfig(**sizes), names))
+
+
+def _choose_width(config: DistillConfig, teacher: Classifier) -> int | None:
+    """Return how wide word vectors that come from the teacher are; `None` for as wide as there."""
+    if config.embedding_size is None and config.student == "static":
+        return min(STATIC_EMBEDDING_SIZE, embedding_table(teacher.model).shape[1])
+    return config.embedding_size
+
+
+def _word_tokenizer(
     config: DistillConfig, teacher: NamedTokenizer | None, training_texts: Iterable[str]
 ) -> Tokenizer:
     assert config.max_length

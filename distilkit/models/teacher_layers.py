@@ -9,6 +9,7 @@ import torch
 from transformers import DistilBertConfig, PreTrainedModel
 
 from distilkit.config import DistillConfig
+from distilkit.config.student import WORD_STUDENTS
 from distilkit.errors import UserError, list_names
 from distilkit.models.architectures import (
     PRETRAINED,
@@ -33,7 +34,7 @@ def student_from_teacher(config: DistillConfig, names: Sequence[str], teacher: C
     teacher_config = teacher.model.config
     who = teacher.name
     own_layers = getattr(teacher_config, "num_hidden_layers", None)
-    if own_layers is None or teacher_config.model_type == "bilstm":
+    if own_layers is None or teacher_config.model_type in WORD_STUDENTS:
         raise UserError(
             f"--init teacher: {who} is a {teacher_config.model_type}, without layers to take. "
             "Use --init random."

@@ -262,7 +262,7 @@ def test_an_extra_argument_of_a_command_without_data_gets_no_advice_on_data() ->
     ("typed", "completions"),
     [
         ("train --dataset s", ["sst2"]),
-        ("distill --student ", ["bilstm", "tinybert", "distilbert"]),
+        ("distill --student ", ["bilstm", "static", "tinybert", "distilbert"]),
         ("train --precision f", ["fp32", "fp16"]),
         ("train -m min", ["minilm"]),
         ("evaluate --fail-under acc", ["accuracy=", "accuracy_kept="]),

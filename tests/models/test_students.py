@@ -349,6 +349,22 @@ def test_a_bilstm_of_word_pieces_may_start_at_random_and_needs_no_teacher_weight
     assert made.origin.startswith("random weights")
 
 
+def test_a_static_student_starts_from_the_principal_components_of_its_teachers_table() -> None:
+    """And is as wide as the teacher where that is narrower than its default."""
+    teacher = teacher_of(tiny_bert())
+    assert isinstance(teacher, Classifier)
+    table = teacher.model.get_input_embeddings().weight.detach()
+    for size, expected in ((6, teacher.components.coordinates(table, 6)), (None, table)):
+        made = student_of(teacher, student="static", embedding_size=size)
+        weight = made.model.get_input_embeddings().weight.detach()
+        assert torch.allclose(weight[1:] / weight[1:].norm(), expected[1:] / expected[1:].norm(), atol=1e-6)
+        assert not weight[0].any() and made.tokenizer("a great film")["input_ids"][0] != 2
+    config = tiny_bert().config
+    config.hidden_size = 384
+    wide = student_of(teacher_of(BertForSequenceClassification(config)), student="static")
+    assert wide.model.config.embedding_size == 96 and "of the variance of 384" in wide.origin
+
+
 def test_a_bilstm_of_the_default_sizes_stays_below_a_million_parameters_beside_its_table() -> None:
     """On the word vectors of a teacher that is 384 wide; the table is not computed with, but looked up in."""
     config = tiny_bert().config

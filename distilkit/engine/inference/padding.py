@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distilkit.config.student import WORD_STUDENTS
 from distilkit.data.encoding import NEEDS_EQUAL_LENGTHS, Encoded, Tokenizer, encode, leave_out_full_mask
 from distilkit.data.inputs import evenly
 from distilkit.data.texts import Texts
@@ -71,9 +72,9 @@ def check_batching(
 
 
 def is_known_to_ignore_padding(model: Any) -> bool:
-    """Return whether padding never reaches a model: a BiLSTM, or one of which that was checked at export."""
-    is_bilstm = getattr(getattr(model, "config", None), "model_type", None) == "bilstm"
-    return is_bilstm or isinstance(model, ExportedModel)
+    """Return whether padding never reaches a model: distilkit's own, or one that was checked at export."""
+    model_type = getattr(getattr(model, "config", None), "model_type", None)
+    return model_type in WORD_STUDENTS or isinstance(model, ExportedModel)
 
 
 def padding_changes_logits(model: torch.nn.Module, rows: Encoded) -> bool:

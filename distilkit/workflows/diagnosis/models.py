@@ -34,7 +34,7 @@ def load_teachers(examination: Examination) -> list[Classifier]:
     """Load the teachers that can be loaded, or none where `distill` would read none."""
     config = examination.config
     starts_from_teacher = config.vocabulary == "teacher" or (
-        config.student != "bilstm" and config.init != "pretrained"
+        not config.has_word_vectors and config.init != "pretrained"
     )
     if not config.runs_teacher and not starts_from_teacher:
         return []
@@ -121,7 +121,7 @@ def _max_unknown_share(examination: Examination, who: str) -> tuple[float, str]:
     """Return the share of unknown tokens that is still harmless, and what to do above it."""
     if who != STUDENT:
         return token_findings.UNKNOWN_TO_TEACHER, "a teacher of this language: --teacher RUN_OR_MODEL"
-    if examination.config.student != "bilstm" or examination.config.vocabulary == "teacher":
+    if not examination.config.has_word_vectors or examination.config.vocabulary == "teacher":
         return token_findings.UNKNOWN_TO_STUDENT, "a student of this language: --student FOLDER"
     advice = "--vocabulary teacher (word-pieces), or more text: --transfer FILE"
     return token_findings.UNKNOWN_TO_STUDENT, advice

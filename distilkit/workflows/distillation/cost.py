@@ -12,6 +12,7 @@ from torch import nn
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
+from distilkit.config.student import WORD_STUDENTS
 from distilkit.data.encoding import Encoded, encode
 from distilkit.data.inputs import evenly, tokens
 from distilkit.data.text_data import TextData
@@ -121,7 +122,7 @@ def time_student(
         facts={},
     )
     accelerator = make_accelerator(precision)
-    if student.model.config.model_type != "bilstm" or default_device().type != "cpu":
+    if student.model.config.model_type not in WORD_STUDENTS or default_device().type != "cpu":
         speeds = [measure_examples_per_second(job, rows, accelerator) for rows in samples]
     else:
         with training_threads(student.model) as spare_core:

@@ -15,6 +15,7 @@ import pyarrow.parquet
 
 from distilkit.config import DEFAULT_LAYERS, AugmentConfig, DistillConfig, resolve
 from distilkit.config.fields import flag, replace_values
+from distilkit.config.student import WORD_STUDENTS
 from distilkit.data import transfer
 from distilkit.data.sampling import CorpusSize
 from distilkit.data.sources import measure
@@ -30,6 +31,7 @@ from distilkit.workflows.augmentation.workflow import augment, name_of
 # Words that a student reads over all epochs. Two cores read them in some 15 minutes (without the teacher's
 # time) and a GPU in less; more words still help, but little for the time they take.
 BILSTM_WORD_BUDGET = {"cpu": 25_000_000, "cuda": 100_000_000}
+STATIC_WORD_BUDGET = {"cpu": 100_000_000, "cuda": 100_000_000}
 ENCODER_WORD_BUDGET = {"cpu": 3_000_000, "cuda": 30_000_000}
 MIN_EPOCHS, MAX_EPOCHS = 3, 30
 MIN_TRANSFER_RATIO = 0.5  # new texts per training row; fewer are not worth generating
@@ -124,20 +126,21 @@ def drop_recipe(config: DistillConfig) -> DistillConfig:
 
 def choose(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
     """Yield what the recipe sets: fields of `config` that are not set."""
-    choose_all = _choose_for_bilstm if config.student == "bilstm" else _choose_for_encoder
+    choose_all = _choose_for_word_student if config.has_word_vectors else _choose_for_encoder
     for choice in choose_all(config, facts):
         if getattr(config, choice.name) in (None, ()):
             yield choice
 
 
-def _choose_for_bilstm(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
+def _choose_for_word_student(config: DistillConfig, facts: Facts) -> Iterator[Choice]:
     if config.vocabulary_size is None and config.teacher:  # a size asks for words
         yield Choice(
             "vocabulary", "teacher", "its word-pieces and their vectors know words that the data lacks"
         )
     text, rows = _choose_transfer(config, facts)
     yield from text
-    yield _choose_epochs(BILSTM_WORD_BUDGET[facts.device] / facts.words_per_row, rows)
+    budget = STATIC_WORD_BUDGET if config.student == "static" else BILSTM_WORD_BUDGET
+    yield _choose_epochs(budget[facts.device] / facts.words_per_row, rows)
     if rows >= LARGE_EPOCH_ROWS and config.batch_size is None:
         yield Choice("batch_size", 128, "there are many rows")
         yield Choice("learning_rate", 2e-3, "for the larger batch")
@@ -174,7 +177,9 @@ def _can_match_layers(config: DistillConfig, facts: Facts) -> bool:
     A student built from sizes takes over its teacher's tokenizer; any other may split text differently.
     """
     is_alike = (
-        facts.teacher_type != "bilstm" and facts.teacher_heads == HEADS and config.student in COPYABLE_FROM
+        facts.teacher_type not in WORD_STUDENTS
+        and facts.teacher_heads == HEADS
+        and config.student in COPYABLE_FROM
     )
     has_one_model = len(config.teacher) == 1 and not config.teacher_file
     return config.method in (None, "tinybert") and has_one_model and is_alike

@@ -1,8 +1,8 @@
 """Which student trains when, on how many threads: as one model, side by side, or in turn.
 
-A BiLSTM's tensors are too small to divide between cores: a second core makes a step a tenth faster, while two
-students on a core each train nearly twice as fast. Threads that wait for each other at every operation also
-fall far behind when another process wants a core.
+A BiLSTM's tensors, as those of a static student, are too small to divide between cores: a second core makes a
+step a tenth faster, while two students on a core each train nearly twice as fast. Threads that wait for each
+other at every operation also fall far behind when another process wants a core.
 """
 
 import threading
@@ -17,6 +17,7 @@ import torch
 from distilkit.config import DistillConfig
 from distilkit.config.fields import field_infos
 from distilkit.config.fitting import HARDWARE_FIELDS
+from distilkit.config.student import WORD_STUDENTS
 from distilkit.errors import UserError
 from distilkit.hardware.memory import is_out_of_memory, release_cached
 from distilkit.hardware.precision import Resolved
@@ -130,7 +131,7 @@ def results_or_raise(
 def train_each(
     inputs: DistillationInputs, reporter: Reporter, finished: Finished = lambda i, outcome: None
 ) -> list[Run | UserError]:
-    """Train every student of `inputs`: several BiLSTMs as one model or side by side, others in turn.
+    """Train every student of `inputs`: BiLSTMs as one model, small ones side by side, others in turn.
 
     Args:
         finished: called with the index and the outcome of each student that is trained or has failed.
@@ -141,8 +142,9 @@ def train_each(
     configs, device = inputs.configs, inputs.accelerator.device
     model = inputs.first_student.model
     names = [config.output_dir.name for config in configs]
-    is_small = model.config.model_type == "bilstm"
-    if is_small and len(configs) > 1 and stackable(device, inputs.precision):
+    is_small = model.config.model_type in WORD_STUDENTS
+    is_bilstm = model.config.model_type == "bilstm"
+    if is_bilstm and len(configs) > 1 and stackable(device, inputs.precision):
         outcomes: dict[int, Run | UserError] = {}
         for indices in _stacks(configs):
             trained = _train_stack(inputs, indices, reporter)

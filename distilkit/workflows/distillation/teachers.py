@@ -48,7 +48,7 @@ def load_teachers(config: DistillConfig, runs: bool) -> list[NamedTokenizer]:
     """
     takes_weights = config.init == "teacher"
     takes_tokenizer = config.vocabulary == "teacher" or (
-        config.student != "bilstm" and config.init == "random"
+        not config.has_word_vectors and config.init == "random"
     )
     names = config.teacher if runs else config.teacher[: takes_weights or takes_tokenizer]
     load = load_classifier if runs or takes_weights else load_named_tokenizer

@@ -3,33 +3,13 @@
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
 from distilkit.models.bilstm import BiLSTMForSequenceClassification
+from distilkit.workflows.exporting.graph_parts import Graph, Weights, add_head, compare_texts, make_model
 
-OPSET, IR_VERSION = 18, 10
 FLOOR = np.float32(-3e38)  # below every state: what lies beyond the end of a text never is its maximum
-
-Weights = dict[str, NDArray[np.float32]]
-
-
-class _Graph:
-    """Collect nodes and constants; a node is named after its output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: dict[str, NDArray[Any]] = {}
-
-    def add(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
-        outputs = output.split()
-        self.nodes.append(helper.make_node(operator, inputs, outputs, name=outputs[-1], **attributes))
-        return outputs[-1]
-
-    def constant(self, name: str, value: Any) -> str:
-        self.constants[name] = np.ascontiguousarray(value)
-        return name
 
 
 def build_bilstm_graph(model: BiLSTMForSequenceClassification) -> Any:
@@ -39,7 +19,7 @@ def build_bilstm_graph(model: BiLSTMForSequenceClassification) -> Any:
     (torch: i, f, g, o).
     """
     weights: Weights = {name: value.detach().float().numpy() for name, value in model.state_dict().items()}
-    config, graph = model.config, _Graph()
+    config, graph = model.config, Graph()
     for name, value in {"zero": 0, "unit": 1, "first": [0], "second": [1]}.items():
         graph.constant(name, np.array(value, np.int64))
     ids, lengths = _pick_texts(graph) if config.siamese else _read_lengths(graph)
@@ -52,25 +32,23 @@ def build_bilstm_graph(model: BiLSTMForSequenceClassification) -> Any:
             states = graph.add("Reshape", [turned, shape], f"states_{layer + 1}")
     features = _pool(graph, config.pooling, last, outputs, lengths)
     if config.siamese:
-        features = _compare(graph, features)
-    hidden = graph.add("Gemm", [features, *_linear(graph, weights, "hidden")], "hidden", transB=1)
-    active = graph.add("Relu", [hidden], "active")
-    graph.add("Gemm", [active, *_linear(graph, weights, "classifier")], "logits", transB=1)
-    return _make_model(graph, config.siamese, len(weights["classifier.bias"]))
+        features = compare_texts(graph, features)
+    add_head(graph, weights, features)
+    return make_model(graph, "bilstm", siamese=config.siamese, classes=len(weights["classifier.bias"]))
 
 
-def _read_lengths(graph: _Graph) -> tuple[str, str]:
+def _read_lengths(graph: Graph) -> tuple[str, str]:
     """Return the ids `[N, L]` and the tokens of each row; a text without any is read as one of padding."""
     return "input_ids", _count(graph, "attention_mask", "length")
 
 
-def _count(graph: _Graph, mask: str, name: str) -> str:
+def _count(graph: Graph, mask: str, name: str) -> str:
     counts = graph.add("ReduceSum", [mask, "second"], f"{name}_counted", keepdims=0)
     at_least = graph.add("Max", [counts, "second"], f"{name}_at_least_1")
     return graph.add("Cast", [at_least], name, to=TensorProto.INT32)
 
 
-def _pick_texts(graph: _Graph) -> tuple[str, str]:
+def _pick_texts(graph: Graph) -> tuple[str, str]:
     """Return ids `[2N, L]` of the first texts, then of the second, and the tokens of each.
 
     The second text of a row begins where the first ends; without tokens it is read as the row's first one,
@@ -94,14 +72,14 @@ def _pick_texts(graph: _Graph) -> tuple[str, str]:
     return ids, graph.add("Concat", lengths, "both_lengths", axis=0)
 
 
-def _embed(graph: _Graph, weights: Weights, ids: str) -> str:
+def _embed(graph: Graph, weights: Weights, ids: str) -> str:
     """Return the word vectors `[L, N, E]`."""
     table = graph.constant("embeddings", weights["encoder.embeddings.weight"])
     steps_first = graph.add("Transpose", [ids], "steps_first", perm=[1, 0])
     return graph.add("Gather", [table, steps_first], "states_0")
 
 
-def _run_lstm(graph: _Graph, weights: Weights, layer: int, states: str, lengths: str) -> tuple[str, str]:
+def _run_lstm(graph: Graph, weights: Weights, layer: int, states: str, lengths: str) -> tuple[str, str]:
     """Return the last states `[2, N, H]` and all states `[L, 2, N, H]` of a layer, forwards and backwards."""
     names = [f"encoder.{direction}.{layer}" for direction in ("forwards", "backwards")]
 
@@ -130,7 +108,7 @@ def _to_onnx_gates(weight: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate([i, o, f, g])
 
 
-def _pool(graph: _Graph, pooling: str, last: str, outputs: str, lengths: str) -> str:
+def _pool(graph: Graph, pooling: str, last: str, outputs: str, lengths: str) -> str:
     """Return what represents a text, `[N, text_size]`: of each direction last state, maximum, or both."""
     pooled = last
     if pooling != "last":
@@ -143,7 +121,7 @@ def _pool(graph: _Graph, pooling: str, last: str, outputs: str, lengths: str) ->
     return graph.add("Reshape", [rows_first, flat], "features")
 
 
-def _take_maximum(graph: _Graph, outputs: str, lengths: str) -> str:
+def _take_maximum(graph: Graph, outputs: str, lengths: str) -> str:
     """Return the maximum of the states over the tokens of each text, `[2, N, H]`."""
     graph.constant("row_and_width", np.array([1, 3], np.int64))
     graph.constant("floor", FLOOR)
@@ -156,34 +134,3 @@ def _take_maximum(graph: _Graph, outputs: str, lengths: str) -> str:
     mask = graph.add("Unsqueeze", [is_inside, "row_and_width"], "mask")  # [L, 1, N, 1]
     masked = graph.add("Where", [mask, outputs, "floor"], "masked")
     return graph.add("ReduceMax", [masked, "first"], "largest", keepdims=0)
-
-
-def _compare(graph: _Graph, features: str) -> str:
-    """Return what a siamese model classifies: h1, h2, h1 * h2 and |h1 - h2|."""
-    graph.add("Split", [features], "text_1 text_2", axis=0, num_outputs=2)
-    product = graph.add("Mul", ["text_1", "text_2"], "product")
-    difference = graph.add("Sub", ["text_1", "text_2"], "difference")
-    distance = graph.add("Abs", [difference], "distance")
-    return graph.add("Concat", ["text_1", "text_2", product, distance], "compared", axis=1)
-
-
-def _linear(graph: _Graph, weights: Weights, name: str) -> list[str]:
-    return [graph.constant(f"{name}_{kind}", weights[f"{name}.{kind}"]) for kind in ("weight", "bias")]
-
-
-def _make_model(graph: _Graph, siamese: bool, classes: int) -> Any:
-    names = ["input_ids", "attention_mask", *(["token_type_ids"] if siamese else [])]
-    integers = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "length"]) for name in names]
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])
-    read = {name for node in graph.nodes for name in node.input}
-    constants = [
-        numpy_helper.from_array(value, name) for name, value in graph.constants.items() if name in read
-    ]
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "bilstm", integers, [logits], constants),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        producer_name="distilkit",
-    )
-    model.ir_version = IR_VERSION
-    onnx.checker.check_model(model)
-    return model

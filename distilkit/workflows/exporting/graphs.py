@@ -25,21 +25,30 @@ def check_size(classifier: Classifier) -> None:
 
 
 def build_graphs(classifier: Classifier, config: ExportConfig, reporter: Reporter) -> dict[str, bytes]:
-    """Return the graphs as files: one, or with `int8` one for each kind of CPU that can be checked here."""
+    """Return the graphs as files: one, or with `int8` one for each kind of CPU that can be checked here.
+
+    That of a static student in int8 multiplies no integers, so one serves every CPU.
+    """
     from distilkit.models.bilstm import BiLSTMForSequenceClassification
     from distilkit.models.standalone import ANY
+    from distilkit.models.static import StaticForSequenceClassification
     from distilkit.workflows.exporting.bilstm_graph import build_bilstm_graph
     from distilkit.workflows.exporting.quantization import KINDS, quantize, shrink_tables
+    from distilkit.workflows.exporting.static_graph import build_static_graph
     from distilkit.workflows.exporting.transformer_graph import build_transformer_graph
 
     model: Any = classifier.model
     if isinstance(model, BiLSTMForSequenceClassification):
         graph = build_bilstm_graph(model)
+    elif isinstance(model, StaticForSequenceClassification):
+        graph = build_static_graph(model)
     else:
         graph = build_transformer_graph(model, list_inputs(classifier), classifier.name)
     if not config.int8:
         graph = shrink_tables(graph, "fp16") if config.fp16_table else graph
         return {GRAPH: graph.SerializeToString()}
+    if isinstance(model, StaticForSequenceClassification):  # all but its table is a hundredth of it
+        return {ANY: shrink_tables(graph, "int8").SerializeToString()}
     names = list(KINDS)
     if config.format == "web":
         names = [ANY]  # a browser does not say what CPU it is on

@@ -96,7 +96,8 @@ def lost_capitals(
             f"the {sensitive} tells capital letters from small ones and the {folding} does not, "
             f"and {capitals:,} of {rows:,} texts looked at have some",
             "Where they decide, the student cannot follow the teacher, or learns a difference it never made.",
-            f"a student that reads as {teacher} does: --vocabulary teacher for a bilstm, --init teacher else",
+            f"a student that reads as {teacher} does: --vocabulary teacher for bilstm and static, "
+            "--init teacher else",
         )
 
 

@@ -28,7 +28,7 @@ from distilkit.workflows.fitting.recorder import RunRecorder, layer_scores
 
 # Model families of which `SparseRowAdamW` may take the word table: they look up their input, once.
 LOOK_UP_THEIR_INPUT = frozenset(
-    ("bilstm", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
+    ("bilstm", "static", "bert", "camembert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta")
 )
 LESS_MEMORY = (
     "Training needs less memory with a lower --max-length or --batch-size, or a smaller model. Where others "

@@ -107,8 +107,8 @@ def _estimate(
     if not todo:
         return 0.0
     configs = [resolve(cell.config) for cell in todo]
-    # Every core trains a BiLSTM of its own; other students use all cores, one after the other.
-    lanes = torch.get_num_threads() if configs[0].student == "bilstm" else 1
+    # Every core trains a small student of its own; others use all cores, one after the other.
+    lanes = torch.get_num_threads() if configs[0].has_word_vectors else 1
     runs = [run for cell in cells if (run := folder.find_run(cell.name))]
     if runs:
         per_epoch: float = median(run.metrics["seconds"] / len(run.history) for run in runs)
