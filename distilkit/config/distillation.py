@@ -8,7 +8,12 @@ from pydantic import model_validator
 from distilkit.config.fields import AnyPath, field_infos, flag, option
 from distilkit.config.fitting import FitConfig
 from distilkit.config.loss import LossConfig
-from distilkit.config.student import ENCODER_DEFAULTS, WORD_STUDENT_DEFAULTS, StudentConfig
+from distilkit.config.student import (
+    BILSTM_DEFAULTS,
+    ENCODER_DEFAULTS,
+    STATIC_DEFAULTS,
+    StudentConfig,
+)
 from distilkit.config.transfer import TransferConfig
 
 Recipe = Literal["auto"]
@@ -156,9 +161,10 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
     @classmethod
     def default_texts(cls) -> dict[str, str]:
         """Return the defaults that depend on the student, in words for `--help`."""
+        students = {"bilstm": BILSTM_DEFAULTS, "static": STATIC_DEFAULTS, "else": ENCODER_DEFAULTS}
         return {
-            name: f"bilstm, static {value:g}, else {ENCODER_DEFAULTS[name]:g}"
-            for name, value in WORD_STUDENT_DEFAULTS.items()
+            name: ", ".join(f"{student} {defaults[name]:g}" for student, defaults in students.items())
+            for name in BILSTM_DEFAULTS
         }
 
     def dependent_defaults(self) -> dict[str, Any]:

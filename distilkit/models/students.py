@@ -33,7 +33,9 @@ from distilkit.models.teacher_layers import student_from_teacher
 from distilkit.models.vocabulary import piece_tokenizer, word_tokenizer
 from distilkit.runs.locating import find_model
 
-VECTOR_SCALE = 0.1  # standard deviation of word vectors: a teacher's directions transfer, not its scale
+# Standard deviation of word vectors: a teacher's directions transfer, not its scale. An LSTM wants small
+# ones; large ones, which training turns less, keep a static student from learning its rows by heart.
+VECTOR_SCALES = {"bilstm": 0.1, "static": 1.0}
 
 
 def make_student(
@@ -89,7 +91,7 @@ def _word_student(
     if table is not None:
         with torch.no_grad():
             weight = embedding_table(model)
-            weight.copy_(table * (VECTOR_SCALE / table.std()))
+            weight.copy_(table * (VECTOR_SCALES[config.student] / table.std()))
             weight[tokenizer.pad_token_id] = 0
     return Student(config.student, tokenizer, model, origin=origin)
 
