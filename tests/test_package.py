@@ -31,7 +31,7 @@ def test_the_wheel_holds_every_module_and_nothing_else(wheel: zipfile.ZipFile) -
     wanted = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "distilkit").rglob("*")
-        if path.suffix in (".py", ".html") or path.name == "py.typed"
+        if path.suffix in (".py", ".html", ".js") or path.name == "py.typed"
     }
     held = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == wanted
