@@ -31,7 +31,7 @@ from distilkit.workflows.augmentation.workflow import augment, name_of
 # Words that a student reads over all epochs. Two cores read them in some 15 minutes (without the teacher's
 # time) and a GPU in less; more words still help, but little for the time they take.
 BILSTM_WORD_BUDGET = {"cpu": 25_000_000, "cuda": 100_000_000}
-STATIC_WORD_BUDGET = {"cpu": 100_000_000, "cuda": 100_000_000}
+STATIC_WORD_BUDGET = {"cpu": 50_000_000, "cuda": 100_000_000}
 ENCODER_WORD_BUDGET = {"cpu": 3_000_000, "cuda": 30_000_000}
 MIN_EPOCHS, MAX_EPOCHS = 3, 30
 MIN_TRANSFER_RATIO = 0.5  # new texts per training row; fewer are not worth generating
