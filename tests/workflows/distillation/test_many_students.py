@@ -278,7 +278,7 @@ def test_every_option_of_data_and_model_is_tried_below() -> None:
     shared = [
         name
         for name, info in field_infos(DistillConfig).items()
-        if info.json_schema_extra["panel"] in ("Data", "Model", "BiLSTM")
+        if info.json_schema_extra["panel"] in ("Data", "Model", "BiLSTM and static")
         and name != "corpus"  # of `--method general`, which makes one student at a time
     ]
     assert set(OTHERS) == {*shared, *HARDWARE_FIELDS}
