@@ -10,12 +10,14 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 
+from distilkit.config import DistillConfig, EvaluateConfig
 from distilkit.config.teacher_files import Missing, TargetKind
 from distilkit.data.files import check_texts, read_file
 from distilkit.data.formats import READABLE, is_readable, quote_names, shorten
 from distilkit.data.labels import NO_CLASS, list_classes, show_name
 from distilkit.data.large import ArrayWriter
 from distilkit.data.shards import fingerprint_files, is_sharded, list_shards
+from distilkit.data.sources import text_columns
 from distilkit.data.target_columns import LABEL_KINDS, FileTargets, merge_names, read_targets
 from distilkit.data.targets import SoftTargets, softmax, to_logits
 from distilkit.data.text_data import TextData
@@ -234,6 +236,36 @@ def read_teacher_file(
         shard_logits=read.soft.logits,
         read_shard_texts=partial(_read_texts_at, files, starts, text_columns),
     )
+
+
+def open_teacher_files(
+    config: DistillConfig | EvaluateConfig,
+    class_names: Sequence[str] | None,
+    *,
+    transfer_shards: str | None = None,
+) -> list[TeacherFile]:
+    """Read every `--teacher-file` of `config`, for the columns of its data.
+
+    Args:
+        class_names: the classes of the data; `None` where only the files know them.
+        transfer_shards: the file whose shards are the transfer text too (`find_teacher_shards`), where that
+            text is among the rows that will be looked up.
+
+    Raises:
+        UserError: as `read_teacher_file`.
+    """
+    columns = text_columns(config)
+    return [
+        read_teacher_file(
+            name,
+            columns,
+            class_names,
+            label_column=config.label_column,
+            targets=config.targets,
+            is_transfer=name == transfer_shards,
+        )
+        for name in config.teacher_file
+    ]
 
 
 def _read_texts_at(

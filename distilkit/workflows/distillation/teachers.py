@@ -13,9 +13,8 @@ from distilkit.config import DistillConfig
 from distilkit.config.loss import choose_soft_loss
 from distilkit.data.labels import list_pairs, match_labels
 from distilkit.data.large import ArrayWriter
-from distilkit.data.sources import text_columns
 from distilkit.data.targets import softmax, to_logits
-from distilkit.data.teacher_files import TeacherFile, cover, read_teacher_file
+from distilkit.data.teacher_files import TeacherFile, cover, open_teacher_files
 from distilkit.data.text_data import TextData
 from distilkit.data.transfer import find_teacher_shards
 from distilkit.engine.inference.logits import has_lstm, predict_texts
@@ -80,17 +79,7 @@ def read_teacher_files(
     Args:
         class_names: `None` where only the files know them.
     """
-    files = [
-        read_teacher_file(
-            name,
-            text_columns(config),
-            class_names,
-            label_column=config.label_column,
-            targets=config.targets,
-            is_transfer=name == find_teacher_shards(config),
-        )
-        for name in config.teacher_file
-    ]
+    files = open_teacher_files(config, class_names, transfer_shards=find_teacher_shards(config))
     for file in files:
         reporter.note_all(file.notes)
     if len(files) + len(config.teacher) > 1 and not all(file.has_logits for file in files):

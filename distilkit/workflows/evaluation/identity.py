@@ -50,6 +50,13 @@ def has_changed(run: Run, classifier: Classifier, data: TextData) -> bool:
     return recorded is not None and recorded not in _fingerprints(data, VALIDATION, classifier)
 
 
+def count_recorded_rows(run: Run, split: str) -> int | None:
+    """Return how many rows of a split the run recorded, or `None` where it recorded no number."""
+    rows = _recorded(run).get("rows")
+    count: int | None = rows.get(split) if isinstance(rows, dict) else None
+    return count
+
+
 def _recorded(run: Run) -> dict[str, object]:
     recorded = run.environment.get("dataset")
     return recorded if isinstance(recorded, dict) else {}

@@ -7,13 +7,14 @@ from typing import Any
 from distilkit.config import DistillConfig, TrainConfig
 from distilkit.data import sources
 from distilkit.data.duplicates import content_keys
-from distilkit.data.teacher_files import cover, read_teacher_file
+from distilkit.data.teacher_files import cover, open_teacher_files
 from distilkit.data.text_data import TextData
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError, join_first
 from distilkit.models.classifier import Classifier
 from distilkit.progress import Reporter
-from distilkit.workflows.evaluation.identity import has_changed
+from distilkit.runs.run import Run
+from distilkit.workflows.evaluation.identity import count_recorded_rows, has_changed
 
 # What decides the rows that a training reads, besides whether it reads labels.
 ROW_OPTIONS = (
@@ -69,11 +70,9 @@ class TrainingRows:
         """Return the data of a model's run; `None` without a run, or where it cannot be read."""
         if classifier is None or classifier.run is None or not classifier.run.config.has_dataset:
             return None
-        config = classifier.run.config
-        reads_labels = not isinstance(config, DistillConfig) or config.reads_labels
-        source = (*(str(getattr(config, name, None)) for name in ROW_OPTIONS), reads_labels)
+        source = _describe_source(classifier.run)
         if source not in self._read:
-            self._read[source] = _load(config, classifier, reads_labels)
+            self._read[source] = _load(classifier.run, classifier)
         run_data = self._read[source]
         if not isinstance(run_data, str) and has_changed(classifier.run, classifier, run_data.data):
             run_data = "it has changed since"
@@ -92,8 +91,23 @@ class TrainingRows:
         reporter.note(f"skipped the comparison with the training data of {'; '.join(reasons[:3])}")
 
 
-def _load(config: TrainConfig | DistillConfig, classifier: Classifier, reads_labels: bool) -> RunData | str:
+def _describe_source(run: Run) -> tuple[object, ...]:
+    """Return what is equal for runs that trained on the same rows."""
+    config = run.config
+    source = (*(str(getattr(config, name, None)) for name in ROW_OPTIONS), _reads_labels(config))
+    if not isinstance(config, DistillConfig) or config.missing != "skip":
+        return source
+    return (*source, config.teacher_file, config.targets, count_recorded_rows(run, "train"))
+
+
+def _reads_labels(config: TrainConfig | DistillConfig) -> bool:
+    return not isinstance(config, DistillConfig) or config.reads_labels
+
+
+def _load(run: Run, classifier: Classifier) -> RunData | str:
     """Return the data of a run, or why it cannot be read."""
+    config = run.config
+    reads_labels = _reads_labels(config)
     if config.data_dir and not config.data_dir.exists():
         return f"folder {str(config.data_dir)!r} not found"
     options: dict[str, Any] = {"train_labels": reads_labels, "needs_train": False}
@@ -101,28 +115,28 @@ def _load(config: TrainConfig | DistillConfig, classifier: Classifier, reads_lab
         options["names"] = classifier.class_names
     try:
         return RunData(
-            _keep_covered(config, sources.load_for_training(config, config.max_train_samples, **options))
+            _keep_covered(run, sources.load_for_training(config, config.max_train_samples, **options))
         )
     except UserError as error:
         return str(error).split(". ")[0].rstrip(".")
 
 
-def _keep_covered(config: TrainConfig | DistillConfig, data: TextData) -> TextData:
+def _keep_covered(run: Run, data: TextData) -> TextData:
     """Return the data without the training rows that `--missing skip` left out.
 
+    Whether there are any, the run has recorded and its options do not say: labels alone read no file, unless
+    students that read it were distilled together with them.
+
     Raises:
-        UserError: where a teacher file cannot be read any more.
+        UserError: where a teacher file cannot be read any more, or gives another number of rows.
     """
+    config, recorded_rows = run.config, count_recorded_rows(run, "train")
     if not isinstance(config, DistillConfig) or config.missing != "skip" or "train" not in data.splits:
         return data
-    files = [
-        read_teacher_file(
-            name,
-            sources.text_columns(config),
-            data.names,
-            label_column=config.label_column,
-            targets=config.targets,
-        )
-        for name in config.teacher_file
-    ]
-    return cover(data, "train", files, config.missing)[0]
+    if len(data.splits["train"]) == recorded_rows:
+        return data
+    # No row here is transfer text, so its shards are files like any: their texts are looked up.
+    data, _ = cover(data, "train", open_teacher_files(config, data.names), config.missing)
+    if len(data.splits["train"]) != recorded_rows:
+        raise UserError("its training rows or its teacher files have changed since.")
+    return data

@@ -11,7 +11,7 @@ from distilkit.config import EvaluateConfig
 from distilkit.data import sources
 from distilkit.data.inputs import measure_inputs
 from distilkit.data.labels import list_pairs, match_labels
-from distilkit.data.teacher_files import TeacherFile, cover, read_teacher_file
+from distilkit.data.teacher_files import TeacherFile, cover, open_teacher_files
 from distilkit.data.text_data import TextData
 from distilkit.errors import UserError
 from distilkit.hardware.cpu_formats import Workload, workload_of
@@ -134,16 +134,7 @@ def _read_teacher_files(
     config: EvaluateConfig, data: TextData, reporter: Reporter
 ) -> tuple[TextData, list[TeacherFile]]:
     """Return the data with the rows that all teacher files have, and the files."""
-    files = [
-        read_teacher_file(
-            name,
-            (data.text_column, data.pair_column),
-            data.names,
-            label_column=config.label_column,
-            targets=config.targets,
-        )
-        for name in config.teacher_file
-    ]
+    files = open_teacher_files(config, data.names)
     for file in files:
         reporter.note_all(file.notes)
     data, notes = cover(data, config.split, files, config.missing)

@@ -116,7 +116,7 @@ def label(config: LabelConfig, reporter: Reporter = SILENT) -> Labelling:
     """
     started = time.perf_counter()
     if config.engine == "spark":
-        return _label_on_spark(config, reporter)
+        return _label_on_spark(config, started, reporter)
     output = choose_output(config)
     job = _prepare(config, reporter)
     check_label_output(config, output, job.inputs.files)
@@ -152,13 +152,16 @@ def label(config: LabelConfig, reporter: Reporter = SILENT) -> Labelling:
     )
 
 
-def _label_on_spark(config: LabelConfig, reporter: Reporter) -> Labelling:
-    """Let the executors of Spark label the rows, and count what they wrote."""
+def _label_on_spark(config: LabelConfig, started: float, reporter: Reporter) -> Labelling:
+    """Let the executors of Spark label the rows, and count what they wrote.
+
+    Args:
+        started: when the command began, by `time.perf_counter`.
+    """
     from distilkit.runs.locating import find_model
     from distilkit.workflows.labelling.spark import Teacher, choose_text_columns, count_labels, label_files
 
     assert config.model and config.output
-    started = time.perf_counter()
     inputs = choose_label_inputs(config, find_model(config.model).run)
     path = Path(config.model).expanduser()
     teacher = Teacher(

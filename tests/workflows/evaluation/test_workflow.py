@@ -30,7 +30,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import distilkit
-from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, evaluate
+from distilkit import DistillConfig, EvaluateConfig, GateMissed, UserError, distill, distill_many, evaluate
 from distilkit.engine.inference import logits as inference
 from distilkit.reports.document import SCHEMA
 from distilkit.runs.run import Run
@@ -532,8 +532,9 @@ def test_rows_that_chose_the_epoch_are_said_to_be_optimistic(
     assert (entry["training_rows"], entry["selection_rows"]) == (None, None), "no run, nothing known"
 
 
-def test_rows_that_a_teacher_file_lacked_are_no_training_rows(evaluating: Any, tmp_path: Path) -> None:
-    """They were left out of the training, and a figure on them is not optimistic."""
+@pytest.fixture
+def partly_answered(tmp_path: Path) -> tuple[dict[str, Any], Path]:
+    """Return the options of 8 training rows and 8 others to validate on, and a teacher's file of 5."""
     for split, word in (("train", "quite"), ("validation", "rather")):
         values = [row | {"sentence": f"{word} {row['sentence']}"} for row in rows(1)]
         write_jsonl(tmp_path / "data" / f"{split}.jsonl", values)
@@ -542,14 +543,55 @@ def test_rows_that_a_teacher_file_lacked_are_no_training_rows(evaluating: Any, t
         for row in rows(1)[:5]
     ]
     file = write_jsonl(tmp_path / "answers.jsonl", answers)
-    options: dict[str, Any] = {"dataset": "sst2", "data_dir": tmp_path / "data"}
+    return {"dataset": "sst2", "data_dir": tmp_path / "data"}, file
+
+
+def test_rows_that_a_teacher_file_lacked_are_no_training_rows(
+    evaluating: Any, partly_answered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """They were left out of the training, and a figure on them is not optimistic."""
+    options, file = partly_answered
     sizes = {"hidden_size": 6, "embedding_size": 6, "teacher_file": (str(file),), "missing": "skip"}
     run = distill(DistillConfig(**options, alpha=0.5, output_dir=tmp_path / "run", **(QUICK | sizes)))
     (entry,) = evaluate(evaluating(run, split="train", **options)).document()["models"]
     assert (entry["training_rows"], entry["selection_rows"]) == (5, 0)
+    first_answer, *_ = file.read_text().splitlines()
+    file.write_text(first_answer)
+    (entry,) = evaluate(evaluating(run, split="train", **options)).document()["models"]
+    assert (entry["training_rows"], entry["selection_rows"]) == (None, None), "which they were is lost"
     file.unlink()
     (entry,) = evaluate(evaluating(run, split="train", **options)).document()["models"]
     assert (entry["training_rows"], entry["selection_rows"]) == (None, None), "which they were is lost"
+
+
+def test_a_run_on_labels_alone_left_out_what_its_command_left_out(
+    evaluating: Any, partly_answered: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """Alone it reads no teacher file, and trains on every row: three of them would be said to be new to it.
+
+    Beside a student that reads the file, it trains on the rows of that one.
+    """
+    options, file = partly_answered
+
+    def configure(name: str, alpha: float, **teacher: Any) -> DistillConfig:
+        sizes = {"hidden_size": 6, "embedding_size": 6, "output_dir": tmp_path / name, "alpha": alpha}
+        return DistillConfig(**(QUICK | options | sizes | teacher))
+
+    def count_training_rows(*models: Run) -> list[int | None]:
+        entries = evaluate(evaluating(*models, split="train", **options)).document()["models"]
+        return [entry["training_rows"] for entry in entries]
+
+    teacher: dict[str, Any] = {"teacher_file": (str(file),), "missing": "skip"}
+    runs = [
+        distill(configure("plain", 1)),
+        distill(configure("alone", 1, **teacher)),
+        *distill_many([configure("labels", 1, **teacher), configure("both", 0.5, **teacher)]),
+    ]
+    assert [run.read_environment().dataset.rows["train"] for run in runs] == [8, 8, 5, 5]
+    assert count_training_rows(runs[1]) == [8]
+    assert count_training_rows(*runs) == [8, 8, 5, 5], "what is read for a run serves no run of other rows"
+    file.unlink()
+    assert count_training_rows(*runs) == [8, 8, None, None]
 
 
 def test_rows_of_a_run_that_read_a_single_file_are_known(evaluating: Any, tmp_path: Path) -> None:

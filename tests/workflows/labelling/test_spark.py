@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from distilkit.data.streams import TextColumns
 from distilkit.data.teacher_files import read_teacher_file
 from distilkit.data.texts import Texts
 from distilkit.errors import UserError
-from distilkit.workflows.labelling import spark
+from distilkit.workflows.labelling import spark, workflow
 from distilkit.workflows.labelling.spark import (
     RowRange,
     Teacher,
@@ -233,6 +234,25 @@ def test_labels_are_counted_over_all_files(tmp_path: Path) -> None:
         )
         pq.write_table(table, tmp_path / f"{name}.parquet")
     assert count_labels(tmp_path, ("no", "yes")) == {"no": 2, "yes": 1}
+
+
+def test_the_time_runs_from_the_start_of_the_command(
+    teacher: Teacher, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second clock would leave out what the command did before it."""
+
+    def write_logits(_: object, output: Path, *__: object, **___: object) -> tuple[str, ...]:
+        output.mkdir()
+        table = pa.table({f"logit_{name}": pa.array([0.5] * 6, pa.float32()) for name in ("no", "yes")})
+        pq.write_table(table, output / "part.parquet")
+        return "no", "yes"
+
+    clock = iter([100.0, 104.0])
+    monkeypatch.setattr(spark, "label_files", write_logits)
+    monkeypatch.setattr(workflow, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    options: dict[str, Any] = {"data": tuple(map(str, files)), "model": teacher.model, "engine": "spark"}
+    labelling = label(LabelConfig(**options, output=tmp_path / "out"))
+    assert (labelling.tally.rows, labelling.seconds, labelling.rows_per_second) == (6, 4.0, 1.5)
 
 
 def test_text_columns_are_those_of_the_first_file(files: list[Path]) -> None:
