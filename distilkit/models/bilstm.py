@@ -7,21 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput
 
 from distilkit.config import Pooling
 from distilkit.data.encoding import is_full_mask
 from distilkit.hardware.dropout import Dropout, leave_out
 from distilkit.hardware.threads import make_spare_core
-from distilkit.models.word_inputs import both_texts, compared, fill_in
+from distilkit.models.word_models import WordClassifier, WordPreTrainedModel, fill_in
 
 
 class BiLSTMConfig(PreTrainedConfig):
@@ -61,22 +55,16 @@ class BiLSTMConfig(PreTrainedConfig):
         return 2 * self.hidden_size * (2 if self.pooling == "both" else 1)
 
 
-class BiLSTMPreTrainedModel(PreTrainedModel):
+class BiLSTMPreTrainedModel(WordPreTrainedModel):
     """Loading, saving and initialisation."""
 
     config_class = BiLSTMConfig
     config: BiLSTMConfig
-    base_model_prefix = "encoder"
-    _input_embed_layer = "embeddings"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Through transformers' `init`, which leaves weights alone that a checkpoint has filled.
-        if isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=0.1)
-            if module.padding_idx is not None:
-                init.zeros_(module.weight[module.padding_idx])
-        elif isinstance(module, nn.LSTM):
+        super()._init_weights(module)
+        if isinstance(module, nn.LSTM):
             for name, parameter in module.named_parameters():
                 if "weight_hh" in name:
                     for gate in parameter.chunk(4):
@@ -85,9 +73,6 @@ class BiLSTMPreTrainedModel(PreTrainedModel):
                     init.xavier_uniform_(parameter)
                 else:
                     init.zeros_(parameter)
-        elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            init.zeros_(module.bias)
 
 
 Turn = Callable[[Tensor], Tensor]
@@ -257,45 +242,15 @@ def _concat_pools(first: Turn, second: Turn, states: Tensor) -> Tensor:
     return torch.cat([first(states), second(states)], dim=-1)
 
 
-class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel):
+class BiLSTMForSequenceClassification(BiLSTMPreTrainedModel, WordClassifier):
     """`BiLSTMModel`, a hidden layer with ReLU, and a classifier.
 
     A siamese one (pairs) reads both texts with the same LSTM and classifies `[h1, h2, h1 * h2, |h1 - h2|]`
     (Tang et al. 2019, section 3.1).
     """
 
-    def __init__(self, config: BiLSTMConfig) -> None:
-        super().__init__(config)
-        self.encoder = BiLSTMModel(config)
-        self.hidden = nn.Linear(config.text_size * (4 if config.siamese else 1), config.head_size)
-        self.dropout = Dropout(config.dropout)
-        self.classifier = nn.Linear(config.head_size, len(config.id2label or ()))
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **_: object,
-    ) -> SequenceClassifierOutput:
-        """Logits, float `[N, C]`, of `input_ids` int64 `[N, L]`; the cross-entropy too, given `labels` `[N]`.
-
-        A siamese model needs `token_type_ids`: 0 for the first text, 1 for the second.
-        """
-        input_ids, attention_mask, token_type_ids = fill_in(
-            self.config, input_ids, attention_mask, token_type_ids
-        )
-        if self.config.siamese:
-            input_ids, attention_mask = both_texts(input_ids, attention_mask, token_type_ids)
-        features = self.encoder(input_ids, attention_mask).last_hidden_state
-        if self.config.siamese:
-            features = compared(*features.chunk(2))
-        logits = self.classifier(self.dropout(torch.relu(self.hidden(features))))
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+    encoder: BiLSTMModel
+    encoder_class = BiLSTMModel
 
 
 def _is_full(mask: Tensor) -> bool:

@@ -13,7 +13,7 @@ from torch.func import stack_module_state
 
 from distilkit.hardware.dropout import Dropout, drop, leave_out
 from distilkit.models.bilstm import BiLSTMForSequenceClassification, compact
-from distilkit.models.word_inputs import both_texts, compared
+from distilkit.models.word_models import both_texts, compared
 
 Batch = dict[str, Tensor]
 TABLE = "encoder.embeddings.weight"

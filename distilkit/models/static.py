@@ -2,18 +2,12 @@
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForSequenceClassification,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, PreTrainedConfig
 from transformers import initialization as init
-from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput
 
 from distilkit.hardware.dropout import Dropout
-from distilkit.models.word_inputs import both_texts, compared, fill_in
+from distilkit.models.word_models import WordClassifier, WordPreTrainedModel, fill_in
 
 
 class StaticConfig(PreTrainedConfig):
@@ -38,27 +32,28 @@ class StaticConfig(PreTrainedConfig):
     pad_token_id: int = 0
     word_dropout: float = 0.0
 
+    @property
+    def text_size(self) -> int:
+        """Width of what represents a text."""
+        return self.embedding_size
 
-class StaticPreTrainedModel(PreTrainedModel):
+    @property
+    def head_size(self) -> int:
+        """Width of the hidden layer before the classifier, as a BiLSTM's config calls it."""
+        return self.hidden_size
+
+
+class StaticPreTrainedModel(WordPreTrainedModel):
     """Loading, saving and initialisation."""
 
     config_class = StaticConfig
     config: StaticConfig
-    base_model_prefix = "encoder"
-    _input_embed_layer = "embeddings"
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # Through transformers' `init`, which leaves weights alone that a checkpoint has filled.
-        if isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=0.1)
-            if module.padding_idx is not None:
-                init.zeros_(module.weight[module.padding_idx])
-        elif isinstance(module, StaticModel):
+        super()._init_weights(module)
+        if isinstance(module, StaticModel):
             init.zeros_(module.scores)
-        elif isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            init.zeros_(module.bias)
 
 
 class StaticModel(StaticPreTrainedModel):
@@ -97,45 +92,15 @@ class StaticModel(StaticPreTrainedModel):
         return BaseModelOutput(last_hidden_state=mean)
 
 
-class StaticForSequenceClassification(StaticPreTrainedModel):
+class StaticForSequenceClassification(StaticPreTrainedModel, WordClassifier):
     """`StaticModel`, a hidden layer with ReLU, and a classifier (Iyyer et al. 2015, with learned weights).
 
     A siamese one (pairs) averages both texts and classifies `[m1, m2, m1 * m2, |m1 - m2|]`.
     """
 
-    def __init__(self, config: StaticConfig) -> None:
-        super().__init__(config)
-        self.encoder = StaticModel(config)
-        self.dropout = Dropout(config.dropout)
-        self.hidden = nn.Linear(config.embedding_size * (4 if config.siamese else 1), config.hidden_size)
-        self.classifier = nn.Linear(config.hidden_size, len(config.id2label or ()))
-        self.post_init()  # type: ignore[no-untyped-call]
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        token_type_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        return_dict: bool | None = None,
-        **_: object,
-    ) -> SequenceClassifierOutput:
-        """Logits, float `[N, C]`, of `input_ids` int64 `[N, L]`; the cross-entropy too, given `labels` `[N]`.
-
-        A siamese model needs `token_type_ids`: 0 for the first text, 1 for the second.
-        """
-        input_ids, attention_mask, token_type_ids = fill_in(
-            self.config, input_ids, attention_mask, token_type_ids
-        )
-        if self.config.siamese:
-            input_ids, attention_mask = both_texts(input_ids, attention_mask, token_type_ids)
-        features = self.encoder(input_ids, attention_mask).last_hidden_state
-        if self.config.siamese:
-            features = compared(*features.chunk(2))
-        hidden = torch.relu(self.hidden(self.dropout(features)))
-        logits = self.classifier(self.dropout(hidden))
-        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+    encoder: StaticModel
+    encoder_class = StaticModel
+    drops_features = True
 
 
 AutoConfig.register("static", StaticConfig, exist_ok=True)
