@@ -3,10 +3,10 @@
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 from conftest import family, lively, tiny_bert
+from graph_batches import check_inputs, open_session, run_torch
 
 from distilkit.errors import UserError
 from distilkit.workflows.exporting.transformer_graph import build_transformer_graph
@@ -20,10 +20,8 @@ def make_model(kind: str) -> Any:
 def test_logits_are_those_of_torch_for_any_number_of_rows_and_tokens(kind: str) -> None:
     model = make_model(kind)
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if kind == "bert" else [])]
-    session = onnxruntime.InferenceSession(build_transformer_graph(model, names, kind).SerializeToString())
-    assert [(value.name, value.shape) for value in session.get_inputs()] == [
-        (name, ["batch", "length"]) for name in names
-    ]
+    session = open_session(build_transformer_graph(model, names, kind))
+    check_inputs(session, names)
     pad = model.config.pad_token_id
     for rows, longest in ((1, 1), (1, 12), (2, 5), (7, 20)):
         generator = np.random.default_rng(rows)
@@ -32,9 +30,7 @@ def test_logits_are_those_of_torch_for_any_number_of_rows_and_tokens(kind: str) 
         batch = {"input_ids": ids, "attention_mask": mask}
         if kind == "bert":
             batch["token_type_ids"] = (np.arange(longest)[None] > longest // 2) * mask
-        with torch.no_grad():
-            expected = model(**{name: torch.from_numpy(values) for name, values in batch.items()}).logits
-        assert session.run(["logits"], batch)[0] == pytest.approx(expected.numpy(), abs=1e-4)
+        assert session.run(["logits"], batch)[0] == pytest.approx(run_torch(model, batch), abs=1e-4)
 
 
 def test_the_model_stays_as_it_is() -> None:
