@@ -109,6 +109,15 @@ class LossConfig(TeacherFileConfig):
         """Return whether what teacher files hold decides the loss."""
         return bool(self.teacher_file) and self.runs_teacher
 
+    @property
+    def joins_teacher_files(self) -> bool:
+        """Return whether teacher files decide which rows are trained on.
+
+        With `--missing skip` they do so at alpha 1 too: a student on labels alone is compared with those that
+        a teacher taught, and so learns from the same rows.
+        """
+        return bool(self.teacher_file) and (self.runs_teacher or self.missing == "skip")
+
     @model_validator(mode="after")
     def _check_loss(self) -> "LossConfig":
         self._check_method()

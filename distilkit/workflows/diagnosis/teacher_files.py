@@ -34,7 +34,7 @@ def list_file_classes(examination: Examination) -> Sequence[str]:
 def check_teacher_files(examination: Examination, data: TextData) -> TextData:
     """Check the files of teachers; return the data with the rows that will be trained on."""
     config = examination.config
-    if not config.reads_teacher_files:
+    if not config.joins_teacher_files:
         return data
     try:
         files = read_teacher_files(config, data.names, examination.reporter)

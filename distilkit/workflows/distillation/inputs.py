@@ -215,7 +215,7 @@ def _prepare(requested: Sequence[DistillConfig], reporter: Reporter) -> _Prepara
     start = load_teachers(config, reads_logits or matches_layers)
     teachers = [teacher for teacher in start if isinstance(teacher, Classifier)]
     data = _load_data(configs, teachers, reporter, reads_labels=reads_labels)
-    reads_files = any(config.reads_teacher_files for config in configs)
+    reads_files = any(config.joins_teacher_files for config in configs)
     files = read_teacher_files(config, data.names, reporter) if reads_files else []
     configs = [settle_soft_loss(config, files) for config in configs]
     data = keep_covered_rows(config, data, files, reporter)

@@ -124,8 +124,8 @@ def _load(run: Run, classifier: Classifier) -> RunData | str:
 def _keep_covered(run: Run, data: TextData) -> TextData:
     """Return the data without the training rows that `--missing skip` left out.
 
-    Whether there are any, the run has recorded and its options do not say: labels alone read no file, unless
-    students that read it were distilled together with them.
+    Whether there are any, the run has recorded: of a student on labels alone, earlier versions left them out
+    only where one that read the file was distilled with it.
 
     Raises:
         UserError: where a teacher file cannot be read any more, or gives another number of rows.

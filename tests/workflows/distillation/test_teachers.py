@@ -250,6 +250,25 @@ def test_at_alpha_1_no_file_is_read(config: Make, tmp_path: Path) -> None:
     assert "teachers" not in run.environment and run.config.soft_loss == "mse"
 
 
+def test_a_student_on_labels_alone_learns_from_the_rows_of_its_siblings(
+    config: Make, logits: dict[str, list[float]], tmp_path: Path
+) -> None:
+    """Compared with a taught student, it would win or lose by the rows that only one of them saw."""
+    few = {text: logits[text] for text in TEXTS[:5]}
+    lines = [{"text": text, "negative": low, "positive": high} for text, (low, high) in few.items()]
+    file = str(write_jsonl(tmp_path / "few.jsonl", lines))
+
+    def configure(name: str, alpha: float) -> DistillConfig:
+        return config(teacher_file=file, missing="skip", alpha=alpha, output_dir=tmp_path / name)
+
+    alone = distill(configure("alone", 1))
+    labels_only, taught = distill_many([configure("labels-only", 1), configure("taught", 0.5)])
+    rows = [run.environment["dataset"]["rows"]["train"] for run in (alone, labels_only, taught)]
+    assert rows == [10, 10, 10], "each of the five stands twice"
+    assert weights(alone) == weights(labels_only) != weights(taught)
+    assert "teachers" not in alone.environment
+
+
 # --- shards with the texts beside their targets ---------------------------------------------------------
 
 

@@ -567,10 +567,7 @@ def test_rows_that_a_teacher_file_lacked_are_no_training_rows(
 def test_a_run_on_labels_alone_left_out_what_its_command_left_out(
     evaluating: Any, partly_answered: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
-    """Alone it reads no teacher file, and trains on every row: three of them would be said to be new to it.
-
-    Beside a student that reads the file, it trains on the rows of that one.
-    """
+    """Rows that it did not see would be said to be its training rows, or the other way round."""
     options, file = partly_answered
 
     def configure(name: str, alpha: float, **teacher: Any) -> DistillConfig:
@@ -585,13 +582,14 @@ def test_a_run_on_labels_alone_left_out_what_its_command_left_out(
     runs = [
         distill(configure("plain", 1)),
         distill(configure("alone", 1, **teacher)),
+        distill(configure("strict", 1, teacher_file=(str(file),))),
         *distill_many([configure("labels", 1, **teacher), configure("both", 0.5, **teacher)]),
     ]
-    assert [run.read_environment().dataset.rows["train"] for run in runs] == [8, 8, 5, 5]
-    assert count_training_rows(runs[1]) == [8]
-    assert count_training_rows(*runs) == [8, 8, 5, 5], "what is read for a run serves no run of other rows"
+    assert [run.read_environment().dataset.rows["train"] for run in runs] == [8, 5, 8, 5, 5]
+    assert count_training_rows(runs[2]) == [8]
+    assert count_training_rows(*runs) == [8, 5, 8, 5, 5], "what is read for a run serves no run of other rows"
     file.unlink()
-    assert count_training_rows(*runs) == [8, 8, None, None]
+    assert count_training_rows(*runs) == [8, None, 8, None, None]
 
 
 def test_rows_of_a_run_that_read_a_single_file_are_known(evaluating: Any, tmp_path: Path) -> None:
