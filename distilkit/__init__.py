@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from distilkit.cli.output import ConsoleReporter
     from distilkit.config import (
         AugmentConfig,
+        BudgetConfig,
         DistillConfig,
         DoctorConfig,
         EvaluateConfig,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from distilkit.progress import Reporter
     from distilkit.runs.run import Run
     from distilkit.workflows.augmentation.workflow import augment
+    from distilkit.workflows.budgeting.workflow import fit_budget
     from distilkit.workflows.diagnosis.workflow import doctor
     from distilkit.workflows.distillation.workflow import distill, distill_many
     from distilkit.workflows.evaluation.workflow import evaluate
@@ -49,6 +51,7 @@ set_openmp_defaults()
 
 LAZY_MODULES = {
     "AugmentConfig": "config",
+    "BudgetConfig": "config",
     "DistillConfig": "config",
     "DoctorConfig": "config",
     "EvaluateConfig": "config",
@@ -73,6 +76,7 @@ LAZY_MODULES = {
     "doctor": "workflows.diagnosis.workflow",
     "evaluate": "workflows.evaluation.workflow",
     "export": "workflows.exporting.workflow",
+    "fit_budget": "workflows.budgeting.workflow",
     "label": "workflows.labelling.workflow",
     "load": "engine.inference.predictor",
     "predict": "workflows.prediction.workflow",
@@ -83,6 +87,7 @@ LAZY_MODULES = {
 }
 __all__ = [
     "AugmentConfig",
+    "BudgetConfig",
     "ConsoleReporter",
     "DistilkitWarning",
     "DistillConfig",
@@ -107,6 +112,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "fit_budget",
     "label",
     "load",
     "predict",

@@ -16,6 +16,7 @@ from distilkit.stopping import handling_signals
 if TYPE_CHECKING:
     from distilkit.config import (
         AugmentConfig,
+        BudgetConfig,
         CacheConfig,
         CachePruneConfig,
         DistillConfig,
@@ -133,6 +134,29 @@ def sweep_report(config: "SweepReportConfig", output: Output) -> None:
     with output:
         result = reporting.sweep_report(config, output)
     output.result(result.document(), tables.sweep_text(result.typed_document))
+
+
+@command(
+    app,
+    "BudgetConfig",
+    "fit",
+    examples=(
+        "distilkit fit --data-dir reviews -t runs/teacher --max-latency-ms 2 --max-mb 15 -o fits/reviews",
+        "distilkit fit -d sst2 -m minilm --min-kept 0.98 --test -o fits/sst2",
+    ),
+)
+def fit(config: "BudgetConfig", output: Output) -> None:
+    """Find the cheapest student within limits on latency, size and quality: a budget in, a student out.
+
+    Students are tried from the fastest on, in int8 and in fp32, each measured on this CPU. When none
+    meets the limits, the exit code is 3, and the last line says by how much and what would help.
+    """
+    from distilkit.workflows.budgeting import workflow
+
+    with output:
+        result = workflow.fit_budget(config, output)
+    output.result(result.document(), tables.budget_text(result.typed_document))
+    workflow.check_choice(result)
 
 
 @command(

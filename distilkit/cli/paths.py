@@ -5,6 +5,7 @@ from pathlib import Path
 
 from distilkit.config import (
     AugmentConfig,
+    BudgetConfig,
     DistillConfig,
     DoctorConfig,
     EvaluateConfig,
@@ -56,7 +57,7 @@ def check_paths(config: Config) -> None:
         find_files(config.inputs)
         if config.reads_stdin:
             check_stdin()
-    if isinstance(config, TrainConfig):
+    if isinstance(config, TrainConfig | BudgetConfig) and config.model:
         find_base_model(config.model)
     for name in _model_names(config):
         find_model(name)
@@ -75,10 +76,11 @@ def _input_files(config: Config) -> Iterator[tuple[str, str | Path, str]]:
     if isinstance(config, TeacherFileConfig):
         for file in config.teacher_file:
             yield "--teacher-file", file, f"Give one of {READABLE}."
-    if isinstance(config, DistillConfig):
+    if isinstance(config, DistillConfig | BudgetConfig):
         for file in config.transfer:
             if file not in SPLITS:
                 yield "--transfer", file, f"Give a file ({READABLE}, or .txt) or `unsupervised`."
+    if isinstance(config, DistillConfig):
         for file in config.corpus:
             if file != "wikitext-103":
                 yield "--corpus", file, "Give a .txt file with a paragraph a line, or wikitext-103."
@@ -113,6 +115,8 @@ def _model_names(config: Config) -> Iterator[str]:
         yield config.model
     if isinstance(config, LabelConfig) and config.model:
         yield config.model
+    if isinstance(config, BudgetConfig) and config.teacher:
+        yield config.teacher
     if isinstance(config, DistillConfig):
         resolved = resolve(config)
         takes_tokenizer = not resolved.has_word_vectors and resolved.init == "random"

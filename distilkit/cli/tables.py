@@ -14,6 +14,7 @@ from distilkit.progress import describe_duration
 from distilkit.reports import summary
 
 if TYPE_CHECKING:  # help must not wait for pydantic and numpy
+    from distilkit.reports.budget_document import BudgetDocument
     from distilkit.reports.document import EvaluationDocument
     from distilkit.reports.sweep_document import SweepDocument
 
@@ -23,6 +24,7 @@ DROPPED_FIRST = (
     *("ece", "bytes", "parameters", "agreement", "gap_recovered", "f1", "f1_macro", "rows_per_second"),
 )
 SWEEP_DROPPED_FIRST = ("steps", "seeds", "p, Holm")  # of the table of settings
+BUDGET_DROPPED_FIRST = ("accuracy",)  # of the table of students
 UNLIMITED = 10_000  # columns
 
 
@@ -84,20 +86,22 @@ class EvaluationView:
         return ["", *(f"note: {sentence}" for sentence in sentences)] if sentences else []
 
 
-class SweepView:
-    """Show a sweep: its verdict, then a row for each setting, or a block where the rows do not fit."""
+class VerdictView:
+    """Show sentences, then a row for each thing compared, or a block where the rows do not fit."""
 
-    def __init__(self, document: "SweepDocument") -> None:
-        self.document = document
+    def __init__(
+        self, verdict: Sequence[str], rows: Sequence[Sequence[str]], dropped_first: Sequence[str]
+    ) -> None:
+        self.verdict, self.rows, self.dropped_first = verdict, rows, dropped_first
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from _texts(self.document.verdict, console)
-        if not self.document.settings:
+        yield from _texts(self.verdict, console)
+        if len(self.rows) < 2:
             return
         yield ""
-        rows = self._rows()
+        rows = [list(row) for row in self.rows]
         dropped: list[str] = []
-        for heading in (None, *SWEEP_DROPPED_FIRST):
+        for heading in (None, *self.dropped_first):
             if heading in rows[0]:
                 column = rows[0].index(heading)
                 rows = [[*row[:column], *row[column + 1 :]] for row in rows]
@@ -107,38 +111,64 @@ class SweepView:
                 yield table
                 break
         else:
-            yield from _texts(_list_blocks(self._rows()), console)
+            yield from _texts(_list_blocks(self.rows), console)
             dropped = []
         if dropped:
             shown = f"Too narrow for: {', '.join(dropped)}. A wider terminal or --json shows all."
             yield from _texts(["", shown], console)
 
-    def _rows(self) -> list[list[str]]:
-        """Return the heading and a row for each setting."""
-        from distilkit.reports.sweep_verdict import describe_outcome, format_difference, format_score
 
-        document = self.document
-        rows = [["setting", "seeds", document.metric, "difference", "p, Holm", "steps", "outcome"]]
-        for entry in document.settings:
-            value, ends = format_difference(document, entry.difference)
-            p_value = entry.difference.p_adjusted if entry.difference else None
-            score = format_score(entry.interval)
-            cells = [
-                entry.name,
-                f"{len(entry.seeds)}",
-                f"{entry.mean:.4f}" + (f" ({score})" if score else ""),
-                MISSING if entry.difference is None else value + (f" ({ends})" if ends else ""),
-                MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
-                f"{entry.steps:,.0f}",
-                describe_outcome(document, entry),
-            ]
-            rows.append(cells)
-        return rows
-
-
-def sweep_text(document: "SweepDocument") -> SweepView:
+def sweep_text(document: "SweepDocument") -> VerdictView:
     """Return the verdict of a sweep and a table of its settings."""
-    return SweepView(document)
+    return VerdictView(document.verdict, _list_settings(document), SWEEP_DROPPED_FIRST)
+
+
+def _list_settings(document: "SweepDocument") -> list[list[str]]:
+    """Return the heading and a row for each setting of a sweep."""
+    from distilkit.reports.sweep_verdict import describe_outcome, format_difference, format_score
+
+    rows = [["setting", "seeds", document.metric, "difference", "p, Holm", "steps", "outcome"]]
+    for entry in document.settings:
+        value, ends = format_difference(document, entry.difference)
+        p_value = entry.difference.p_adjusted if entry.difference else None
+        score = format_score(entry.interval)
+        cells = [
+            entry.name,
+            f"{len(entry.seeds)}",
+            f"{entry.mean:.4f}" + (f" ({score})" if score else ""),
+            MISSING if entry.difference is None else value + (f" ({ends})" if ends else ""),
+            MISSING if p_value is None else "< 0.001" if p_value < 0.001 else f"{p_value:.3f}",
+            f"{entry.steps:,.0f}",
+            describe_outcome(document, entry),
+        ]
+        rows.append(cells)
+    return rows
+
+
+def budget_text(document: "BudgetDocument") -> VerdictView:
+    """Return the verdict of a search for a student, and a table of what was tried."""
+    from distilkit.reports.budget_page import describe_outcome
+
+    rows = [["student", "kept", "accuracy", "ms a row", "MB", "outcome"]]
+    teacher = document.teacher
+    for name, quality, cost, outcome in (
+        *(
+            (entry.name, entry.quality, entry.cost, describe_outcome(document, entry))
+            for entry in document.entries
+        ),
+        (teacher.name, teacher.quality, teacher.cost, "the teacher, in torch"),
+    ):
+        share = quality.accuracy_kept if quality else None
+        cells = [
+            name,
+            MISSING if share is None else f"{share:.1%}",
+            f"{quality.accuracy:.4f}" if quality else MISSING,
+            f"{cost.latency_p50_ms:.3g}" if cost else MISSING,
+            f"{cost.bytes / 1e6:.1f}" if cost else MISSING,
+            outcome,
+        ]
+        rows.append(cells)
+    return VerdictView(document.verdict, rows, BUDGET_DROPPED_FIRST)
 
 
 def _list_blocks(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distilkit.config.augmentation import AugmentConfig
+    from distilkit.config.budgeting import BudgetConfig
     from distilkit.config.caching import CacheConfig, CachePruneConfig
     from distilkit.config.data import DataConfig, Precision, TextsConfig, resolve
     from distilkit.config.distillation import DistillConfig, DoctorConfig
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 LAZY_MODULES = {
     "AugmentConfig": "augmentation",
+    "BudgetConfig": "budgeting",
     "CacheConfig": "caching",
     "CachePruneConfig": "caching",
     "DataConfig": "data",
@@ -56,6 +58,7 @@ __all__ = [
     "GLUE_FILES",
     "LATENCIES",
     "AugmentConfig",
+    "BudgetConfig",
     "CacheConfig",
     "CachePruneConfig",
     "DataConfig",

@@ -24,8 +24,8 @@ INDEX, EVALUATION, ANSWERS, REPORT, PLOTS = (
     "report.json",
     "plots",
 )
-SWEEP, RESULTS_CSV, RESULTS_PARQUET = "sweep.json", "results.csv", "results.parquet"
-FILES = (INDEX, EVALUATION, ANSWERS, REPORT, SWEEP, RESULTS_CSV, RESULTS_PARQUET)  # of any report
+SWEEP, RESULTS_CSV, RESULTS_PARQUET, BUDGET = "sweep.json", "results.csv", "results.parquet", "budget.json"
+FILES = (INDEX, EVALUATION, ANSWERS, REPORT, SWEEP, RESULTS_CSV, RESULTS_PARQUET, BUDGET)  # of any report
 MARK = '<meta name="generator" content="distilkit">'
 UNKNOWN = "\u2013"  # an en dash
 

@@ -206,8 +206,20 @@ def _spread_out(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
     return shown
 
 
-def cost_plot(points: Sequence[CostPoint], quantity: str, metric: str, *, higher_is_better: bool) -> Figure:
-    """Draw the score of each student against its cost; a line joins those that no other beats in both."""
+def cost_plot(
+    points: Sequence[CostPoint],
+    quantity: str,
+    metric: str,
+    *,
+    higher_is_better: bool,
+    cost_limit: float | None = None,
+    score_limit: float | None = None,
+) -> Figure:
+    """Draw the score of each student against its cost; a line joins those that no other beats in both.
+
+    Args:
+        cost_limit: drawn as a dotted line, as is `score_limit`.
+    """
     with styled():
         figure = make_figure(len(points))
         axes: Axes = figure.add_subplot()
@@ -226,6 +238,11 @@ def cost_plot(points: Sequence[CostPoint], quantity: str, metric: str, *, higher
                 bar = [[point.score - point.ends[0]], [point.ends[1] - point.score]]
             draw_point(axes, point.cost, point.score, bar, point.index)
         costs = [point.cost for point in points]
+        if cost_limit is not None:
+            axes.axvline(cost_limit, color=INK, lw=1, ls=":")
+            costs.append(cost_limit)
+        if score_limit is not None:
+            axes.axhline(score_limit, color=INK, lw=1, ls=":")
         if min(costs) > 0 and max(costs) > 4 * min(costs):
             axes.set_xscale("log")
             axes.xaxis.set_minor_formatter(NullFormatter())

@@ -122,14 +122,18 @@ def export(config: ExportConfig, reporter: Reporter = SILENT) -> Export:
 def _check_installed(config: ExportConfig) -> None:
     if config.format == "mlflow":
         import_mlflow()
-    if config.format == "safetensors":
-        return
+    if config.format != "safetensors":
+        check_onnx("export")
+
+
+def check_onnx(command: str) -> None:
+    """Raise `UserError` where what writes and runs graphs is not installed."""
     try:
         import onnx
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"export needs onnx and onnxruntime ({error}). {INSTALL_EXPORT}") from None
+        raise UserError(f"{command} needs onnx and onnxruntime ({error}). {INSTALL_EXPORT}") from None
     assert onnx
 
 

@@ -1,0 +1,1 @@
+"""`fit`: limits on cost and quality in, a student out."""
