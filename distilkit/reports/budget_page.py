@@ -24,7 +24,7 @@ from distilkit.reports.parts import (
 )
 from distilkit.runs.folder import write_json, write_text, writing_folder
 
-LIMIT_NAMES = {"latency": "--max-latency-ms", "size": "--max-mb", "quality": "--min-kept"}
+FAULTS = {"latency": "too slow", "size": "too large", "quality": "keeps too little"}
 
 
 def write_budget_report(folder: Path, document: BudgetDocument, option: str = "--report") -> list[Path]:
@@ -56,8 +56,8 @@ def describe_outcome(document: BudgetDocument, entry: BudgetEntry) -> str:
     if entry.reason and not entry.missed:
         return entry.reason
     if entry.missed:
-        missed = " and ".join(LIMIT_NAMES[limit] for limit in entry.missed)
-        return f"misses {missed}" + ("" if entry.quality else "; not trained")
+        faults = ", ".join(FAULTS[limit] for limit in entry.missed)
+        return faults if entry.quality else f"not trained: {faults}"
     return "meets the limits"
 
 

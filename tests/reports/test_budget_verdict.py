@@ -157,7 +157,8 @@ def test_a_page_shows_every_student_and_escapes_what_it_is_told(tmp_path: Any) -
     text = page.read_text()
     assert "A &lt;fast&gt; CPU" in text and "<fast>" not in text
     assert all(
-        part in text for part in ("static in int8", "chosen", "misses --min-kept", "98.0 %", "not trained")
+        part in text
+        for part in ("static in int8", "chosen", "keeps too little", "98.0 %", "not trained: too slow")
     )
     assert BudgetDocument.model_validate_json(figures.read_text()) == document
     assert {file.name for file in pictures} == {"students.png", "students.svg"}
