@@ -14,6 +14,8 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from h11 import LocalProtocolError
+from starlette.types import Message, Receive, Scope, Send
 
 from distilkit.config import ServeConfig
 from distilkit.errors import UserError
@@ -62,6 +64,35 @@ def explain_address(error: OSError, host: str, port: int) -> UserError:
     return UserError(f"--host {host} --port {port}: {error.strerror}. Give an address of this machine.")
 
 
+class RefusedRequests:
+    """Run an application, and end quietly with requests that uvicorn has refused meanwhile.
+
+    A request may turn out to be no HTTP after its head, when the application answers already. uvicorn has
+    then sent 400 and closes the connection, and the answer fails with a traceback for each such request.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, as ASGI 3 has it."""
+        is_refused = False
+
+        async def send_unless_refused(message: Message) -> None:
+            nonlocal is_refused
+            try:
+                if not is_refused:
+                    await send(message)
+            except LocalProtocolError:
+                if message["type"] != "http.response.start":
+                    raise
+                is_refused = True
+
+        await self._app(scope, receive, send_unless_refused)
+        while is_refused and (await receive())["type"] != "http.disconnect":
+            pass
+
+
 class Server(uvicorn.Server):
     """Serve until a signal comes, then drain: /ready says no, what is accepted is answered, the process ends.
 
@@ -88,7 +119,7 @@ class Server(uvicorn.Server):
         reporter: Reporter = SILENT,
     ) -> None:
         settings = uvicorn.Config(
-            app,
+            RefusedRequests(app),
             log_config=None,
             log_level="error",
             access_log=False,

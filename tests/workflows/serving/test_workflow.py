@@ -102,6 +102,25 @@ def test_evaluating_the_served_model_equals_evaluating_its_folder(
     assert rows[0] == rows[1] and len(set(rows[0])) == 2
 
 
+def test_what_is_no_http_after_its_head_is_refused_without_a_word(
+    bilstm_runs: tuple[Run, Run], start: Start
+) -> None:
+    """Each such request printed a traceback of 40 lines: whoever sends them would fill the disk."""
+    with start(bilstm_runs[0]) as process:
+        port = int(process.url.rsplit(":", 1)[1])
+        statuses = []
+        for path in ("/nothing", "/predict", "/health"):
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(
+                    f"POST {path} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n".encode()
+                )
+                statuses.append(client.recv(100).split(b"\r\n")[0])
+        assert statuses == [b"HTTP/1.1 400 Bad Request"] * 3
+        assert requests.post(process.url + "/predict", json={"inputs": "a great film"}, timeout=60).ok
+        code, _, err = process.end(signal.SIGINT)
+    assert code == 0 and "Traceback" not in err and "ERROR" not in err, err
+
+
 class Load:
     """Clients that ask until the server listens no more, and count what they got."""
 
