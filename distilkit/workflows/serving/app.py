@@ -6,7 +6,7 @@ from fastapi import Depends, FastAPI
 from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from distilkit import __version__
 from distilkit.workflows.serving.metrics import CONTENT_TYPE
@@ -103,7 +103,7 @@ def make_app(service: Service, model: str, *, has_token: bool) -> App:
     for path in ("/ready", "/ping"):
         app.get(path)(ready)
 
-    @app.get("/metrics", dependencies=secured)
+    @app.get("/metrics", dependencies=secured, response_class=PlainTextResponse)
     async def metrics(request: Request) -> Response:
         """Return the metrics for Prometheus."""
         try:

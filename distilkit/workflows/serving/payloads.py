@@ -1,10 +1,10 @@
 """What clients send and get: JSON in the format of Hugging Face endpoints."""
 
 import json
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from distilkit.data.texts import Texts
 from distilkit.engine.inference.predictor import Predictions
@@ -38,10 +38,17 @@ class TextItem(_Part):
     text_pair: str | None = None
 
 
+def _as_integer(value: Any) -> Any:
+    """Return 3 for 3.0: to JSON Schema both are integers."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 class Parameters(_Part):
     """Which of the answers are returned."""
 
-    top_k: int | None = Field(default=None, ge=1, description="So many of the likeliest classes.")
+    top_k: Annotated[int | None, BeforeValidator(_as_integer)] = Field(
+        default=None, ge=1, description="So many of the likeliest classes."
+    )
     threshold: float | None = Field(default=None, ge=0, le=1, description="Only classes at least so likely.")
 
 

@@ -64,6 +64,7 @@ def test_inputs_are_a_text_a_pair_or_a_list_of_them(
         (b'{"inputs": "a", "parameters": {"function": 1}}', 422, "parameters.function is unknown"),
         (b'{"inputs": "a", "parameters": {"top_k": 0}}', 422, "parameters.top_k"),
         (b'{"inputs": "a", "parameters": {"top_k": "1"}}', 422, "parameters.top_k"),
+        (b'{"inputs": "a", "parameters": {"top_k": 1.5}}', 422, "parameters.top_k"),
         (b'{"inputs": "a", "parameters": {"top_k": true}}', 422, "parameters.top_k"),
         (b'{"inputs": "a", "parameters": {"top_k": 1' + b"0" * 5000 + b"}}", 400, "out of range"),
         (b'{"inputs": "a", "parameters": {"threshold": NaN}}', 422, "parameters.threshold"),
@@ -115,5 +116,6 @@ def test_a_text_is_answered_with_a_list_and_a_batch_with_a_list_of_lists() -> No
 def test_parameters_leave_out_what_is_unlikely() -> None:
     assert answer_to("x", top_k=1) == [{"label": "b", "score": 0.5}]
     assert len(answer_to("x", top_k=10**99)) == 3
+    assert len(answer_to("x", top_k=1.0)) == 1
     assert [item["label"] for item in answer_to("x", threshold=0.3)] == ["b", "c"]
     assert answer_to(["x", "y"], threshold=0.6) == [[], [{"label": "a", "score": 0.7}]]

@@ -300,6 +300,7 @@ def test_the_description_of_the_routes_shows_what_is_sent_and_answered(running: 
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
         assert running.post(body["example"]).status_code == 200
         assert {"200", "413", "422", "429"} <= set(document["paths"][path]["post"]["responses"])
+    assert list(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
     references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
     assert "not a pair" in json.dumps(document) or "A list is a batch" in json.dumps(document)
