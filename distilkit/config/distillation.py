@@ -37,6 +37,7 @@ NOT_GENERAL = (
     "soft_loss",
     "temperature",
     "metric",
+    "class_weights",
     "calibrate",
 )
 
@@ -82,6 +83,11 @@ class DistillConfig(TransferConfig, StudentConfig, LossConfig, FitConfig):
     def _check_groups(self) -> "DistillConfig":
         """Refuse what the groups allow alone but not together."""
         self._check_layer_matching()
+        if self.class_weights and not self.reads_labels and self.method != "general":
+            raise ValueError(
+                f"--class-weights {self.class_weights[0]} weighs labels, and alpha 0 reads none: "
+                "raise --alpha, or leave it out"
+            )
         if self.transfer and not self.runs_teacher:
             raise ValueError("--transfer has no labels, so alpha 1 learns nothing from it: lower --alpha")
         if self.transfer_ratio is not None and not ((self.transfer or self.recipe) and self.has_dataset):

@@ -3,14 +3,24 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import model_validator
+
 from distilkit.config.data import DEVICE_HELP, DataConfig, Device, Precision
-from distilkit.config.fields import AnyPath, flag, option
+from distilkit.config.fields import AnyPath, Strings, flag, option
 
 Metric = Literal["accuracy", "f1", "f1_macro", "mcc", "loss"]
 # Names of models and splits that are no paths, whatever files there are.
 NO_PATHS = frozenset(("bilstm", "static", "tinybert", "distilbert", "minilm", "unsupervised"))
 HARDWARE_FIELDS = ("device", "precision")  # shared by students that are distilled together
+BALANCED = "balanced"
 FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
+
+
+def _is_positive(text: str) -> bool:
+    try:
+        return 0 < float(text) < float("inf")
+    except ValueError:
+        return False
 
 
 class FitConfig(DataConfig):
@@ -28,6 +38,13 @@ class FitConfig(DataConfig):
         ge=1,
         panel="Data",
         help="Train on a stratified sample of N rows, the same for every seed.",
+    )
+    class_weights: Strings = option(
+        (),
+        panel="Data",
+        suggestions=(BALANCED,),
+        help="What a row counts in the loss against labels. balanced: every class as much as any other. Or "
+        "NAME=WEIGHT, repeatable. (default: every row alike)",
     )
     epochs: int | None = option(
         None,
@@ -83,6 +100,22 @@ class FitConfig(DataConfig):
         short="-s",
         help="Random seed (weights, data order, dropout).",
     )
+
+    @model_validator(mode="after")
+    def _check_class_weights(self) -> "FitConfig":
+        if self.class_weights == (BALANCED,):
+            return self
+        for text in self.class_weights:
+            name, _, weight = text.rpartition("=")
+            if not name or not _is_positive(weight):
+                raise ValueError(
+                    f"--class-weights {text}: write {BALANCED}, or NAME=WEIGHT with a weight above 0, "
+                    "such as spam=5"
+                )
+        names = [text.rpartition("=")[0] for text in self.class_weights]
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"--class-weights names {repeated[0]} twice: leave one out")
+        return self
 
     @classmethod
     def default_texts(cls) -> dict[str, str]:

@@ -16,6 +16,7 @@ from distilkit.runs.locating import find_base_model
 from distilkit.runs.run import Run, check_output_dir
 from distilkit.workflows.findings.early import before_training
 from distilkit.workflows.findings.rows import describe_classes
+from distilkit.workflows.fitting.class_weights import choose_class_weights
 from distilkit.workflows.fitting.fit import fit_into_run
 from distilkit.workflows.fitting.job import Job, check_metric, clamp_max_length, encode_split
 
@@ -48,7 +49,8 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
     config = clamp_max_length(requested, config, [(tokenizer, model)])
     precision = choose_precision(config.precision, device, model, reporter)
     accelerator = make_accelerator(precision)
-    loss = DistillationLoss(alpha=1.0)
+    class_weights = choose_class_weights(config, data.names, data.labels_of["train"], reporter)
+    loss = DistillationLoss(alpha=1.0, class_weights=class_weights)
     job = Job(
         command="train",
         config=config,

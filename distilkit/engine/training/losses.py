@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distilkit.data.encoding import leave_out_full_mask
+from distilkit.errors import MAX_NAMES
 
 Batch = dict[str, Tensor]
 
@@ -29,7 +30,12 @@ class Losses(NamedTuple):
     layers: Tensor | None = None
 
 
-def hard_loss(student_logits: Tensor, labels: Tensor, labelled_share: float = 1.0) -> Tensor:
+def hard_loss(
+    student_logits: Tensor,
+    labels: Tensor,
+    labelled_share: float = 1.0,
+    class_weights: Sequence[float] | None = None,
+) -> Tensor:
     """Compute the cross-entropy with the labels, mean over the rows that have one.
 
     `sum over labelled rows of CE / (N * labelled_share)`. The divisor is the labelled share of all training
@@ -40,6 +46,8 @@ def hard_loss(student_logits: Tensor, labels: Tensor, labelled_share: float = 1.
         student_logits: float `[..., N, C]`.
         labels: int64 `[..., N]`; -100 marks a row without a label.
         labelled_share: share of the training rows that have a label, in `(0, 1]`.
+        class_weights: what a row of each class counts, by id, where they do not all count 1. Unlike torch's
+            weighted mean, their sum over the batch is no divisor.
 
     Returns:
         `[...]`: a scalar for one student.
@@ -54,9 +62,9 @@ def hard_loss(student_logits: Tensor, labels: Tensor, labelled_share: float = 1.
         )
     if not 0 < labelled_share <= 1:
         raise ValueError(f"labelled_share must lie in (0, 1], got {labelled_share}: is any row labelled?")
-    row_losses = F.cross_entropy(
-        student_logits.float().reshape(-1, student_logits.shape[-1]), labels.reshape(-1), reduction="none"
-    )
+    logits = student_logits.float().reshape(-1, student_logits.shape[-1])
+    weights = None if class_weights is None else logits.new_tensor(class_weights)
+    row_losses = F.cross_entropy(logits, labels.reshape(-1), weights, reduction="none")
     return row_losses.view(labels.shape).sum(dim=-1) / (labels.shape[-1] * labelled_share)
 
 
@@ -126,7 +134,7 @@ class DistillationLoss:
         alpha_end: its weight at the last step; `None` where it stays.
         temperature: T of `kl_loss`; `None` for the MSE.
         has_probabilities: whether the teacher gave probabilities, and `teacher_logits` are their logarithms.
-        labelled_share: as `hard_loss`.
+        labelled_share: as `hard_loss`, like `class_weights`.
 
     Raises:
         ValueError: when alpha is out of range.
@@ -137,6 +145,7 @@ class DistillationLoss:
     temperature: float | None = None
     labelled_share: float = 1.0
     has_probabilities: bool = False
+    class_weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         for alpha in (self.alpha, self.alpha if self.alpha_end is None else self.alpha_end):
@@ -203,7 +212,7 @@ class DistillationLoss:
         if self.reads_labels:
             if labels is None:
                 raise ValueError(f"alpha {high:g} weighs the labels, but the batch has none")
-            hard = hard_loss(logits, labels, self.labelled_share)
+            hard = hard_loss(logits, labels, self.labelled_share, self.class_weights)
         if self.reads_teacher:
             if teacher_logits is None:
                 raise ValueError(f"alpha {low:g} weighs the teacher, but the batch has no teacher_logits")
@@ -223,6 +232,10 @@ class DistillationLoss:
         """Return the loss with its numbers, as every run prints and saves it."""
         assert not isinstance(self.alpha, Tensor)
         hard, soft = "CE(student, labels)", "MSE(student_logits, teacher_logits)"
+        if self.class_weights is not None:
+            weights = ", ".join(f"{weight:.3g}" for weight in self.class_weights[:MAX_NAMES])
+            more = ", ..." if len(self.class_weights) > MAX_NAMES else ""
+            hard = f"CE(student, labels, class weights [{weights}{more}])"
         if self.labelled_share < 1:
             hard += f" over labelled rows ({self.labelled_share:.1%} of all)"
         if self.temperature is not None:
@@ -245,7 +258,7 @@ class DistillationLoss:
 
 
 def stack_losses(losses: Sequence[DistillationLoss], device: torch.device) -> DistillationLoss:
-    """Return the loss of K students as one: alphas as tensors `[K]`; they share rows and temperature."""
+    """Return the loss of K students as one: alphas as tensors `[K]`; they share all else."""
     starts = [loss.alpha for loss in losses]
     ends = [loss.alpha if loss.alpha_end is None else loss.alpha_end for loss in losses]
     alpha = torch.tensor(starts, dtype=torch.float32, device=device)
@@ -256,6 +269,7 @@ def stack_losses(losses: Sequence[DistillationLoss], device: torch.device) -> Di
         temperature=losses[0].temperature,
         labelled_share=max(loss.labelled_share for loss in losses),
         has_probabilities=losses[0].has_probabilities,
+        class_weights=losses[0].class_weights,
     )
 
 

@@ -43,6 +43,7 @@ from distilkit.workflows.distillation.teachers import (
 )
 from distilkit.workflows.findings.early import before_distilling
 from distilkit.workflows.findings.rows import describe_classes
+from distilkit.workflows.fitting.class_weights import choose_class_weights
 from distilkit.workflows.fitting.job import Job, check_metric, clamp_max_length, encode_split
 
 VOCABULARY_ROWS = 1 << 20  # of a large set, evenly spread, whose words are counted
@@ -92,6 +93,7 @@ class DistillationInputs:
         labels: int64 `[N]` of the training rows, -100 for transfer text; `None` where nobody reads them.
         teacher_logits: float32 `[N, C]`, the weighted mean of the teachers; `None` where nobody reads them.
         has_probabilities: whether these are logarithms of probabilities, as a teacher file has no logits.
+        class_weights: what a row of each class counts in the hard loss; `None` where all count alike.
         mix: training rows and transfer rows in an epoch.
         teacher_facts: the teachers as `environment.json` names them.
         first_student: made already, for the first config, as is `first_pair`, where layers are matched.
@@ -112,6 +114,7 @@ class DistillationInputs:
     precision: Resolved
     accelerator: Accelerator
     has_probabilities: bool = False
+    class_weights: tuple[float, ...] | None = None
     first_is_fresh: bool = True
 
 
@@ -169,6 +172,9 @@ def gather_inputs(
     reads_logits = any(config.runs_teacher for config in ready.configs)
     matches_layers = any(config.method != "logits" for config in ready.configs)
     labels = _padded_labels(data, len(ready.rows.train)) if reads_labels else None
+    class_weights = None
+    if reads_labels:
+        class_weights = choose_class_weights(requested[0], data.names, data.labels_of["train"], reporter)
     teacher_facts = {"teachers": ensemble.facts} if reads_logits or matches_layers else {}
     teacher_logits = None
     if reads_logits:
@@ -193,6 +199,7 @@ def gather_inputs(
         ready.precision,
         make_accelerator(ready.precision),
         has_probabilities=not ensemble.has_logits,
+        class_weights=class_weights,
     )
     has_max_length = requested[0].max_length is not None
     _report_findings(inputs, ready.class_orders, reporter, has_max_length=has_max_length)
@@ -319,6 +326,7 @@ def prepare_job(inputs: DistillationInputs, i: int) -> tuple[Job, Encoded]:
         temperature=config.temperature,
         labelled_share=labelled_share,
         has_probabilities=inputs.has_probabilities and config.runs_teacher,
+        class_weights=inputs.class_weights if config.reads_labels else None,
     )
     job = Job(
         command="distill",

@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,9 +153,18 @@ def _without_teacher(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in TEACHERS_OWN} | {"alpha": 1.0}
 
 
+def _reads_labels(values: Mapping[str, Any]) -> bool:
+    """Return whether labels are weighed: at alpha 0 they are not, and class weights mean nothing there."""
+    with suppress(ValueError, TypeError):  # which the config explains
+        return float(values.get("alpha", 1)) > 0 or float(values.get("alpha_end") or 0) > 0
+    return True
+
+
 def _make_cell(config: SweepConfig, values: Mapping[str, Any], varying: Iterable[str]) -> Cell:
     shown = ", ".join(f"{name} {values[name]}" for name in sorted(varying) if name in values)
     home = config.output_dir / RUNS
+    if not _reads_labels(values):
+        values = {name: value for name, value in values.items() if name != "class_weights"}
     try:
         made = make_config(DistillConfig, {**values, "output_dir": home / "cell"}, source=f"cell {shown}")
         resolved = resolve(made)

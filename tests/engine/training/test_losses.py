@@ -339,6 +339,25 @@ def test_rows_without_a_label_are_taught_by_the_teacher_alone() -> None:
     assert (student.grad[labels == -100] == 0).all() and (student.grad[labels != -100] != 0).all()
 
 
+def test_class_weights_multiply_the_loss_of_their_rows_and_divide_nothing() -> None:
+    """torch's own weighted mean divides by the weights in the batch, so that parts would not add up."""
+    weights = (3.0, 1.0, 0.5)
+    rows = [cross_entropy_by_hand(STUDENT[[i]].numpy(), LABELS[[i]].numpy()) for i in range(2)]
+    expected = (3.0 * rows[0] + 0.5 * rows[1]) / 2
+    assert hard_loss(STUDENT, LABELS, class_weights=weights).item() == pytest.approx(expected)
+    parts = [hard_loss(STUDENT[[i]], LABELS[[i]], class_weights=weights) for i in range(2)]
+    assert torch.stack(parts).mean().item() == pytest.approx(expected)
+    stacked = hard_loss(torch.stack([STUDENT, 2 * STUDENT]), torch.stack([LABELS, LABELS]), 0.5, weights)
+    assert stacked[0].item() == pytest.approx(2 * expected) and stacked.shape == (2,)
+    unlabelled = torch.tensor([0, -100])
+    assert hard_loss(STUDENT, unlabelled, class_weights=weights).item() == pytest.approx(3.0 * rows[0] / 2)
+    losses = distillation_loss(STUDENT, LABELS, TEACHER, 0.5, class_weights=weights)
+    assert losses.hard is not None and losses.hard.item() == pytest.approx(expected)
+    shown = formula(1, class_weights=(2.0, 1 / 3))
+    assert shown == "loss = CE(student, labels, class weights [2, 0.333])"
+    assert formula(1, class_weights=tuple([1.0] * 9)).endswith("1, 1, ...])")
+
+
 @pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
 def test_a_share_that_is_none_is_refused(share: float) -> None:
     with pytest.raises(ValueError, match="labelled_share"):

@@ -251,6 +251,7 @@ OTHERS: dict[str, Any] = {
     "max_length": 17,
     "max_eval_samples": 3,
     "max_train_samples": 9,
+    "class_weights": ("balanced",),
     "recipe": "auto",
     "transfer": ("more.txt",),
     "transfer_ratio": 2.0,
