@@ -10,9 +10,18 @@ import pytest
 
 from distilkit import stopping
 from distilkit.runs.folder import writing_folder
-from distilkit.stopping import check_stop, handling_signals, shielded
+from distilkit.stopping import (
+    check_stop,
+    deferring,
+    handling_signals,
+    is_stop_requested,
+    raise_stop,
+    shielded,
+)
 
-EXPECTED = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit, signal.SIGHUP: SystemExit}
+EXPECTED = {signal.SIGINT: KeyboardInterrupt} | dict.fromkeys(
+    (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1), SystemExit
+)
 
 
 @pytest.fixture(autouse=True)
@@ -140,3 +149,45 @@ def test_the_loop_reads_the_request() -> None:
     with pytest.raises(SystemExit):
         next(records)
     assert not steps
+
+
+# --- work that can be continued later ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", EXPECTED, ids=lambda number: number.name)
+def test_a_deferred_signal_is_only_remembered_until_the_work_asks(number: signal.Signals) -> None:
+    """A training would end in the middle of a step, and lose all steps since the last checkpoint."""
+    with deferring():
+        assert not is_stop_requested()
+        raise_stop()
+        os.kill(os.getpid(), number)
+        check_stop()
+        assert is_stop_requested()
+        with pytest.raises(EXPECTED[number]):
+            raise_stop()
+
+
+def test_a_second_signal_is_raised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint on a slow disk would keep a person from leaving."""
+    monkeypatch.setattr(stopping, "REPEAT_SECONDS", 0.0)
+    with deferring():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(SystemExit):
+            check_stop()
+
+
+def test_a_key_that_bounces_is_no_second_signal() -> None:
+    with deferring():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        check_stop()
+
+
+def test_what_was_deferred_is_raised_behind_the_block() -> None:
+    with deferring():
+        os.kill(os.getpid(), signal.SIGUSR1)
+    with pytest.raises(SystemExit) as error:
+        check_stop()
+    assert error.value.args == (128 + signal.SIGUSR1,)

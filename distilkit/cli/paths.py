@@ -27,10 +27,11 @@ from distilkit.data.formats import READABLE
 from distilkit.data.layouts import SPLITS, find_splits
 from distilkit.data.shards import is_sharded
 from distilkit.errors import UserError
+from distilkit.runs.checkpoint import check_outputs
 from distilkit.runs.exports import check_export_dir
 from distilkit.runs.folder import suggest_sibling
 from distilkit.runs.locating import find_base_model, find_model
-from distilkit.runs.run import Run, check_output_dir
+from distilkit.runs.run import Run
 
 
 def check_paths(config: Config) -> None:
@@ -42,7 +43,7 @@ def check_paths(config: Config) -> None:
         UserError: naming the option and the path.
     """
     if isinstance(config, FitConfig) and not isinstance(config, DoctorConfig):
-        check_output_dir(config.output_dir, config.overwrite, config.input_paths)
+        check_outputs([config])
     if isinstance(config, ExportConfig):
         check_export_dir(config.output_dir, config.overwrite)
     if isinstance(config, TextsConfig) and config.data_dir:

@@ -1,9 +1,10 @@
 """Options on training, which `train` and `distill` share."""
 
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from distilkit.config.data import DEVICE_HELP, DataConfig, Device, Precision
 from distilkit.config.fields import AnyPath, Strings, flag, option
@@ -11,9 +12,24 @@ from distilkit.config.fields import AnyPath, Strings, flag, option
 Metric = Literal["accuracy", "f1", "f1_macro", "mcc", "loss"]
 # Names of models and splits that are no paths, whatever files there are.
 NO_PATHS = frozenset(("bilstm", "static", "tinybert", "distilbert", "minilm", "unsupervised"))
+RESUME_FIELDS = ("checkpoint_every", "resume")  # they change no result
 HARDWARE_FIELDS = ("device", "precision")  # shared by students that are distilled together
 BALANCED = "balanced"
 FIT_DEFAULTS = {"epochs": 3, "batch_size": 32, "learning_rate": 5e-5}
+EVERY = re.compile(r"(?P<steps>[1-9]\d*)|(?P<minutes>\d*[1-9]\d*|\d+\.\d*[1-9]\d*)m")
+
+
+def _check_interval(value: Any) -> Any:
+    """Return steps or minutes as the text that a person types."""
+    if value is None:
+        return None
+    text = str(value).strip()
+    if not EVERY.fullmatch(text):
+        raise ValueError("write it as 500 for steps, or as 10m for minutes")
+    return text
+
+
+Interval = Annotated[str | None, BeforeValidator(_check_interval)]
 
 
 def _is_positive(text: str) -> bool:
@@ -32,6 +48,17 @@ class FitConfig(DataConfig):
         panel="Output",
         basic=True,
         help="Replace a run that is already in --output-dir, once the new one is complete.",
+    )
+    checkpoint_every: Interval = option(
+        None,
+        panel="Output",
+        help="Save the state of the training beside --output-dir every N steps (500) or minutes (10m), and "
+        "when a signal ends the command. (default: no checkpoints)",
+    )
+    resume: bool = option(
+        False,
+        panel="Output",
+        help="Go on at the last checkpoint of the same command, to the same weights.",
     )
     max_train_samples: int | None = option(
         None,
@@ -131,6 +158,18 @@ class FitConfig(DataConfig):
             values = (value,) if isinstance(value, str | Path) else value
             paths[flag(name)] = tuple(Path(text) for text in values if text not in NO_PATHS)
         return paths
+
+    @property
+    def checkpoint_steps(self) -> int | None:
+        """Return after how many optimizer steps a checkpoint is due, `None` where it is not by steps."""
+        match = EVERY.fullmatch(self.checkpoint_every or "")
+        return int(match["steps"]) if match and match["steps"] else None
+
+    @property
+    def checkpoint_seconds(self) -> float | None:
+        """Return after how many seconds a checkpoint is due, `None` where it is not by time."""
+        match = EVERY.fullmatch(self.checkpoint_every or "")
+        return 60 * float(match["minutes"]) if match and match["minutes"] else None
 
     def dependent_defaults(self) -> dict[str, Any]:
         """Return what the options that are `None` stand for, given the others."""

@@ -21,6 +21,7 @@ from distilkit.config.fields import (
     option,
     positional,
 )
+from distilkit.config.fitting import RESUME_FIELDS
 from distilkit.config.searching import SearchRange, check_limits, parse_space
 from distilkit.errors import list_names
 
@@ -32,7 +33,7 @@ SHARED = frozenset(
         *(name for name, info in field_infos(DistillConfig).items() if get_origin(info.annotation) is tuple),
     )
 )
-NOT_TAKEN = ("output_dir", "overwrite")
+NOT_TAKEN = ("output_dir", "overwrite", *RESUME_FIELDS)
 SWEPT = tuple(name for name in field_infos(DistillConfig) if name not in SHARED and name not in NOT_TAKEN)
 # Where nothing but the seed takes several values.
 DEFAULT_ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -1,6 +1,8 @@
 """Training batches: random, yet of rows of like length, so that little of a batch is padding."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from distilkit.data.encoding import Encoded
 from distilkit.data.large import LARGE_ROWS, shuffle_blocks
+from distilkit.hardware.threads import prefetch
 
 # Steps' worth of shuffled rows that are sorted by length together. Of SST-2's batches of 32, 9 in 10 then
 # hold rows of one length.
@@ -35,7 +38,7 @@ class LengthBatchSampler:
 
     def __init__(self, rows: Encoded, batch_size: int, seed: int, mix: tuple[int, int] | None = None) -> None:
         self.rows, self.batch_size, self.seed, self.mix = rows, batch_size, seed, mix
-        self.epoch = 0
+        self.epoch, self.skipped_steps = 0, 0
 
     def __len__(self) -> int:
         return -(-(len(self.rows) if self.mix is None else sum(self.mix)) // self.batch_size)
@@ -56,9 +59,16 @@ class LengthBatchSampler:
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of this epoch; the same seed and epoch give the same order."""
-        self.epoch = epoch
+        self.epoch, self.skipped_steps = epoch, 0
+
+    def skip(self, steps: int) -> None:
+        """Leave out the first steps of this epoch."""
+        self.skipped_steps = steps
 
     def __iter__(self) -> Iterator[list[int]]:
+        return islice(self._steps(), self.skipped_steps, None)
+
+    def _steps(self) -> Iterator[list[int]]:
         random = np.random.default_rng([self.seed, self.epoch])
         if self.mix is not None or len(self.rows) <= LARGE_ROWS:
             steps = self._cut(random.permutation(self._chosen()))
@@ -90,11 +100,25 @@ class LengthBatchSampler:
 
 
 class StepLoader(DataLoader[Any]):
-    """A `DataLoader` of optimizer steps, each a list of batches."""
+    """A `DataLoader` of optimizer steps, each a list of batches.
+
+    Attributes:
+        spare_core: prepares the next step while the caller takes this one; changes no number.
+    """
+
+    spare_core: Executor | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of rows, from 0 on."""
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]  # a LengthBatchSampler
+
+    def skip(self, steps: int) -> None:
+        """Leave out the first steps of this epoch."""
+        self.batch_sampler.skip(steps)  # type: ignore[union-attr]
+
+    def __iter__(self) -> Any:
+        steps = super().__iter__()
+        return steps if self.spare_core is None else prefetch(steps, self.spare_core)
 
 
 def step_loader(
@@ -104,19 +128,23 @@ def step_loader(
     gradient_accumulation_steps: int,
     seed: int,
     mix: tuple[int, int] | None = None,
+    spare_core: Executor | None = None,
 ) -> StepLoader:
     """Make a loader of optimizer steps, each a list of at most `gradient_accumulation_steps` batches.
 
     A step draws its `batch_size * gradient_accumulation_steps` rows at once and cuts them up afterwards, so
-    8 x 4 and 32 x 1 train on the same rows in the same steps. `mix` is as in `LengthBatchSampler`.
+    8 x 4 and 32 x 1 train on the same rows in the same steps. `mix` is as in `LengthBatchSampler`,
+    `spare_core` as in `StepLoader`.
     """
 
     def collate(indices: list[int]) -> list[dict[str, torch.Tensor]]:
         return [rows.batch(indices[i : i + batch_size]) for i in range(0, len(indices), batch_size)]
 
-    return StepLoader(
+    loader = StepLoader(
         range(len(rows)),  # type: ignore[arg-type]  # a row's number stands for it until collate
         batch_sampler=LengthBatchSampler(rows, batch_size * gradient_accumulation_steps, seed, mix),
         collate_fn=collate,
         generator=torch.Generator(),  # else each epoch would draw from torch's own, which dropout draws from
     )
+    loader.spare_core = spare_core
+    return loader

@@ -1,6 +1,6 @@
 """Dropout whose random numbers are cheap: two bytes a value, where torch draws one number after another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,6 +69,40 @@ class Dropout(nn.Module):
         copied.dropped, copied.seed, copied.training = self.dropped, self.seed, self.training
         copied._generators = {}  # noqa: SLF001  # a copy of this class
         return copied
+
+
+def random_state(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
+    """Return the state, uint8, of the generators that training draws from, by name.
+
+    Those of each `Dropout` of `model`; without any, torch's own. Several students with a `Dropout` may train
+    at the same time, and draw nothing from torch's.
+    """
+    dropouts = _named_dropouts(model)
+    if not dropouts:
+        states = {"torch": torch.get_rng_state()}
+        return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
+    return {
+        f"dropout.{name}": dropout._generators[device].get_state()  # noqa: SLF001  # a class of this module
+        for name, dropout in dropouts.items()
+        if device in dropout._generators  # noqa: SLF001
+    }
+
+
+def load_random_state(model: nn.Module, device: torch.device, states: Mapping[str, Tensor]) -> None:
+    """Go on drawing where `random_state` was taken."""
+    for name, dropout in _named_dropouts(model).items():
+        if f"dropout.{name}" in states:
+            generator = torch.Generator(device)
+            generator.set_state(states[f"dropout.{name}"])
+            dropout._generators = {device: generator}  # noqa: SLF001  # a class of this module
+    if "torch" in states:
+        torch.set_rng_state(states["torch"])
+    if "cuda" in states and device.type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def _named_dropouts(model: nn.Module) -> dict[str, Dropout]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Dropout)}
 
 
 @contextmanager

@@ -26,14 +26,19 @@ def now() -> str:
 
 
 def describe_environment() -> ProcessFacts:
-    """Return command line, versions and git commit; `None` for a package or commit that is not there."""
-    packages = ("distilkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate")
+    """Return command line, versions and git commit; `None` for a commit that is not there."""
     return {
         "command_line": sys.argv,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
+        "versions": describe_versions(),
         "platform": platform.platform(),
         "git_commit": _git_commit(),
     }
+
+
+def describe_versions() -> dict[str, str | None]:
+    """Return the versions of Python and of packages; `None` for a package that is not there."""
+    packages = ("distilkit", "torch", "transformers", "tokenizers", "datasets", "accelerate", "evaluate")
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
 @cache

@@ -43,6 +43,53 @@ class EpochRecord(Record):
         return self.model_dump(exclude={"stage"} if self.stage is None else None)
 
 
+class TrainingIdentity(Record):
+    """What a training must be made of to be the same: options, data, models and loss."""
+
+    config: dict[str, Any]
+    dataset: dict[str, str]
+    facts: dict[str, Any]
+    loss: str
+
+
+class TrainingMachine(Record):
+    """What may change the last bits of a training."""
+
+    versions: dict[str, str | None]
+    threads: int
+    device: str
+
+
+class CheckpointState(Record):
+    """The content of a checkpoint's `state.json`: all but tensors.
+
+    Attributes:
+        stage: what is trained, the model's layers or its logits.
+        epoch: that of the next step, of which `steps`, `rows` and `seconds` are done.
+        unmeasured: losses that are not computed.
+        learner: what the learner has beside tensors.
+        best_key: names the weights in `best.safetensors`, or is empty where there are none.
+        padding_matters: whether padding changes what the model answers; `None` before that is checked.
+        total_seconds: of the whole run up to here.
+    """
+
+    version: Literal[1] = 1
+    identity: TrainingIdentity
+    machine: TrainingMachine
+    stage: Literal["layers", "logits"]
+    epoch: int
+    steps: int
+    rows: int
+    seconds: float
+    unmeasured: list[str]
+    learner: dict[str, Any]
+    history: list[EpochRecord]
+    best_key: str
+    padding_matters: bool | None
+    start: str
+    total_seconds: float
+
+
 class CalibrationFacts(Record):
     """A temperature that divides the logits, and what it changes on the validation split."""
 

@@ -196,8 +196,8 @@ def writing(output_dir: Path, overwrite: bool) -> Iterator[Path]:
 
 def write_config(folder: Path, config: TrainConfig | DistillConfig) -> None:
     """Write the resolved `config`, from which `--config` repeats the run."""
-    # Repeating a run must not replace it: --overwrite has to be typed each time.
-    write_text(folder / CONFIG, dump_values(replace_values(config, overwrite=False)))
+    # Repeating a run must not replace it or go on with another: both have to be typed each time.
+    write_text(folder / CONFIG, dump_values(replace_values(config, overwrite=False, resume=False)))
 
 
 def _read_json(file: Path) -> dict[str, Any]:

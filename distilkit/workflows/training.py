@@ -12,8 +12,9 @@ from distilkit.hardware.precision import check_precision, choose_precision
 from distilkit.hardware.processes import make_accelerator
 from distilkit.models.loading import load_config, load_for_training, load_tokenizer, match_tokenizer
 from distilkit.progress import SILENT, Reporter
+from distilkit.runs.checkpoint import check_outputs
 from distilkit.runs.locating import find_base_model
-from distilkit.runs.run import Run, check_output_dir
+from distilkit.runs.run import Run
 from distilkit.workflows.findings.early import before_training
 from distilkit.workflows.findings.rows import describe_classes
 from distilkit.workflows.fitting.class_weights import choose_class_weights
@@ -31,7 +32,7 @@ def train(config: TrainConfig, reporter: Reporter = SILENT) -> Run:
         UserError: on anything wrong with the options, the data, the model or the output folder.
     """
     requested, config = config, resolve(config)
-    check_output_dir(config.output_dir, config.overwrite, config.input_paths)
+    check_outputs([config])
     device = select_device(config.device, reporter)
     check_precision(config.precision, device)
     source = find_base_model(config.model)

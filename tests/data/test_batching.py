@@ -46,6 +46,26 @@ def test_every_row_comes_exactly_once_an_epoch_the_short_last_step_too(
     assert all(1 <= len(step) <= batch_size for step in steps)
 
 
+def test_steps_that_are_skipped_are_the_first_of_this_epoch_alone() -> None:
+    """A training that goes on would read rows twice, and others never."""
+    loader = step_loader(
+        rows_of([1 + i % 5 for i in range(21)]), batch_size=2, gradient_accumulation_steps=2, seed=3
+    )
+
+    def first_tokens() -> list[list[int]]:
+        return [[row for batch in step for row in batch["input_ids"][:, 0].tolist()] for step in loader]
+
+    loader.set_epoch(4)
+    steps = first_tokens()
+    for count in (0, 1, len(steps) - 1, len(steps)):
+        loader.set_epoch(4)
+        loader.skip(count)
+        assert first_tokens() == steps[count:]
+        assert len(loader) == len(steps)
+    loader.set_epoch(4)
+    assert first_tokens() == steps
+
+
 def test_order_and_composition_differ_between_epochs_and_repeat_with_the_seed() -> None:
     """The same batches every epoch would be less random than the user thinks; another order each run
     would make no run repeatable."""

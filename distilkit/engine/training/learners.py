@@ -1,6 +1,6 @@
 """Learners: what the loop drives, one model (`ModelLearner`) or K small ones as one (`StackedLearner`)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from transformers import get_constant_schedule_with_warmup, get_linear_schedule_
 from distilkit.engine.training.losses import Batch, DistillationLoss, Losses, model_inputs, stack_losses
 from distilkit.engine.training.optimizer import BETAS, EPS, clip_each_student, decay_groups, parameter_groups
 from distilkit.engine.training.sparse_adamw import SparseRowAdamW
-from distilkit.hardware.dropout import keep_random_state
-from distilkit.hardware.kernels import fast_dropout, forward_context
+from distilkit.hardware.dropout import keep_random_state, load_random_state, random_state
+from distilkit.hardware.kernels import FastDropout, fast_dropout, forward_context
 from distilkit.hardware.memory import is_out_of_memory, release_cached
 from distilkit.hardware.precision import Resolved
 
@@ -28,6 +28,19 @@ class Loss(Protocol):
 
     def __call__(self, output: Any, batch: Batch, /, progress: float = 0.0) -> Losses:
         """Return the losses of a batch, means over its rows; `progress` goes from 0 to 1 over training."""
+
+
+@dataclass(frozen=True)
+class LearnerState:
+    """All that the next step of a learner reads, but its batches.
+
+    Attributes:
+        tensors: weights, moments, generators; they may be the learner's own, which the next step changes.
+        values: the rest, as JSON has it.
+    """
+
+    tensors: Mapping[str, Tensor]
+    values: Mapping[str, Any]
 
 
 class Learner(Protocol):
@@ -212,6 +225,42 @@ class ModelLearner:
         """Bring every row of the tables up to date."""
         self._optimizer.flush()
 
+    def state_dict(self) -> LearnerState:
+        """Return the state between two steps, to the bit; rows that the steps left behind stay behind."""
+        device = self._accelerator.device
+        tensors = {f"model.{name}": value for name, value in self._model.state_dict().items()}
+        tensors |= {f"optimizer.{name}": value for name, value in self._optimizer.exact_state().items()}
+        tensors |= {f"random.{name}": value for name, value in random_state(self._model, device).items()}
+        if isinstance(self._fast_dropout, FastDropout):
+            tensors["random.fast_dropout"] = self._fast_dropout.generator.get_state()
+        values = {
+            "schedule": self._schedule.state_dict(),
+            "learning_rate": self.learning_rate,
+            "max_batch_rows": self.max_batch_rows,
+            "scaler": self._accelerator.scaler.state_dict() if self._has_scaler else None,
+        }
+        return LearnerState(tensors, values)
+
+    def load_state_dict(self, state: LearnerState) -> None:
+        """Load the state of a learner of the same model, loss and settings."""
+        self._model.load_state_dict(_tensors_below(state.tensors, "model."))
+        self._optimizer.load_exact_state(_tensors_below(state.tensors, "optimizer."))
+        random = _tensors_below(state.tensors, "random.")
+        load_random_state(self._model, self._accelerator.device, random)
+        if isinstance(self._fast_dropout, FastDropout):
+            self._fast_dropout.generator.set_state(random["fast_dropout"])
+        self._schedule.load_state_dict(dict(state.values["schedule"]))
+        for group, rate in zip(self._optimizer.param_groups, self._schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
+        self.learning_rate = state.values["learning_rate"]
+        self.max_batch_rows = state.values["max_batch_rows"]
+        if self._has_scaler:
+            self._accelerator.scaler.load_state_dict(dict(state.values["scaler"]))
+
+
+def _tensors_below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
 
 def cut_batch(batch: Batch, rows: int | None) -> Iterator[Batch]:
     """Cut a batch into parts of at most `rows` rows; `None` leaves it whole."""
@@ -357,6 +406,11 @@ class StackedLoader:
         """Choose the order of rows, from 0 on."""
         for loader in self._distinct:
             loader.set_epoch(epoch)
+
+    def skip(self, steps: int) -> None:
+        """Leave out the first steps of this epoch."""
+        for loader in self._distinct:
+            loader.skip(steps)
 
     def __iter__(self) -> Any:
         for steps in zip(*self._distinct, strict=True):

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -10,14 +9,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from distilkit.engine.training.checkpoints import Checkpoints, Position
 from distilkit.engine.training.learners import Learner
 from distilkit.engine.training.losses import Losses
 from distilkit.errors import UserError
-from distilkit.hardware.threads import prefetch
 from distilkit.runs.records import EpochRecord
 from distilkit.stopping import check_stop
 
-REMEDY = "Nothing was saved. Lower --learning-rate, or use --precision fp32."
+REMEDY = "No run was written. Lower --learning-rate, or use --precision fp32."
 # Reading the losses makes the loop wait for the device, so it is done this often, whichever comes first.
 LOG_STEPS, LOG_SECONDS = 50, 15.0
 
@@ -48,6 +47,9 @@ class StepLoader(Protocol):
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of rows, from 0 on."""
 
+    def skip(self, steps: int) -> None:
+        """Leave out the first steps of this epoch."""
+
 
 def fit(
     learner: Learner,
@@ -58,8 +60,8 @@ def fit(
     metric: str,
     higher_is_better: bool = True,
     patience: int | None = None,
-    spare_core: Executor | None = None,
-) -> Iterator[StepRecord | StudentRecord]:
+    checkpoints: Checkpoints | None = None,
+) -> Iterator[StepRecord | StudentRecord | Position]:
     """Train the students of `learner` in place; yield records and print nothing.
 
     The best epoch and patience are each student's own. Of epochs with equal metrics the one with the lower
@@ -72,65 +74,117 @@ def fit(
         validate: returns the metrics of a student, by its index, after every epoch.
         metric: the entry of `validate`'s result that decides which epoch is better.
         patience: stop after that many epochs without a better one.
-        spare_core: prepares the next step while this one is taken; changes no number.
+        checkpoints: where to start, and when to yield a `Position`; for one student.
 
     Yields:
         A `StepRecord` every 50 steps or 15 seconds; a `StudentRecord` for each student that still trains
         after every epoch, or once with the error that ends its training. When its record is `improved` the
-        student's parameters are its best so far: save them before asking for the next record.
+        student's parameters are its best so far: save them before asking for the next record. A `Position`
+        where a checkpoint is due, its losses and parameters finite: save the learner's state likewise.
     """
-    steps, step, logged = epochs * len(loader), 0, time.perf_counter()
     stopping = [EarlyStopping(patience, higher_is_better) for _ in learner.students]
-    active = list(range(len(learner.students)))
-
-    def stop(student: int, error: UserError) -> StudentRecord:
-        active.remove(student)
-        return StudentRecord(student, error)
-
+    for record in checkpoints.history if checkpoints else ():
+        stopping[0].improved(record.validation[metric], record.validation.get("loss", 0.0))
+    if stopping[0].ended:
+        return
+    steps = _Steps(learner, loader, epochs, checkpoints)
+    active = steps.active
     with _flushing(learner, active):
-        for epoch in range(1, epochs + 1):
-            loader.set_epoch(epoch - 1)
-            learner.start_epoch()
-            meter, started = LossMeter(learner.unweighed_parts), time.perf_counter()
-            for batches in loader if spare_core is None else prefetch(loader, spare_core):
-                check_stop()
-                losses = learner.step(batches, progress(step, steps))
-                meter.add(losses, learner.count_rows(batches))
-                step += 1
-                if step % LOG_STEPS == 0 or time.perf_counter() - logged > LOG_SECONDS:
-                    logged, means = time.perf_counter(), meter.means()
-                    for student in list(active):
-                        if error := non_finite_means(means[student], step):
-                            yield stop(student, error)
-                    if not active:
-                        return
-                    mean = sum(means[student]["loss"] or 0.0 for student in active) / len(active)
-                    yield StepRecord(step, steps, mean)
-            means = meter.means()  # waits for the device, so the time below is that of the work
+        for epoch in range(steps.start.epoch, epochs + 1):
+            yield from steps.take(epoch)
+            means = steps.meter.means()  # waits for the device, so the time below is that of the work
             learner.flush(active)
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - steps.started
             for student in list(active):
-                error = non_finite_means(means[student], step)
-                error = error or non_finite_parameters(learner.students[student], step)
-                scores, error = ({}, error) if error else score_student(validate, student, step)
+                error = non_finite_means(means[student], steps.step)
+                error = error or non_finite_parameters(learner.students[student], steps.step)
+                scores, error = ({}, error) if error else score_student(validate, student, steps.step)
                 if error:
-                    yield stop(student, error)
+                    yield steps.end_student(student, error)
                     continue
                 record = EpochRecord(
                     epoch=epoch,
-                    step=step,
+                    step=steps.step,
                     learning_rate=learner.learning_rate,
                     validation=scores,
                     improved=stopping[student].improved(scores[metric], scores.get("loss", 0.0)),
-                    examples_per_second=meter.rows / seconds,
+                    examples_per_second=steps.meter.rows / seconds,
                     seconds=seconds,
                     **means[student],
                 )
                 if stopping[student].ended:
                     active.remove(student)
                 yield StudentRecord(student, record)
+            if checkpoints and checkpoints.is_stopping():
+                yield Position(epoch + 1)
             if not active:
                 return
+
+
+class _Steps:
+    """Take the optimizer steps of `fit`.
+
+    Attributes:
+        start: where the training starts.
+        step: how many are taken.
+        active: the students that still train.
+        meter: sums the losses of the current epoch, which began when the clock was `started`.
+    """
+
+    def __init__(
+        self, learner: Learner, loader: StepLoader, epochs: int, checkpoints: Checkpoints | None
+    ) -> None:
+        self._learner, self._loader, self._checkpoints = learner, loader, checkpoints
+        self.start = (checkpoints and checkpoints.start) or Position()
+        self._steps = epochs * len(loader)
+        self.step = (self.start.epoch - 1) * len(loader) + self.start.steps
+        self.active = list(range(len(learner.students)))
+        self._logged = time.perf_counter()
+
+    def end_student(self, student: int, error: UserError) -> StudentRecord:
+        """End the training of a student."""
+        self.active.remove(student)
+        return StudentRecord(student, error)
+
+    def take(self, epoch: int) -> Iterator[StepRecord | StudentRecord | Position]:
+        """Take the steps of an epoch, or what is left of it, until no student is active."""
+        learner, loader = self._learner, self._loader
+        loader.set_epoch(epoch - 1)
+        start = self.start if epoch == self.start.epoch else Position(epoch)
+        if start.steps:
+            loader.skip(start.steps)
+        learner.start_epoch()
+        self.meter = LossMeter(learner.unweighed_parts, start)
+        self.started = time.perf_counter() - start.seconds
+        for batches in loader:
+            check_stop()
+            losses = learner.step(batches, progress(self.step, self._steps))
+            self.meter.add(losses, learner.count_rows(batches))
+            self.step += 1
+            if self.step % LOG_STEPS == 0 or time.perf_counter() - self._logged > LOG_SECONDS:
+                yield from self._log()
+            if self._checkpoints and self.active and self._checkpoints.is_due(self.step):
+                yield self._checkpoint(epoch)
+            if not self.active:
+                return
+
+    def _log(self) -> Iterator[StepRecord | StudentRecord]:
+        """End the students whose losses are not finite, and say where those stand that go on."""
+        self._logged, means = time.perf_counter(), self.meter.means()
+        for student in list(self.active):
+            if error := non_finite_means(means[student], self.step):
+                yield self.end_student(student, error)
+        if self.active:
+            mean = sum(means[student]["loss"] or 0.0 for student in self.active) / len(self.active)
+            yield StepRecord(self.step, self._steps, mean)
+
+    def _checkpoint(self, epoch: int) -> Position | StudentRecord:
+        """Return the position that is to be saved, or the error of a state that nobody could go on with."""
+        error = non_finite_means(self.meter.means()[0], self.step)
+        error = error or non_finite_parameters(self._learner.students[0], self.step)
+        if error:
+            return self.end_student(0, error)
+        return self.meter.position(epoch, self.step - (epoch - 1) * len(self._loader), self.started)
 
 
 @contextmanager
@@ -209,12 +263,17 @@ class LossMeter:
 
     Args:
         unweighed_parts: per student the parts to report as `None`.
+        start: the position in the epoch whose sums are gone on with.
     """
 
-    def __init__(self, unweighed_parts: Sequence[frozenset[str]]) -> None:
+    def __init__(self, unweighed_parts: Sequence[frozenset[str]], start: Position) -> None:
         self._unweighed_parts = unweighed_parts
-        self._sums: dict[str, Tensor | None] = {}
-        self.rows = 0
+        self._sums: dict[str, Tensor | None] = dict(start.sums)
+        self.rows = start.rows
+
+    def position(self, epoch: int, steps: int, started: float) -> Position:
+        """Return where the epoch stands that began at `started`, by `time.perf_counter`."""
+        return Position(epoch, steps, self.rows, dict(self._sums), time.perf_counter() - started)
 
     def add(self, losses: Losses, rows: int) -> None:
         """Add losses that are means over `rows` rows."""

@@ -5,7 +5,7 @@ moves all of them in every step: momentum and weight decay go on where the gradi
 there is known in advance, so it can be made up for when a row is read next, in one go.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +59,7 @@ class SparseRowAdamW(torch.optim.AdamW):
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters whose gradients a step reads, to clip them."""
-        trained = [parameter for group in self.param_groups for parameter in group["params"]]
-        return trained + [table.active_rows.weight for table in self._tables if table.active_rows]
+        return self._parameters() + [table.active_rows.weight for table in self._tables if table.active_rows]
 
     @torch.no_grad()
     def activate(self, *ids: Tensor) -> None:
@@ -102,6 +101,35 @@ class SparseRowAdamW(torch.optim.AdamW):
         for table in self._tables:
             if table.active_rows:
                 table.active_rows.weight.grad = None
+
+    def exact_state(self) -> dict[str, Tensor]:
+        """Return what the next step reads beside the parameters, between two steps.
+
+        No row is brought up to date for it: that would change the last bits of those that come.
+        """
+        state = {
+            f"{i}.{name}": value
+            for i, parameter in enumerate(self._parameters())
+            for name, value in self.state.get(parameter, {}).items()
+        }
+        for i, table in enumerate(self._tables):
+            state |= {f"table{i}.{name}": value for name, value in table.exact_state().items()}
+        return state
+
+    def load_exact_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load an `exact_state` of the same parameters and tables, whose weights are loaded already."""
+        self.state.clear()
+        for i, parameter in enumerate(self._parameters()):
+            for name in ("step", "exp_avg", "exp_avg_sq"):
+                if (value := state.get(f"{i}.{name}")) is not None:
+                    self.state[parameter][name] = value.to(parameter.device, copy=True)
+        for i, table in enumerate(self._tables):
+            table.load_exact_state(
+                {name: state[f"table{i}.{name}"] for name in ("first_step", "last_steps", "missed", "shrink")}
+            )
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state for parameters of the same step; active rows are discarded, not written back."""
@@ -169,6 +197,24 @@ class RowCache:
         self.first_step = step
         self.missed = torch.zeros(1024, dtype=torch.float64)
         self.shrink = torch.ones(1024, dtype=torch.float64)
+
+    def exact_state(self) -> dict[str, Tensor]:
+        """Return what the table has beside AdamW's state. Between two steps no row is active."""
+        return {
+            "first_step": torch.tensor(self.first_step),
+            "last_steps": self.last_steps,
+            "missed": self.missed,
+            "shrink": self.shrink,
+        }
+
+    def load_exact_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load an `exact_state`; the optimizer's state of the weight is loaded already."""
+        self.discard()
+        self.stacked_moments = None
+        _ = self.moments  # stacks what was loaded, and counts from its step on
+        self.first_step = int(state["first_step"])
+        self.last_steps = state["last_steps"].clone()
+        self.missed, self.shrink = state["missed"].clone(), state["shrink"].clone()
 
     def activate(self, rows: Tensor) -> None:
         """Make distinct ascending `rows` active, up to date; until `write_back` the module sees only them."""

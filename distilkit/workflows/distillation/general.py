@@ -21,8 +21,9 @@ from distilkit.models.classifier import Classifier
 from distilkit.models.loading import load_pretrained, load_tokenizer, match_tokenizer
 from distilkit.models.students import make_student
 from distilkit.progress import Reporter
+from distilkit.runs.checkpoint import check_outputs
 from distilkit.runs.locating import find_model
-from distilkit.runs.run import Run, check_output_dir
+from distilkit.runs.run import Run
 from distilkit.workflows.distillation.layers import Rows, pair_layers, shared_rows
 from distilkit.workflows.fitting.fit import fit_into_run
 from distilkit.workflows.fitting.job import LAYER_LOSS, Job, clamp_max_length
@@ -43,7 +44,7 @@ def distill_general(config: DistillConfig, reporter: Reporter) -> Run:
         UserError: as `distill`.
     """
     requested, config = config, resolve(config)
-    check_output_dir(config.output_dir, config.overwrite, config.input_paths)
+    check_outputs([config])
     device = select_device(config.device, reporter)
     check_precision(config.precision, device)
     source = find_model(config.teacher[0])

@@ -23,6 +23,7 @@ from distilkit.hardware.memory import is_out_of_memory, release_cached
 from distilkit.hardware.precision import Resolved
 from distilkit.hardware.threads import single_threaded, training_threads
 from distilkit.progress import NamedReporter, Reporter
+from distilkit.runs.checkpoint import is_finished
 from distilkit.runs.run import Run
 from distilkit.workflows.distillation.inputs import DistillationInputs, prepare_job
 from distilkit.workflows.fitting.fit import fit_into_run, fit_into_runs
@@ -145,6 +146,11 @@ def train_each(
     is_small = model.config.model_type in WORD_STUDENTS
     is_bilstm = model.config.model_type == "bilstm"
     if is_bilstm and len(configs) > 1 and stackable(device, inputs.precision):
+        if any(config.checkpoint_every or config.resume for config in configs):
+            raise UserError(
+                "BiLSTMs that are trained together on a GPU are computed as one model, which has no "
+                "checkpoints. Leave --checkpoint-every and --resume out, or distill them one after the other."
+            )
         outcomes: dict[int, Run | UserError] = {}
         for indices in _stacks(configs):
             trained = _train_stack(inputs, indices, reporter)
@@ -167,6 +173,8 @@ def train_one(
     inputs: DistillationInputs, i: int, reporter: Reporter, spare_core: Executor | None = None
 ) -> Run:
     """Train student `i`; `spare_core` is as in `fit`."""
+    if is_finished(inputs.configs[i]):
+        return Run.load(inputs.configs[i].output_dir)
     job, rows = prepare_job(inputs, i)
     return fit_into_run(job, rows, inputs.rows.validation, inputs.accelerator, reporter, spare_core)
 

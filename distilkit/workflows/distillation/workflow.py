@@ -8,7 +8,8 @@ from distilkit.config.fitting import HARDWARE_FIELDS
 from distilkit.errors import UserError
 from distilkit.hardware.device import select_device
 from distilkit.progress import SILENT, DistinctReporter, Reporter
-from distilkit.runs.run import Run, check_output_dir
+from distilkit.runs.checkpoint import check_outputs
+from distilkit.runs.run import Run
 from distilkit.workflows.distillation import recipe
 from distilkit.workflows.distillation.general import distill_general
 from distilkit.workflows.distillation.inputs import DistillationInputs, gather_inputs
@@ -66,8 +67,7 @@ def prepare_inputs(configs: Sequence[DistillConfig], reporter: Reporter) -> Dist
     _check_shared_options(configs)
     if any(config.method == "general" for config in configs):
         raise UserError("--method general makes one student at a time. Distill these one after the other.")
-    for config in configs:
-        check_output_dir(config.output_dir, config.overwrite, config.input_paths)
+    check_outputs(configs)
     select_device(configs[0].device, reporter)
     has_recipe = any(config.recipe for config in configs)
     if has_recipe:  # it reads the data that the training reads again

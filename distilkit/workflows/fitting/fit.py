@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import nn
 
 from distilkit.data.batching import StepLoader, step_loader
 from distilkit.data.encoding import Encoded
+from distilkit.engine.training.checkpoints import Checkpoints, Position
 from distilkit.engine.training.learners import ModelLearner, OptimizerSettings, StackedLearner, StackedLoader
 from distilkit.engine.training.loop import StepRecord, StudentRecord, fit
 from distilkit.engine.training.losses import Batch, DistillationLoss
@@ -23,6 +24,7 @@ from distilkit.models.bilstm_stack import BiLSTMStack
 from distilkit.progress import SILENT, NamedReporter, Reporter
 from distilkit.runs.records import EpochRecord
 from distilkit.runs.run import Run
+from distilkit.stopping import deferring
 from distilkit.workflows.fitting.job import Job
 from distilkit.workflows.fitting.recorder import RunRecorder, layer_scores
 
@@ -58,20 +60,19 @@ def fit_into_run(
     with explain_out_of_memory(LESS_MEMORY):
         try:
             recorder.open()
-            if stage := job.first:
-                weights: dict[str, Tensor] = {}
-                scores = partial(layer_scores, stage.job, stage.validation_rows)
-                with _occupying(accelerator, stage.job):
-                    for record in _epochs(
-                        stage.job, stage.train_rows, scores, accelerator, reporter, spare_core
-                    ):
-                        recorder.epoch(record, stage.job)
-                        if record.improved:
-                            weights = {name: value.clone() for name, value in job.model.state_dict().items()}
-                job.model.load_state_dict(weights)
-            with _occupying(accelerator, job):
-                for record in _epochs(job, train_rows, recorder.validate, accelerator, reporter, spare_core):
-                    recorder.epoch(record)
+            epochs_of = partial(_epochs, accelerator=accelerator, reporter=reporter, spare_core=spare_core)
+            with deferring() if recorder.has_checkpoints else nullcontext():
+                if (stage := job.first) and not recorder.is_past(stage.job):
+                    scores = partial(layer_scores, stage.job, stage.validation_rows)
+                    checkpoints = recorder.checkpoints(stage.job)
+                    with _occupying(accelerator, stage.job):
+                        for record in epochs_of(stage.job, stage.train_rows, scores, checkpoints=checkpoints):
+                            recorder.epoch(record, stage.job)
+                    job.model.load_state_dict(recorder.take_best_weights())
+                with _occupying(accelerator, job):
+                    checkpoints = recorder.checkpoints(job)
+                    for record in epochs_of(job, train_rows, recorder.validate, checkpoints=checkpoints):
+                        recorder.epoch(record)
             return recorder.finish()
         except BaseException as error:
             raise recorder.discard(error) from None
@@ -93,12 +94,13 @@ def _epochs(
     accelerator: Accelerator,
     reporter: Reporter,
     spare_core: Executor | None,
+    checkpoints: Checkpoints | None = None,
 ) -> Iterator[EpochRecord]:
-    """Train one model with `fit`, report its steps and yield its epochs."""
+    """Train one model with `fit`, report its steps, save its checkpoints and yield its epochs."""
     device = accelerator.device
     model: nn.Module = job.pair.student if job.pair else job.model
     rows = train_rows.to(device)
-    loader = _loader(job, rows)
+    loader = _loader(job, rows, spare_core)
     learner = ModelLearner(
         model,
         job.loss,
@@ -111,6 +113,8 @@ def _epochs(
     if device.type == "cuda":
         learner.start_epoch()
         learner.rehearse(_longest_batches(job, rows))
+    if checkpoints and checkpoints.learner:
+        learner.load_state_dict(checkpoints.learner)
     batch_rows = _note_batch_rows(learner, job.config.batch_size, reporter)
     records = fit(
         learner,
@@ -120,12 +124,15 @@ def _epochs(
         metric=job.metric,
         higher_is_better=job.higher_is_better,
         patience=job.config.patience,
-        spare_core=spare_core,
+        checkpoints=checkpoints,
     )
     for record in records:
         if isinstance(record, StepRecord):
             task = "match layers" if job.objective == "layers" else "train"
             reporter.advance(task, record.step, record.steps, f"loss {record.loss:.4f}")
+        elif isinstance(record, Position):
+            assert checkpoints
+            checkpoints.save(record, learner.state_dict())
         elif isinstance(record.outcome, UserError):
             raise record.outcome
         else:
@@ -177,6 +184,8 @@ def fit_into_runs(
 ) -> list[Run | UserError]:
     """Train several BiLSTMs as one, which differ in nothing but alphas, seed and folder.
 
+    Without checkpoints: their state would be one for several runs.
+
     Args:
         train_rows: the same rows for each job, joined to what its own loss reads.
 
@@ -213,6 +222,7 @@ def fit_into_runs(
             for record in _fit_stack(
                 [jobs[i] for i in opened], [recorders[i] for i in opened], all_rows, device
             ):
+                assert not isinstance(record, Position)
                 if isinstance(record, StepRecord):
                     detail = f"mean loss {record.loss:.4f}"
                     reporter.advance(f"train {len(opened)} students", record.step, record.steps, detail)
@@ -232,7 +242,7 @@ def _take(recorder: RunRecorder, outcome: EpochRecord | UserError) -> None:
 
 def _fit_stack(
     jobs: Sequence[Job], recorders: Sequence[RunRecorder], rows: Encoded, device: torch.device
-) -> Iterator[StepRecord | StudentRecord]:
+) -> Iterator[StepRecord | StudentRecord | Position]:
     """Train the models of `jobs` as one with `fit`."""
     models, losses = [], []
     for job in jobs:
@@ -271,7 +281,7 @@ def _join_targets(train_rows: Sequence[Encoded]) -> Encoded:
     )
 
 
-def _loader(job: Job, rows: Encoded) -> StepLoader:
+def _loader(job: Job, rows: Encoded, spare_core: Executor | None = None) -> StepLoader:
     config = job.config
     assert config.batch_size
     return step_loader(
@@ -280,6 +290,7 @@ def _loader(job: Job, rows: Encoded) -> StepLoader:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         seed=config.seed,
         mix=job.mix,
+        spare_core=spare_core,
     )
 
 

@@ -1,9 +1,12 @@
 """`RunRecorder`: what is written of a run, after each epoch and at the end."""
 
+import shlex
 import shutil
+import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from distilkit.config import DistillConfig
 from distilkit.config.fields import replace_values
+from distilkit.config.fitting import RESUME_FIELDS
 from distilkit.data.encoding import Encoded
 from distilkit.engine.inference.logits import check_finite, has_lstm, predict_logits
 from distilkit.engine.inference.padding import (
@@ -20,6 +24,8 @@ from distilkit.engine.inference.padding import (
     padding_changes_logits,
 )
 from distilkit.engine.training.calibration import BOUNDS, divided_logits, fit_temperature
+from distilkit.engine.training.checkpoints import Checkpoints, Position
+from distilkit.engine.training.learners import LearnerState
 from distilkit.errors import UserError, pluralize
 from distilkit.hardware.cpu_formats import workload_of
 from distilkit.hardware.device import name_device
@@ -33,22 +39,35 @@ from distilkit.runs import folder, run
 from distilkit.runs.locating import weight_bytes
 from distilkit.runs.records import (
     CalibrationFacts,
+    CheckpointState,
     DatasetFacts,
     Environment,
     EpochRecord,
     RunMetrics,
+    TrainingIdentity,
+    TrainingMachine,
 )
 from distilkit.scores.comparison import constant_answer, describe_lack_of_skill, majority
 from distilkit.scores.metrics import expected_calibration_error, score
+from distilkit.stopping import is_stop_requested, raise_stop
+from distilkit.workflows.fitting.checkpoint_folder import (
+    CheckpointFolder,
+    check_identity,
+    describe_differences,
+    load_sums,
+)
 from distilkit.workflows.fitting.job import Job
 
+# What a training may be gone on with in another way: where things lie, and on which device.
+NOT_IN_IDENTITY = ("output_dir", "overwrite", "data_dir", "device", *RESUME_FIELDS)
 CALIBRATION_ROWS = 100  # with fewer, a temperature says more about these rows than about the student
 
 
 class RunRecorder:
     """Write one run: configuration, history, best weights, calibration, metrics and environment.
 
-    Everything goes into a draft, which becomes `output_dir` in `finish` and disappears in `discard`.
+    Everything goes into a draft, which becomes `output_dir` in `finish` and disappears in `discard`. Only
+    checkpoints lie beside it, until `finish`.
 
     Args:
         job: the training that is recorded.
@@ -73,11 +92,16 @@ class RunRecorder:
         self._device, self._reporter, self._together = device, reporter, together
         self._best: EpochRecord | None = None
         self._last_epoch = 0
-        self._batching_is_checked = False
+        self._padding_matters: bool | None = None  # before it is checked
         self._logits: Tensor | None = None  # on validation rows, after the last epoch
         self._best_logits: Tensor | None = None
         self._best_weights: dict[str, Tensor] = {}
+        self._best_key = ""  # of these weights in a checkpoint
+        self._history: list[EpochRecord] = []
         config = job.config
+        self.has_checkpoints = config.checkpoint_every is not None or config.resume
+        self._folder = CheckpointFolder(config.output_dir)
+        self._resumed: tuple[CheckpointState, dict[str, Tensor]] | None = None
         self._calibrates = (
             isinstance(config, DistillConfig) and config.calibrate and job.objective == "logits"
         )
@@ -100,6 +124,8 @@ class RunRecorder:
         sizes = ", ".join(f"{split} {pluralize(len(rows), 'row')}" for split, rows in job.data.splits.items())
         self._reporter.note(f"data: {job.data.name}, {sizes}")
         self._reporter.note(job.formula)
+        if self.has_checkpoints or self._folder.latest:
+            self._stack.enter_context(self._folder.open(resume=config.resume))
         self._draft = self._stack.enter_context(run.writing(config.output_dir, config.overwrite))
         run.write_config(self._draft, replace_values(config, precision=job.precision))
         check_savable(job.model, self._draft)
@@ -110,6 +136,128 @@ class RunRecorder:
                 job.precision,
                 type(job.model).__name__,
             )
+        if config.resume and self._folder.latest:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Take up what the latest checkpoint says of the run: its history and its best epoch.
+
+        Raises:
+            UserError: when it is of another training, or damaged.
+        """
+        job = self.job
+        state, tensors, best = self._folder.read()
+        check_identity(state.identity, self._identity, self._folder.path)
+        if differences := describe_differences(state.machine, self._machine()):
+            self._reporter.warn(
+                f"--resume: {'; '.join(differences)}. The result may differ in its last bits from that of a "
+                "run that was not stopped"
+            )
+        self._resumed = state, tensors
+        self._started, self._clock = state.start, time.perf_counter() - state.total_seconds
+        self._history, self._best_key = state.history, state.best_key
+        for record in state.history:
+            folder.append_line(self._draft / run.HISTORY, record.as_dict())
+        if state.padding_matters is not None:
+            self._note_padding(state.padding_matters)
+        self._best_logits = best.pop("logits", None)
+        self._best_weights = best
+        epochs = self._epochs_of(job)
+        if state.stage == job.objective and epochs:
+            self._best, self._last_epoch = (
+                [record for record in epochs if record.improved][-1],
+                epochs[-1].epoch,
+            )
+            job.model.load_state_dict(best)
+            self._save_model()
+        self._reporter.note(f"resumed: {state.stage}, epoch {state.epoch}, after {state.steps} of its steps")
+
+    def _epochs_of(self, stage: Job) -> list[EpochRecord]:
+        return [record for record in self._history if record.stage in (None, stage.objective)]
+
+    def is_past(self, stage: Job) -> bool:
+        """Return whether the run was resumed in the stage after this one."""
+        return self._resumed is not None and self._resumed[0].stage != stage.objective
+
+    def checkpoints(self, stage: Job) -> Checkpoints | None:
+        """Return when the training of a stage (`job` or its first) is saved, and where it goes on."""
+        if not self.has_checkpoints:
+            return None
+        config = self.job.config
+        checkpoints = Checkpoints(
+            partial(self.checkpoint, stage), steps=config.checkpoint_steps, seconds=config.checkpoint_seconds
+        )
+        if self._resumed and not self.is_past(stage):
+            state, tensors = self._resumed
+            sums = load_sums(tensors, state.unmeasured, self._device)
+            checkpoints.start = Position(state.epoch, state.steps, state.rows, sums, state.seconds)
+            checkpoints.learner = LearnerState(tensors, state.learner)
+            checkpoints.history = self._epochs_of(stage)
+            self._resumed = None  # a later stage starts from its beginning, and the memory is free
+        return checkpoints
+
+    def checkpoint(self, stage: Job, position: Position, learner: LearnerState) -> None:
+        """Write a checkpoint; where a signal asks to stop, say how to go on and raise its exception.
+
+        Raises:
+            UserError: when the disk refuses. The checkpoint before stays.
+        """
+        sums = {f"sums.{name}": value for name, value in position.sums.items() if value is not None}
+        best_logits = {} if self._best_logits is None else {"logits": self._best_logits}
+        state = CheckpointState(
+            identity=self._identity,
+            machine=self._machine(),
+            stage=stage.objective,
+            epoch=position.epoch,
+            steps=position.steps,
+            rows=position.rows,
+            seconds=position.seconds,
+            unmeasured=[name for name, value in position.sums.items() if value is None],
+            learner=dict(learner.values),
+            history=self._history,
+            best_key=self._best_key,
+            padding_matters=self._padding_matters,
+            start=self._started,
+            total_seconds=time.perf_counter() - self._clock,
+        )
+        self._folder.write(state, {**learner.tensors, **sums}, {**self._best_weights, **best_logits})
+        if is_stop_requested():
+            command = shlex.join(["distilkit", *(word for word in sys.argv[1:] if word != "--resume")])
+            self._reporter.note(
+                f"stopped in epoch {position.epoch} after {position.steps} of its steps; the checkpoint is "
+                f"in {self._folder.path}. Go on with: {command} --resume"
+            )
+            raise_stop()
+
+    @cached_property
+    def _fingerprint(self) -> dict[str, str]:
+        """Return the SHA-256 of the rows of each split, with their labels where they are read."""
+        data = self.job.data
+        labelled = {"validation"} | ({"train"} if self._train_rows.labels is not None else set())
+        return {split: data.fingerprint(split, labels=split in labelled) for split in data.splits}
+
+    @cached_property
+    def _identity(self) -> TrainingIdentity:
+        job = self.job
+        config = job.config.model_dump(mode="json", exclude=set(NOT_IN_IDENTITY)) | {
+            "precision": job.precision
+        }
+        return TrainingIdentity(
+            config=config, dataset=self._fingerprint, facts=dict(job.facts), loss=job.formula
+        )
+
+    def _machine(self) -> TrainingMachine:
+        versions = environment_facts.describe_versions()
+        return TrainingMachine(
+            versions={name: versions[name] for name in ("distilkit", "torch", "transformers", "accelerate")},
+            threads=torch.get_num_threads(),
+            device=name_device(self._device),
+        )
+
+    def take_best_weights(self) -> dict[str, Tensor]:
+        """Return the best weights of the stage that is over."""
+        weights, self._best_weights, self._best_key = self._best_weights, {}, ""
+        return weights
 
     def validate(self) -> dict[str, float]:
         """Score the model on the validation rows."""
@@ -127,10 +275,13 @@ class RunRecorder:
 
     def _check_batching(self) -> None:
         """Find out, once and after an epoch of training, whether padding changes what the model answers."""
-        if self._batching_is_checked or is_known_to_ignore_padding(self.job.model):
-            return
-        self._batching_is_checked = True
-        if padding_changes_logits(self.job.model, self._validation_rows):
+        if self._padding_matters is None and not is_known_to_ignore_padding(self.job.model):
+            self._note_padding(padding_changes_logits(self.job.model, self._validation_rows))
+
+    def _note_padding(self, matters: bool) -> None:
+        """Validate on batches of one length each where padding matters."""
+        self._padding_matters = matters
+        if matters:
             self._validation_rows = replace(self._validation_rows, needs_equal_lengths=True)
             self._reporter.note(
                 f"{type(self.job.model).__name__}: its answers depend on padding. It is trained on padded "
@@ -151,16 +302,19 @@ class RunRecorder:
         if self.job.first:
             record = record.model_copy(update={"stage": epoch_job.objective})
             line = f"{epoch_job.objective}: {line}"
+        self._history.append(record)
         folder.append_line(self._draft / run.HISTORY, record.as_dict())
         self._reporter.note(line)
+        if record.improved and (stage is not None or self._calibrates or self.has_checkpoints):
+            # Later epochs will have changed them by the time they are read.
+            weights = self.job.model.state_dict()
+            self._best_weights = {name: value.cpu().clone() for name, value in weights.items()}
+            self._best_key = f"{epoch_job.objective}-{record.epoch}"
         if stage is None:
             self._last_epoch = record.epoch
             if record.improved:
                 self._best, self._best_logits = record, self._logits
                 self._save_model()
-                if self._calibrates:  # later epochs will have changed them by the time they are divided
-                    weights = self.job.model.state_dict()
-                    self._best_weights = {name: value.cpu().clone() for name, value in weights.items()}
 
     def _is_tie(self, record: EpochRecord, best: EpochRecord) -> bool:
         return record.validation[self.job.metric] == best.validation[self.job.metric]
@@ -208,6 +362,8 @@ class RunRecorder:
             with self._stack:
                 raise error
         except UserError as problem:
+            if self.has_checkpoints and self._folder.latest:
+                problem = UserError(f"{problem} The checkpoint in {self._folder.path} stays.")
             return problem.with_traceback(None)
 
     def _warn_of_lacking_skill(self) -> None:
@@ -276,7 +432,6 @@ class RunRecorder:
     def _environment(self) -> Environment:
         job, device = self.job, self._device
         speed = measured_speed(job.config.precision, device, workload_of(job.model, training=True))
-        labelled = {"validation"} | ({"train"} if self._train_rows.labels is not None else set())
         return Environment.model_validate(
             {
                 "command": job.command,
@@ -292,10 +447,7 @@ class RunRecorder:
                 "dataset": DatasetFacts(
                     name=job.data.name,
                     rows={split: len(rows) for split, rows in job.data.splits.items()},
-                    fingerprint={
-                        split: job.data.fingerprint(split, labels=split in labelled)
-                        for split in job.data.splits
-                    },
+                    fingerprint=self._fingerprint,
                     notes=list(job.data.notes),
                 ),
                 **job.facts,

@@ -13,7 +13,7 @@ from typing import Any
 
 from distilkit.config import DistillConfig, SweepConfig, resolve
 from distilkit.config.fields import field_infos, make_config
-from distilkit.config.fitting import HARDWARE_FIELDS
+from distilkit.config.fitting import HARDWARE_FIELDS, RESUME_FIELDS
 from distilkit.config.searching import SearchRange, describe_space
 from distilkit.config.sweeping import DEFAULT_ALPHAS, DEFAULT_SEEDS, MAX_CELLS, SHARED, SWEPT
 from distilkit.errors import UserError
@@ -21,7 +21,7 @@ from distilkit.errors import UserError
 RUNS = "runs"
 NAME_LENGTH = 100  # of a run's folder; longer ones end in a hash
 # What a cell's id leaves out: where its run lies, and what all cells share but for the teacher's part in it.
-NOT_IN_ID = frozenset(("output_dir", "overwrite", "data_dir", "teacher", *HARDWARE_FIELDS))
+NOT_IN_ID = frozenset(("output_dir", "overwrite", "data_dir", "teacher", *RESUME_FIELDS, *HARDWARE_FIELDS))
 # What only a teacher or a soft loss gives a meaning to.
 TEACHERS_OWN = frozenset(
     (

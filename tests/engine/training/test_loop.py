@@ -98,6 +98,7 @@ def run(
 ) -> Iterator[StepRecord | EpochRecord]:
     """Run `fit` with short words; an error that ends the student's training is raised."""
     loader = step_loader(rows, batch_size=batch_size, gradient_accumulation_steps=accumulate, seed=seed)
+    loader.spare_core = options.get("spare_core")
     fitting = {name: options.pop(name) for name in ("patience", "higher_is_better") if name in options}
     learning = {name: options.pop(name) for name in ("tables", "spare_core", "precision") if name in options}
     settings = OptimizerSettings(steps=epochs * len(loader), learning_rate=learning_rate, **options)
@@ -112,7 +113,6 @@ def run(
         epochs=epochs,
         validate=lambda _: validate(model),
         metric="metric",
-        spare_core=learning.get("spare_core"),
         **fitting,
     )
     for record in records:

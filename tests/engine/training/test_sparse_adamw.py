@@ -504,6 +504,48 @@ def test_a_second_core_changes_no_bit() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("stop", [1, 7, 25])
+@pytest.mark.parametrize("learning_rate", [1e-2, 12.0])
+def test_an_optimizer_goes_on_from_its_exact_state_to_the_bit(stop: int, learning_rate: float) -> None:
+    """A row that is brought up to date in two goes differs in its last bits, and so does all that follows.
+
+    At the higher rate, weight decay now and then takes all rows through a step.
+    """
+    setting = Setting(dtype=torch.float32)
+    whole, stopped = Net(setting), Net(setting)
+    steps = random_steps(30)
+
+    def make(net: Net) -> SparseRowAdamW:
+        return SparseRowAdamW(decay_groups(net, setting), [net.words], lr=learning_rate, fused=True)
+
+    def take(net: Net, optimizer: SparseRowAdamW, first: int, last: int) -> None:
+        for number in range(first, last):
+            optimizer.activate(*steps[number])
+            backward(net, steps[number][0], number)
+            optimizer.step()
+            optimizer.zero_grad()
+
+    optimizer = make(whole)
+    take(whole, optimizer, 0, 30)
+    first = make(stopped)
+    take(stopped, first, 0, stop)
+    state = {name: value.clone() for name, value in first.exact_state().items()}
+    resumed = Net(setting)
+    resumed.load_state_dict(stopped.state_dict())
+    second = make(resumed)
+    take(resumed, second, 0, 0)
+    second.load_exact_state(state)
+    take(resumed, second, stop, 30)
+    if learning_rate < 1:
+        behind = dict(zip(*torch.unique(state["table0.last_steps"], return_counts=True), strict=True))
+        assert len(behind) > 1, "some rows are behind"
+    for one in (optimizer, second):
+        one.flush()
+    assert not torch.equal(whole.words.weight, Net(setting).words.weight)
+    for expected, parameter in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(expected, parameter)
+
+
 @pytest.mark.parametrize("learning_rate", [4.0, 10.0, 21.0, 30.0])
 @pytest.mark.parametrize("gradients", [True, False])
 def test_a_weight_decay_that_leaves_nothing_of_a_weight_is_dense_adamws_too(
