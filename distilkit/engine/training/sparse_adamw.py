@@ -59,7 +59,8 @@ class SparseRowAdamW(torch.optim.AdamW):
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Return the parameters whose gradients a step reads, to clip them."""
-        return self._parameters() + [table.active_rows.weight for table in self._tables if table.active_rows]
+        trained: list[Any] = [*self._parameters()]
+        return trained + [table.active_rows.weight for table in self._tables if table.active_rows]
 
     @torch.no_grad()
     def activate(self, *ids: Tensor) -> None:

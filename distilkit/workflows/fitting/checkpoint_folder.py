@@ -177,7 +177,9 @@ def check_identity(before: TrainingIdentity, now: TrainingIdentity, path: Path) 
 def describe_differences(before: TrainingMachine, now: TrainingMachine) -> list[str]:
     """Return in words what may change the last bits of a result."""
     names = sorted(before.versions.keys() | now.versions.keys())
-    pairs = [(name, before.versions.get(name), now.versions.get(name)) for name in names]
+    pairs: list[tuple[str, object, object]] = [
+        (name, before.versions.get(name), now.versions.get(name)) for name in names
+    ]
     pairs += [("threads", before.threads, now.threads), ("device", before.device, now.device)]
     return [f"{name} {old}, now {new}" for name, old, new in pairs if old != new]
 

@@ -365,6 +365,9 @@ class RunRecorder:
             if self.has_checkpoints and self._folder.latest:
                 problem = UserError(f"{problem} The checkpoint in {self._folder.path} stays.")
             return problem.with_traceback(None)
+        except (KeyboardInterrupt, SystemExit) as stop:
+            # Its frames would hold tensors until the interpreter ends, where torch aborts on freeing them.
+            raise stop.with_traceback(None) from None
 
     def _warn_of_lacking_skill(self) -> None:
         """Say where the best epoch is no better than answering the most frequent class to every row."""
