@@ -123,7 +123,10 @@ class SparseRowAdamW(torch.optim.AdamW):
         for i, parameter in enumerate(self._parameters()):
             for name in ("step", "exp_avg", "exp_avg_sq"):
                 if (value := state.get(f"{i}.{name}")) is not None:
-                    self.state[parameter][name] = value.to(parameter.device, copy=True)
+                    # AdamW counts steps on the device only where it is fused.
+                    on_cpu = name == "step" and not self.defaults["fused"]
+                    device = "cpu" if on_cpu else parameter.device
+                    self.state[parameter][name] = value.to(device, copy=True)
         for i, table in enumerate(self._tables):
             table.load_exact_state(
                 {name: state[f"table{i}.{name}"] for name in ("first_step", "last_steps", "missed", "shrink")}
