@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -11,13 +12,14 @@ import optuna
 from optuna import Study
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, IntegrityError, ProgrammingError, SQLAlchemyError
 
 from distilkit.errors import UserError
 from distilkit.progress import Reporter
 from distilkit.workflows.sweeping.folder import JOURNAL, SweepFolder
+from distilkit.workflows.sweeping.leases import Lease
 
 Answer = TypeVar("Answer")
 PATIENCE_SECONDS = 600.0  # that a storage may be away
@@ -81,8 +83,21 @@ def hide_password(url: str) -> str:
         return "URL"
 
 
+def _release_dead_lock(folder: SweepFolder) -> None:
+    """Remove the lock on the journal that a worker left when it was killed as it wrote.
+
+    Optuna would wait for half a minute before it takes that lock for a dead one.
+    """
+    with suppress(RuntimeError):  # there is none
+        JournalFileSymlinkLock(str(folder.path / JOURNAL)).release()
+
+
 class SweepStorage:
-    """The storage, asked again where it does not answer at once."""
+    """The storage, asked again where it does not answer at once.
+
+    Args:
+        lease: of the worker that opens it; where it is the only one alive, what dead ones locked is free.
+    """
 
     def __init__(
         self,
@@ -91,12 +106,15 @@ class SweepStorage:
         *,
         url: str | None = None,
         higher_is_better: bool = True,
+        lease: Lease | None = None,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._reporter = reporter
         self._direction: Literal["maximize", "minimize"] = "maximize" if higher_is_better else "minimize"
         self._name = folder.open_study(hide_password(url) if url else "a journal in the folder")
-        with folder.lock():
+        with folder.lock():  # so that no worker that starts meanwhile can write before this one has counted
+            if url is None and lease and lease.count_alive() == 1:
+                _release_dead_lock(folder)
             self._storage = open_storage(url, folder, reporter)
 
     def open_study(self, suffix: str = "", **options: Any) -> Study:

@@ -102,7 +102,10 @@ def work(
     except ImportError as error:
         raise UserError(f"{INSTALL} ({error})") from None
     with Lease(folder.path / WORKERS) as lease:
-        storage = SweepStorage(folder, reporter, url=config.storage, higher_is_better=config.metric != "loss")
+        higher_is_better = config.metric != "loss"
+        storage = SweepStorage(
+            folder, reporter, url=config.storage, higher_is_better=higher_is_better, lease=lease
+        )
         cell_queue = CellQueue(folder, lease, reporter, storage)
         worker = Worker(folder, cells, cell_queue, config, reporter, deadline)
         try:

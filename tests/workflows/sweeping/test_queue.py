@@ -1,6 +1,7 @@
 """The queue: each cell is taken once, whoever asks, and none is lost with its worker."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import optuna
 import pytest
 from conftest import Notes
+from optuna.storages.journal import JournalFileSymlinkLock
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from distilkit.config import SweepConfig
@@ -158,6 +160,22 @@ def test_a_storage_that_stays_away_ends_the_worker(workers: Workers, monkeypatch
     monkeypatch.setattr(optuna.Study, "get_trials", refuse)
     with pytest.raises(StorageLost, match=r"does not answer: .* What is trained is kept"):
         joined.take(1)
+
+
+def test_the_lock_of_a_killed_worker_is_removed_by_one_that_is_alone(workers: Workers) -> None:
+    """`kill -9` in the middle of a write leaves it; beside living workers it may be one of theirs."""
+    SweepStorage(workers.folder, SILENT).open_study()
+    lock = workers.folder.path / f"{JOURNAL}.lock"
+    JournalFileSymlinkLock(str(workers.folder.path / JOURNAL)).acquire()
+    with Lease(workers.folder.path / "workers") as lease:
+        with Lease(workers.folder.path / "workers"):
+            SweepStorage(workers.folder, SILENT, lease=lease)
+            assert lock.is_symlink()
+        opened = SweepStorage(workers.folder, SILENT, lease=lease)
+        assert not lock.is_symlink()
+        started = time.monotonic()
+        opened.open_study().ask()
+        assert time.monotonic() - started < 15, "Optuna waits for 30 seconds where one is left"
 
 
 def test_a_queue_in_two_storages_is_refused(workers: Workers) -> None:
