@@ -4,8 +4,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +16,7 @@ import torch
 from conftest import BAD, GOOD, ROOT, lively, tiny_bert, tiny_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import PIPE, WarmProcess
 from torch import Tensor
 
 from distilkit.data.encoding import encode
@@ -478,14 +477,10 @@ print(gathered.cached, gathered.computed)
 """
 
 
-def start(root: Path, name: str, pause: str) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    return subprocess.Popen(
-        [sys.executable, "-c", PROCESS.replace("{pause}", pause), str(root), name],
-        env=os.environ | {"TESTS": f"{here}{os.pathsep}{ROOT / 'tests'}"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def start(root: Path, name: str, pause: str) -> WarmProcess:
+    environment = os.environ | {"TESTS": f"{Path(__file__).parent}{os.pathsep}{ROOT / 'tests'}"}
+    script = PROCESS.replace("{pause}", pause)
+    return WarmProcess(["-c", script, root, name], env=environment, stdout=PIPE)
 
 
 def wait_for(root: Path, pattern: str) -> None:

@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +18,7 @@ import safetensors.numpy
 from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import PIPE, WarmProcess
 from safetensors import safe_open
 
 from distilkit.engine.teacher_logits import maintenance
@@ -320,14 +319,9 @@ with store.lock():
 """
 
 
-def run_writer(root: Path, script: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", WRITER + script, str(root)],
-        env=os.environ | {"TESTS": f"{Path(__file__).parent}{os.pathsep}{ROOT / 'tests'}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def run_writer(root: Path, script: str) -> WarmProcess:
+    environment = os.environ | {"TESTS": f"{Path(__file__).parent}{os.pathsep}{ROOT / 'tests'}"}
+    return WarmProcess(["-c", WRITER + script, root], env=environment, stdin=PIPE, stdout=PIPE)
 
 
 def never() -> None:

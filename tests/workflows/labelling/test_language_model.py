@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
 import threading
@@ -17,6 +15,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from conftest import Notes, write_jsonl
+from processes import PIPE, WarmProcess
 
 from distilkit import LabelConfig, label
 from distilkit.data.teacher_files import read_teacher_file
@@ -419,10 +418,10 @@ def test_after_kills_no_finished_row_is_asked_again(
     stored: set[str] = set()
     asked_before = 0
     for moment in (1, 30, 75, 140, 185):
-        process = subprocess.Popen([*COMMAND, SCRIPT, *arguments], stderr=subprocess.PIPE, text=True)
+        process = WarmProcess(["-c", SCRIPT, *arguments], stderr=PIPE)
         while len(set(server.prompts)) < moment and process.poll() is None:
             time.sleep(0.002)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.communicate()
         time.sleep(0.1)  # what was on its way has arrived
         again = {

@@ -1,11 +1,8 @@
 """`predict`: every row once, in order, with the answer that `evaluate` counts, also after a kill."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import BAD, GOOD, Notes, write_jsonl
+from processes import WarmProcess
 
 from distilkit import EvaluateConfig, PredictConfig, evaluate, load, predict
 from distilkit.data.files import read_file
@@ -273,10 +271,8 @@ def test_a_killed_command_is_gone_on_with_without_a_lost_or_doubled_row(
         values[i]["text"] = ""
     source, output = write_jsonl(tmp_path / "in.jsonl", values), tmp_path / f"out{ending}"
     journal = parts_folder(output) / JOURNAL
-    command = [sys.executable, "-c", SCRIPT, model, str(source), str(output)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for finished in (1, 40, 200):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+        process = WarmProcess(["-c", SCRIPT, model, source, output])
         while process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") >= finished:
                 process.send_signal(signal.SIGKILL)

@@ -4,7 +4,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+from processes import WarmProcess
 
 from distilkit.progress import SILENT
 from distilkit.runs.run import Run
@@ -71,8 +71,8 @@ def test_three_workers_share_a_grid_and_take_over_from_one_that_is_killed(
     folder, config = tmp_path / "sweep", make_sweep()
     options = ["--data-dir", config.data_dir, "-t", config.teacher[0], "--vocabulary", "words", "-o", folder]
     options += ["--hidden-size", 4, "--embedding-size", 4, "-e", 4, "-a", "0,0.5", "-s", "1..8"]
-    command = [sys.executable, "-m", "distilkit", "sweep", "-q", *map(str, options), "--storage", database]
-    workers = [subprocess.Popen(command) for _ in range(3)]
+    command = ["-m", "distilkit", "sweep", "-q", *options, "--storage", database]
+    workers = [WarmProcess(command) for _ in range(3)]
     while not list((folder / "runs").glob("alpha*")) and any(worker.poll() is None for worker in workers):
         time.sleep(0.02)
     victim = next(worker for worker in workers if worker.poll() is None)

@@ -12,6 +12,7 @@ from typing import Any
 import optuna
 import pytest
 from conftest import Notes, write_jsonl
+from processes import WarmProcess
 
 from distilkit import UserError, distill
 from distilkit.config import SweepReportConfig
@@ -232,36 +233,26 @@ def test_the_best_setting_is_scored_on_the_test_split_when_asked(
     assert document.verdict[-1].startswith(f"On the 16 rows of the test split, {document.best} has accuracy")
 
 
-COMMAND = [sys.executable, "-m", "distilkit", "sweep", "--quiet"]
+COMMAND = ["-m", "distilkit", "sweep", "--quiet"]
+SWEPT: dict[str, Any] = {"alpha": "0,0.5", "seed": "1..3", "epochs": 3}  # also on labels alone: 9 cells
 
 
 def command(make_sweep: MakeSweep, folder: Path, *more: str) -> list[str]:
-    """The command line of a small sweep: two alphas and labels only, three seeds."""
+    """What `python` is told for the sweep of `SWEPT`."""
     config = make_sweep()
     options = ["--data-dir", config.data_dir, "-t", config.teacher[0], "-o", folder, "--vocabulary", "words"]
-    options += ["--hidden-size", 4, "--embedding-size", 4, "--epochs", 3, "-a", "0,0.5", "-s", "1..3"]
+    options += ["--hidden-size", 4, "--embedding-size", 4]
+    options += [word for name, value in SWEPT.items() for word in (f"--{name}", value)]
     return [*COMMAND, *map(str, options), *more]
 
 
-def start(command: list[str]) -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(command, start_new_session=True)
-
-
-@pytest.fixture(scope="module")
-def whole_sweep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What an uninterrupted sweep makes; filled by the first test that needs it."""
-    return {"folder": tmp_path_factory.mktemp("whole") / "sweep"}
-
-
-def test_a_sweep_that_is_killed_goes_on_to_the_same_runs(
-    make_sweep: MakeSweep, whole_sweep: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_sweep_that_is_killed_goes_on_to_the_same_runs(make_sweep: MakeSweep, tmp_path: Path) -> None:
     """`kill -9` at any moment: the same command goes on, and every byte is as if nothing had happened."""
-    whole, killed = whole_sweep["folder"], tmp_path / "killed"
-    assert start(command(make_sweep, whole)).wait() == 0
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    sweep(make_sweep(**SWEPT, output_dir=whole))
     kills = 0
     for runs in (0, 2, 4, 5, 7):
-        process = start(command(make_sweep, killed))
+        process = WarmProcess(command(make_sweep, killed))
         while process.poll() is None and len(list((killed / "runs").glob("alpha*"))) < runs:
             time.sleep(0.01)
         if runs == 0:  # before a run is there, while it prepares
@@ -271,27 +262,27 @@ def test_a_sweep_that_is_killed_goes_on_to_the_same_runs(
         process.kill()
         process.wait()
     assert kills >= 4
-    assert start(command(make_sweep, killed)).wait() == 0
+    assert subprocess.run([sys.executable, *command(make_sweep, killed)], check=False).returncode == 0
     assert contents(killed) == contents(whole)
     assert not [path for path in (killed / "runs").iterdir() if path.name.startswith(".")]
 
 
 def test_sigterm_gives_cells_back_and_is_no_failure(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
-    process = start(command(make_sweep, folder))
+    process = WarmProcess(command(make_sweep, folder))
     while process.poll() is None and len(list((folder / "runs").glob("alpha*"))) < 2:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 128 + signal.SIGTERM
     assert not SweepFolder.load(folder).failures() and not list((folder / "workers").iterdir())
-    assert start(command(make_sweep, folder)).wait() == 0
+    assert WarmProcess(command(make_sweep, folder)).wait() == 0
     assert len(runs_of(folder)) == 9
 
 
 def test_two_commands_on_one_folder_share_the_cells(make_sweep: MakeSweep, tmp_path: Path) -> None:
     """Each cell is trained once: no run is replaced by another process."""
     folder = tmp_path / "shared"
-    processes = [start(command(make_sweep, folder)) for _ in range(2)]
+    processes = [WarmProcess(command(make_sweep, folder)) for _ in range(2)]
     assert [process.wait() for process in processes] == [0, 0]
     assert len(runs_of(folder)) == 9
     attempts = [trial.user_attrs for trial in trials_of(folder) if trial.user_attrs.get("cell")]
@@ -308,8 +299,8 @@ def trials_of(folder: Path) -> Any:
 
 def test_jobs_are_processes_of_their_own(make_sweep: MakeSweep, tmp_path: Path) -> None:
     folder = tmp_path / "jobs"
-    process = start(command(make_sweep, folder, "--jobs", "2"))
-    assert process.wait() == 0
+    jobs = [sys.executable, *command(make_sweep, folder, "--jobs", "2")]
+    assert subprocess.run(jobs, check=False).returncode == 0
     assert len(runs_of(folder)) == 9
     workers = {trial.user_attrs.get("worker") for trial in trials_of(folder)}
     assert len(workers) == 2, "each has taken some"
