@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import reduction
 from types import TracebackType
 from typing import IO, Any, Self
@@ -21,9 +22,11 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         *("hypothesis", "matplotlib.figure", "optuna", "pytest", "sklearn.metrics", "sqlalchemy"),
+        *("fastapi", "prometheus_client", "uvicorn"),
         "distilkit.cli.app",
         "distilkit.workflows.labelling.workflow",
         "distilkit.workflows.prediction.workflow",
+        "distilkit.workflows.serving.workflow",
         "distilkit.workflows.sweeping.search",
         "distilkit.workflows.sweeping.workflow",
         "transformers.models.bert.modeling_bert",
@@ -130,12 +133,18 @@ class WarmProcess:
         self.send_signal(signal.SIGKILL)
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Return what is left of stdout and stderr, of which one at most is a pipe, and wait for the end."""
-        assert not (self.stdout and self.stderr)
-        texts = [stream.read() if stream else "" for stream in (self.stdout, self.stderr)]
-        self.wait(timeout)
+        """Return what is left of stdout and stderr, and wait for the end."""
+        with ThreadPoolExecutor(2) as readers:
+            reading = [readers.submit(stream.read) for stream in (self.stdout, self.stderr) if stream]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()  # which ends what the readers wait for
+                raise
+        texts = [text.result() for text in reading]
+        out = texts.pop(0) if self.stdout else ""
         self.close()
-        return texts[0], texts[1]
+        return out, texts.pop() if texts else ""
 
     def close(self) -> None:
         for stream in (self.stdin, self.stdout, self.stderr):

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import requests
 from conftest import BAD, GOOD, Call
+from processes import PIPE, WarmProcess
 
 from distilkit import EvaluateConfig, ServeConfig, UserError, evaluate
 from distilkit import serve as serve_model
@@ -29,7 +30,7 @@ CLIENTS = 8
 class Process:
     """A server that is up; `end` sends it a signal and returns what it printed."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str] | WarmProcess") -> None:
         self.process = process
         self.notes: list[str] = []
         assert process.stderr
@@ -52,7 +53,9 @@ class Process:
     def end(self, signal_number: int) -> tuple[int, str, str]:
         self.process.send_signal(signal_number)
         out, err = self.process.communicate(timeout=120)
-        return self.process.returncode, out, err
+        code = self.process.returncode
+        assert code is not None
+        return code, out, err
 
 
 Start = Callable[..., AbstractContextManager[Process]]
@@ -62,14 +65,15 @@ Start = Callable[..., AbstractContextManager[Process]]
 def start() -> Start:
     @contextmanager
     def run(model: Run, *options: str, **variables: str) -> Iterator[Process]:
-        command = [sys.executable, "-m", "distilkit", "serve", str(model.path), "--port", "0", *options]
-        with subprocess.Popen(
-            [*command, "--precision", "fp32", "--device", "cpu"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | variables,
-        ) as process:
+        command = ["-m", "distilkit", "serve", str(model.path), "--port", "0", *options]
+        command += ["--precision", "fp32", "--device", "cpu"]
+        begun: subprocess.Popen[str] | WarmProcess
+        streams: dict[str, Any] = {"stdout": PIPE, "stderr": PIPE, "env": os.environ | variables}
+        if "--workers" in options:  # which are started as their supervisor was
+            begun = subprocess.Popen([sys.executable, *command], text=True, **streams)
+        else:
+            begun = WarmProcess(command, **streams)
+        with begun as process:
             try:
                 yield Process(process)
             finally:
