@@ -4,6 +4,7 @@ A trial is an attempt at a cell. Two workers may queue the same attempt at the s
 lower number counts, and the other is dropped, so that no lock between machines is needed.
 """
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,7 @@ CELL, RUN, ATTEMPT, WORKER, OUTCOME = "cell", "run", "attempt", "worker", "outco
 # Outcomes of a failed trial; where there is none, its worker died.
 ERROR, RELEASED, DUPLICATE = "error", "released", "duplicate"
 MAX_DEATHS = 3  # of workers at one cell, which then counts as failed
+NAMING_SECONDS = 10.0  # that a living worker may need from taking a trial to putting its name to it
 
 
 class CellQueue:
@@ -31,6 +33,7 @@ class CellQueue:
         self._folder, self._lease, self._reporter, self._storage = folder, lease, reporter, storage
         self._study = storage.open_study()
         self._held: Trial | None = None
+        self._nameless: dict[int, float] = {}  # when a trial in nobody's name was seen first
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._storage.ask(partial(self._study.get_trials, deepcopy=False, states=states or None))
@@ -49,10 +52,22 @@ class CellQueue:
             if trial is None:
                 self._enqueue(cell, 0)
             elif trial.state == TrialState.RUNNING:
-                if not self._lease.is_alive(str(trial.user_attrs.get(WORKER))):
+                if self._is_abandoned(trial):
                     self._take_over(cell, trial)
             elif cell.id not in failures or retries_failures:
                 self._enqueue(cell, trial.user_attrs[ATTEMPT] + 1)
+
+    def _is_abandoned(self, trial: FrozenTrial) -> bool:
+        """Return whether the worker of a running trial is dead.
+
+        A worker takes a trial and then puts its name to it: beside living workers, a trial in nobody's name
+        may be in their hands.
+        """
+        worker = trial.user_attrs.get(WORKER)
+        if worker is not None:
+            return not self._lease.is_alive(worker)
+        seen = self._nameless.setdefault(trial.number, time.monotonic())
+        return time.monotonic() - seen > NAMING_SECONDS or self._lease.count_alive() == 1
 
     def _take_over(self, cell: Cell, trial: FrozenTrial) -> None:
         """Queue the cell of a dead worker again; give up on one that several have died at."""
@@ -101,7 +116,10 @@ class CellQueue:
             if CELL not in trial.user_attrs:  # another worker took the last one, and Optuna made this one up
                 self._tell(trial.number, state=TrialState.FAIL)
                 return None
-            self._storage.ask(partial(trial.set_user_attr, WORKER, self._lease.name))
+            try:
+                self._storage.ask(partial(trial.set_user_attr, WORKER, self._lease.name))
+            except UpdateFinishedTrialError:  # this worker was taken for dead, and the cell is queued again
+                continue
             if self._is_first(trial):
                 return trial
             self._end(trial, DUPLICATE)

@@ -16,11 +16,11 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from distilkit.config import SweepConfig
 from distilkit.errors import UserError
 from distilkit.progress import SILENT
-from distilkit.workflows.sweeping import storage
+from distilkit.workflows.sweeping import queue, storage
 from distilkit.workflows.sweeping.cells import make_cells
 from distilkit.workflows.sweeping.folder import JOURNAL, SweepFolder
 from distilkit.workflows.sweeping.leases import Lease
-from distilkit.workflows.sweeping.queue import MAX_DEATHS, CellQueue
+from distilkit.workflows.sweeping.queue import MAX_DEATHS, WORKER, CellQueue
 from distilkit.workflows.sweeping.storage import StorageLost, SweepStorage, open_storage
 
 
@@ -176,6 +176,43 @@ def test_the_lock_of_a_killed_worker_is_removed_by_one_that_is_alone(workers: Wo
         started = time.monotonic()
         opened.open_study().ask()
         assert time.monotonic() - started < 15, "Optuna waits for 30 seconds where one is left"
+
+
+def take_between(second: CellQueue, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let `second` fill and take all it gets when another took a trial and has not put its name to it."""
+    taken: list[str] = []
+    moments = iter([True])
+    set_user_attr = optuna.Trial.set_user_attr
+
+    def fill_first(trial: optuna.Trial, name: str, value: Any) -> None:
+        if name == WORKER and next(moments, False):
+            second.fill(workers.cells, retries_failures=True)
+            taken.extend(cell.id for cell, _ in second.take(10))
+        set_user_attr(trial, name, value)
+
+    monkeypatch.setattr(optuna.Trial, "set_user_attr", fill_first)
+    return taken
+
+
+def test_a_trial_that_is_just_being_taken_is_not_taken_over(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commands that start at the same moment meet between the two steps: Optuna's, and the worker's name."""
+    one, two = workers.join(), workers.join()
+    taken = take_between(two, workers, monkeypatch)
+    cells = [cell.id for cell, _ in one.take(10)]
+    assert len(cells) == 1 and len(taken) == 5 and len({*cells, *taken}) == 6
+
+
+def test_a_trial_in_nobodys_name_is_taken_over_in_the_end(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker may have been killed between the two steps, whoever else is alive; or was only slow."""
+    one, two = workers.join(), workers.join()
+    monkeypatch.setattr(queue, "NAMING_SECONDS", -1.0)
+    taken = take_between(two, workers, monkeypatch)
+    assert not one.take(10)
+    assert len(taken) == len(set(taken)) == 6
 
 
 def test_a_queue_in_two_storages_is_refused(workers: Workers) -> None:
