@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from pydantic import model_validator
 
 from distilkit.config.data import DEVICE_HELP, DataConfig, Device, Precision
-from distilkit.config.fields import AnyPath, ModelName, Strings, flag, option
+from distilkit.config.fields import AnyPath, ModelName, Strings, option
 
 LAYERS = "layers"  # stands for students made of layers of the teacher
 CANDIDATES = ("static", "bilstm", LAYERS)
@@ -112,11 +111,6 @@ class BudgetConfig(DataConfig):
                     "For any other, use distill"
                 )
         return self
-
-    @property
-    def input_paths(self) -> dict[str, tuple[Path, ...]]:
-        """Return what the options name to be read, by flag."""
-        return {flag("data_dir"): (self.data_dir,) if self.data_dir else ()}
 
     def list_students(self, teacher_layers: int | None) -> Iterator[tuple[str, int | None]]:
         """Yield the students to try, once each: the name, and of the teacher's layers how many.

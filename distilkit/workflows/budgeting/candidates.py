@@ -21,6 +21,8 @@ from distilkit.workflows.exporting.workflow import export
 
 FORMS: tuple[Form, ...] = ("int8", "fp32")  # the cheaper first
 TIMED_ROWS = 200
+# Of teacher and students alike, beside where the texts are.
+TRAINING_OPTIONS = ("max_length", "max_eval_samples", "max_train_samples", "precision", "device", "seed")
 ANY_DROP = 100.0  # points: a search has its own limit on quality
 
 
@@ -51,6 +53,11 @@ class Candidate:
         return f"{student} in {form}"
 
 
+def take_options(config: BudgetConfig, *names: str) -> dict[str, Any]:
+    """Return the options of a search that say where its texts are, and those of these names."""
+    return {name: getattr(config, name) for name in (*field_infos(TextsConfig), *names)}
+
+
 def name_student(student: str, layers: int | None) -> str:
     """Return the name of a student's folder."""
     return student if layers is None else f"{student}-{layers}"
@@ -60,9 +67,7 @@ def make_distill_config(
     config: BudgetConfig, teacher: str, student: str, layers: int | None, output_dir: Path
 ) -> DistillConfig:
     """Return how a student is distilled: by `--recipe auto`, but for what the search was told."""
-    shared: dict[str, Any] = {name: getattr(config, name) for name in field_infos(TextsConfig)}
-    for name in ("max_length", "max_eval_samples", "max_train_samples", "precision", "device", "seed"):
-        shared[name] = getattr(config, name)
+    shared = take_options(config, *TRAINING_OPTIONS)
     shared |= {name: value for name in ("alpha", "epochs") if (value := getattr(config, name)) is not None}
     if student == LAYERS:
         shared |= {"student": teacher, "init": "teacher", "layers": layers}
@@ -107,18 +112,15 @@ def export_form(
     Raises:
         UserError: as `export`.
     """
-    data = {name: getattr(config, name) for name in field_infos(TextsConfig)}
     export(
         ExportConfig(
-            **data,
+            **take_options(config, "max_length", "threads"),
             model=model,
             output_dir=output,
             int8=form == "int8",
             max_drop=ANY_DROP,
-            max_length=config.max_length,
             max_eval_samples=timed_rows or config.max_eval_samples,
             latency=timed_rows is not None,
-            threads=config.threads,
         ),
         SILENT,
     )

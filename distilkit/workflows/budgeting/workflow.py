@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distilkit.config import EvaluateConfig, TextsConfig, TrainConfig
+from distilkit.config import EvaluateConfig, TrainConfig
 from distilkit.config.budgeting import BudgetConfig
 from distilkit.config.evaluation import Split
-from distilkit.config.fields import field_infos
 from distilkit.errors import GateMissed, UserError
 from distilkit.hardware.device import select_device
 from distilkit.models.classifier import Classifier, load_classifier
@@ -20,6 +19,7 @@ from distilkit.reports.budget_document import (
     BudgetEntry,
     BudgetQuality,
     BudgetTeacher,
+    Form,
     Limits,
     list_missed,
 )
@@ -30,11 +30,13 @@ from distilkit.runs.locating import find_model
 from distilkit.runs.run import Run
 from distilkit.workflows.budgeting.candidates import (
     FORMS,
+    TRAINING_OPTIONS,
     Candidate,
     export_form,
     make_distill_config,
     measure_candidate,
     name_student,
+    take_options,
 )
 from distilkit.workflows.budgeting.folder import EXPORTED, REPORT, RUNS, TEACHER, BudgetFolder
 from distilkit.workflows.distillation.workflow import distill
@@ -108,9 +110,7 @@ def _find_teacher(config: BudgetConfig, folder: BudgetFolder, reporter: Reporter
         Run.load(path)
     except UserError:
         reporter.note("fit: no teacher was given, so one is fine-tuned first")
-        shared = {name: getattr(config, name) for name in field_infos(TextsConfig)}
-        for name in ("max_length", "max_eval_samples", "max_train_samples", "precision", "device", "seed"):
-            shared[name] = getattr(config, name)
+        shared = take_options(config, *TRAINING_OPTIONS)
         if config.model:
             shared["model"] = config.model
         train(TrainConfig(**shared, output_dir=path), reporter)
@@ -217,7 +217,7 @@ class _Search:
         config = self.config
         return Limits(max_latency_ms=config.max_latency_ms, max_mb=config.max_mb, min_kept=config.min_kept)
 
-    def _describe_untrained(self, candidate: Candidate, form: Any) -> BudgetEntry:
+    def _describe_untrained(self, candidate: Candidate, form: Form) -> BudgetEntry:
         cost = candidate.costs[form]
         return BudgetEntry(
             name=candidate.describe(form),
@@ -270,18 +270,13 @@ class _Search:
     def _evaluate(self, models: Sequence[str], split: Split = "validation") -> EvaluationDocument:
         """Score exported models and the teacher on a split, on this CPU."""
         config = self.config
-        data = {name: getattr(config, name) for name in field_infos(TextsConfig)}
         result = evaluate(
             EvaluateConfig(
-                **data,
+                **take_options(config, "max_length", "max_eval_samples", "threads", "seed"),
                 models=(*models, self.teacher),
                 teacher=self.teacher,
                 split=split,
-                max_length=config.max_length,
-                max_eval_samples=config.max_eval_samples,
-                threads=config.threads,
                 device="cpu",
-                seed=config.seed,
             ),
             SILENT,
         )
